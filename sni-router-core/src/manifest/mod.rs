@@ -1,0 +1,1 @@
+//! Manifests: texts of Kubernetes objects, and what they mean together.

@@ -1,0 +1,118 @@
+//! What the manifests mean: listeners, their routes, the backends behind them.
+//!
+//! A model holds only what is served; everything refused has left a
+//! [`Problem`](crate::problem::Problem) behind instead.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use crate::name::{Host, HostPattern};
+use crate::problem::ObjectRef;
+
+/// All listeners of a snapshot, in the order of their keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    /// The listeners that are served.
+    pub listeners: Vec<Listener>,
+    /// Names that backends of type ExternalName point to, for the daemon to resolve.
+    pub external_names: BTreeSet<Host>,
+}
+
+/// A virtual IP and port with its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Namespace and name of the Listener object.
+    pub key: ObjectKey,
+    /// The addresses it is served on: at least one, no address twice.
+    pub vips: Vec<Vip>,
+    /// The TCP port, the same on every VIP.
+    pub port: u16,
+    /// At most one route per pattern.
+    pub routes: Vec<Route>,
+}
+
+/// An address a listener is served on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Vip {
+    /// Every local address, IPv4 and IPv6: the Listener names no VIP.
+    Any,
+    /// This address. Never v4-mapped.
+    Addr(IpAddr),
+}
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Addr(addr) => addr.fmt(f),
+        }
+    }
+}
+
+/// A host pattern and the backend its connections go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The names it takes.
+    pub pattern: HostPattern,
+    /// Where they go.
+    pub backend: Backend,
+    /// The object that says so: an Ingress, or the Listener for its `defaultAction`.
+    pub origin: ObjectRef,
+}
+
+/// A Service port and its policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Which Service port, and how it is balanced.
+    pub key: BackendKey,
+    /// Addresses to connect to, sorted, each once; empty where none is known or ready.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// What makes two backends the same one: they share endpoints and balancing state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendKey {
+    /// The Service.
+    pub service: ObjectKey,
+    /// The port of the Service, as the Ingress names it (number or name).
+    pub port: String,
+    /// How an endpoint is chosen.
+    pub method: Method,
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
+}
+
+/// How a backend's endpoint is chosen for a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest connections of this router; ties go round robin.
+    #[default]
+    LeastConnection,
+    /// Maglev hashing of the client's address: the same client meets the same endpoint.
+    SourceIpHash,
+}
+
+/// A namespaced object's name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ObjectKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}

@@ -1,0 +1,1 @@
+//! The table as the contents of the kernel's maps.

@@ -1,0 +1,1 @@
+//! The route table: the model compiled for look-ups.
