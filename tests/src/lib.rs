@@ -1,1 +1,27 @@
-//! Lab
+//! The lab: network namespaces, manifests, servers and clients around a real `sni-router` process.
+//!
+//! - [`netns`] is one network namespace, [`topology`] the client – router – backends layout of them.
+//! - [`site`] writes the Kubernetes manifests a router is started on.
+//! - [`daemon`] runs the `sni-router` binary, reads its access log ([`access`]) and its admin API.
+//! - [`raw`] speaks plain TCP behind a real ClientHello, so that every byte and every way of
+//!   ending can be checked; [`bulk`] makes and checks long streams.
+//! - [`tls`] holds real TLS servers and clients: rustls, `openssl s_client` and curl.
+//! - [`rig`] puts them together for the tests.
+//!
+//! The helpers panic, with the reason, where a test cannot go on: every one of their failures is
+//! the failure of a test. Everything they make is undone when it is dropped, and what a killed run
+//! left behind is swept by the next one.
+#![warn(missing_docs)]
+
+pub mod access;
+pub mod admin;
+pub mod bulk;
+pub mod daemon;
+pub mod netns;
+pub mod raw;
+pub mod rig;
+pub mod server;
+pub mod site;
+pub mod tls;
+pub mod topology;
+pub mod wait;

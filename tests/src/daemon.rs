@@ -1,0 +1,215 @@
+//! A real `sni-router` process.
+
+use std::env;
+use std::fs;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::access::Log;
+use crate::admin;
+use crate::netns::Namespace;
+use crate::wait::{SOON, until, until_some};
+
+/// How long a start may take, the self-test of the datapath included, on a machine that is busy
+/// with other tests.
+const READY: Duration = Duration::from_secs(60);
+
+/// What moves the bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    /// splice(2) and copying.
+    Userspace,
+    /// The `sk_skb` program.
+    Sockmap,
+}
+
+impl Datapath {
+    /// As flags and logs name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::Sockmap => "sockmap",
+        }
+    }
+}
+
+/// A running router; killed on drop.
+#[derive(Debug)]
+pub struct Router {
+    child: Child,
+    log: Arc<Log>,
+    reader: Option<JoinHandle<()>>,
+    admin: PathBuf,
+}
+
+impl Router {
+    /// Starts the router in a namespace and waits until it is ready. A router that gives up panics
+    /// with its last words.
+    #[track_caller]
+    pub fn start(ns: &Namespace, manifests: &Path, admin: &Path, args: &[&str]) -> Self {
+        let router = Self::launch(ns, manifests, admin, args);
+        router.wait_ready();
+        router
+    }
+
+    /// Starts the router without waiting for it.
+    #[track_caller]
+    fn launch(ns: &Namespace, manifests: &Path, admin: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command
+            .arg("run")
+            .arg("--manifests")
+            .arg(manifests)
+            .arg("--admin")
+            .arg(format!("unix:{}", admin.display()))
+            .args(["--log-format", "json"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = ns.spawn(&mut command).expect("start sni-router");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let log = Arc::new(Log::default());
+        let reader = {
+            let log = log.clone();
+            thread::spawn(move || log.fill(BufReader::new(stderr)))
+        };
+        Self {
+            child,
+            log,
+            reader: Some(reader),
+            admin: admin.to_owned(),
+        }
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the router runs");
+        let mut lines = status.lines();
+        let kilobytes = lines
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB"))
+            .and_then(|number| number.parse::<u64>().ok())
+            .expect("VmRSS");
+        kilobytes * 1024
+    }
+
+    /// Gets a path of the admin API.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> admin::Response {
+        admin::get(&self.admin, path).unwrap_or_else(|| panic!("no answer to {path}"))
+    }
+
+    /// `/api/v1/status`.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let body = self.get("/api/v1/status").body;
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("status: {e}: {body}"))
+    }
+
+    /// The number of the snapshot that is applied.
+    #[track_caller]
+    pub fn generation(&self) -> u64 {
+        let status = self.status();
+        let generation = status["generation"].as_u64();
+        generation.unwrap_or_else(|| panic!("no generation in {status}"))
+    }
+
+    /// The value of a metric's series, written as in the text format.
+    #[track_caller]
+    pub fn metric(&self, series: &str) -> f64 {
+        admin::metric(&self.get("/metrics").body, series)
+    }
+
+    /// Waits until a newer snapshot than this one is applied.
+    #[track_caller]
+    pub fn wait_for_generation_after(&self, old: u64) {
+        until("a new generation", SOON, || self.generation() > old);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), signal).expect("signal the router");
+    }
+
+    /// Waits for the process to end by itself.
+    #[track_caller]
+    pub fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        until_some("the router's exit", limit, || {
+            child.try_wait().expect("wait for the router")
+        })
+    }
+
+    /// SIGTERM, then its exit; panics unless it exits with 0.
+    #[track_caller]
+    pub fn terminate(&mut self, limit: Duration) {
+        self.signal(Signal::TERM);
+        let status = self.wait_exit(limit);
+        assert!(status.success(), "after SIGTERM: {status}");
+    }
+
+    /// Kills it with SIGKILL and reaps it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    #[track_caller]
+    fn wait_ready(&self) {
+        until("the router is ready", READY, || {
+            let gave_up = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
+            assert!(!gave_up, "sni-router gave up: {}", self.log.text());
+            admin::get(&self.admin, "/readyz").is_some_and(|response| response.status == 200)
+        });
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        if thread::panicking() {
+            eprintln!("--- log of sni-router ---\n{}", self.log.text());
+        }
+    }
+}
+
+/// The router's binary: `$SNI_ROUTER_BIN`, else the one that cargo put beside the tests.
+#[track_caller]
+pub fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("SNI_ROUTER_BIN") {
+        return path.into();
+    }
+    // target/<profile>/deps/<test>-<hash>
+    let test = env::current_exe().expect("the test's own path");
+    let profile = test.parent().and_then(Path::parent);
+    let path = profile.expect("target/<profile>").join("sni-router");
+    assert!(
+        path.exists(),
+        "no {}: run `cargo xtask test`, or `cargo build -p sni-router`, or set SNI_ROUTER_BIN",
+        path.display()
+    );
+    path
+}

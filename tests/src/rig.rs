@@ -1,0 +1,155 @@
+//! A lab with a router in it, as most tests want it.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+
+use crate::access::Access;
+use crate::daemon::{Datapath, Router};
+use crate::netns::{Scratch, unique_name};
+use crate::raw::{accept, hello, read_exactly, write};
+use crate::site::{PORT, Site};
+use crate::topology::{Family, Topology};
+use crate::wait::SOON;
+
+/// The host that [`Rig`] routes.
+pub const HOST: &str = "one.example.com";
+
+/// The port servers of the lab listen on.
+pub const BACKEND_PORT: u16 = 8443;
+
+/// Namespaces and a directory for files; gone on drop.
+#[derive(Debug)]
+pub struct Lab {
+    /// The namespaces.
+    pub net: Topology,
+    scratch: Scratch,
+}
+
+impl Lab {
+    /// A client, a router and this many backends.
+    pub fn new(backends: u8) -> Self {
+        let name = unique_name();
+        let scratch = Scratch::create(&name);
+        let net = Topology::new(&name, backends);
+        Self { net, scratch }
+    }
+
+    /// The lab's directory.
+    pub fn dir(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Where the manifests are.
+    pub fn manifests(&self) -> PathBuf {
+        self.dir().join("manifests")
+    }
+
+    /// Starts a router on the manifests as they are, with the lab's VIPs claimed.
+    #[track_caller]
+    pub fn start(&self, datapath: Datapath, args: &[&str]) -> Router {
+        let fixed = ["--datapath", datapath.name(), "--claim-vips"];
+        let args = [&fixed, args].concat();
+        let admin = self.dir().join("admin.sock");
+        Router::start(&self.net.router, &self.manifests(), &admin, &args)
+    }
+
+    /// The address of a backend's usual server.
+    pub fn endpoint(&self, backend: u8) -> SocketAddr {
+        self.net.endpoint(backend, Family::V4, BACKEND_PORT)
+    }
+
+    /// Listens at [`Lab::endpoint`].
+    pub fn listen(&self, backend: u8) -> TcpListener {
+        self.net.backends[usize::from(backend)].listen(self.endpoint(backend))
+    }
+
+    /// Connects a client to the listener of the router.
+    #[track_caller]
+    pub fn connect(&self, family: Family) -> TcpStream {
+        let to = SocketAddr::new(family.vip(), PORT);
+        let connected = self.net.client.connect(to, SOON);
+        connected.unwrap_or_else(|e| panic!("connect to {to}: {e}"))
+    }
+}
+
+/// A lab with one backend, a router that sends [`HOST`] there, and the listener at its end, for
+/// tests that speak raw TCP.
+#[derive(Debug)]
+pub struct Rig {
+    /// The router; declared first, so that it is stopped first.
+    pub router: Router,
+    /// The endpoint.
+    pub endpoint: TcpListener,
+    /// What it all runs in.
+    pub lab: Lab,
+    datapath: Datapath,
+}
+
+impl Rig {
+    /// Starts it with these flags of the router.
+    #[track_caller]
+    pub fn start(datapath: Datapath, args: &[&str]) -> Self {
+        let lab = Lab::new(1);
+        let endpoint = lab.listen(0);
+        Self::site(&lab).write_to(&lab.manifests());
+        let router = lab.start(datapath, args);
+        Self {
+            router,
+            endpoint,
+            lab,
+            datapath,
+        }
+    }
+
+    /// The manifests of a rig.
+    pub fn site(lab: &Lab) -> Site {
+        Site::new()
+            .route(HOST, "one")
+            .service("one", [lab.endpoint(0)])
+    }
+
+    /// Opens a connection through the router: the client has sent its hello, and the endpoint has
+    /// received exactly that.
+    #[track_caller]
+    pub fn open(&self) -> Pair {
+        let client = self.lab.connect(Family::V4);
+        let hello = hello(HOST);
+        write(&client, &hello);
+        let server = self.accept();
+        assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
+        Pair {
+            address: client.local_addr().expect("a connected socket"),
+            client,
+            server,
+            hello: hello.len() as u64,
+        }
+    }
+
+    /// Accepts the next connection at the endpoint; panics when none comes soon.
+    #[track_caller]
+    pub fn accept(&self) -> TcpStream {
+        accept(&self.endpoint, SOON)
+    }
+
+    /// Waits for the access record of a connection and checks that the datapath under test
+    /// carried it.
+    #[track_caller]
+    pub fn access(&self, client: SocketAddr) -> Access {
+        let access = self.router.log().access_of(client, SOON);
+        assert_eq!(access.datapath, self.datapath.name(), "{access:?}");
+        access
+    }
+}
+
+/// The two ends of a connection through the router.
+#[derive(Debug)]
+pub struct Pair {
+    /// The client's end.
+    pub client: TcpStream,
+    /// The endpoint's end.
+    pub server: TcpStream,
+    /// The client's address.
+    pub address: SocketAddr,
+    /// The length of the hello, in bytes.
+    pub hello: u64,
+}

@@ -1,0 +1,7 @@
+//! Integration tests of the real `sni-router` binary in network namespaces. They need root; see
+//! README.md of this package.
+//!
+//! Every test of a connection's behaviour runs once per datapath and checks, by the access log,
+//! that this datapath carried it.
+
+mod lab;
