@@ -1,1 +1,163 @@
 //! The route table: the model compiled for look-ups.
+//!
+//! A table never changes. A new configuration is a new table, which takes over what its
+//! predecessor knows of endpoints and backends that go on, so that no running connection is
+//! forgotten. Look-ups allocate nothing and take no lock.
+
+mod listener;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+pub use self::listener::{Listener, Route};
+use crate::balance::{Backend, EndpointPool};
+use crate::model::{self, BackendKey, Model, Vip};
+
+/// All listeners of one generation, with the routes, backends and endpoints behind them.
+#[derive(Debug)]
+pub struct RouteTable {
+    generation: u64,
+    listeners: Vec<Arc<Listener>>,
+    by_addr: HashMap<(IpAddr, u16), Arc<Listener>, RandomState>,
+    by_port: HashMap<u16, Arc<Listener>, RandomState>,
+    backends: HashMap<BackendKey, Arc<Backend>, RandomState>,
+    endpoints: EndpointPool,
+}
+
+impl RouteTable {
+    /// Compiles `model` as the table of `generation`, the successor of `previous`.
+    ///
+    /// Endpoints keep their counts by Service port and address, also those that were gone for a
+    /// while but still carry connections. Backends keep their balancing position by key.
+    ///
+    /// Where the model breaks its promise and has a VIP and port, a pattern of a listener, or a
+    /// backend key twice, the first one counts.
+    pub fn compile(model: &Model, generation: u64, previous: Option<&Self>) -> Self {
+        let mut compiler = Compiler {
+            previous,
+            backends: HashMap::default(),
+            endpoints: previous
+                .map(|table| EndpointPool::carried_from(&table.endpoints))
+                .unwrap_or_default(),
+        };
+        let listeners: Vec<_> = model
+            .listeners
+            .iter()
+            .map(|listener| compiler.listener(listener))
+            .collect();
+
+        let mut by_addr = HashMap::default();
+        let mut by_port = HashMap::default();
+        for listener in &listeners {
+            for vip in &listener.vips {
+                let listener = || Arc::clone(listener);
+                match vip {
+                    Vip::Any => by_port.entry(listener().port).or_insert_with(listener),
+                    Vip::Addr(addr) => by_addr
+                        .entry((addr.to_canonical(), listener().port))
+                        .or_insert_with(listener),
+                };
+            }
+        }
+        let Compiler {
+            previous: _,
+            backends,
+            endpoints,
+        } = compiler;
+        Self {
+            generation,
+            listeners,
+            by_addr,
+            by_port,
+            backends,
+            endpoints,
+        }
+    }
+
+    /// The number of the snapshot this table was compiled from.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The listener that serves connections to the local address `local`: the one with that VIP,
+    /// else the one that serves every address on that port.
+    ///
+    /// IPv4 addresses are accepted as v4-mapped too, as a dual-stack socket reports them. Scope
+    /// and flow label of IPv6 addresses do not matter.
+    pub fn listener(&self, local: SocketAddr) -> Option<&Arc<Listener>> {
+        self.by_addr
+            .get(&(local.ip().to_canonical(), local.port()))
+            .or_else(|| self.by_port.get(&local.port()))
+    }
+
+    /// All listeners, in the model's order.
+    pub fn listeners(&self) -> impl ExactSizeIterator<Item = &Arc<Listener>> {
+        self.listeners.iter()
+    }
+
+    /// Every backend that a route leads to, each once, in no particular order.
+    pub fn backends(&self) -> impl ExactSizeIterator<Item = &Arc<Backend>> {
+        self.backends.values()
+    }
+}
+
+/// What is shared between the listeners while they are compiled.
+struct Compiler<'a> {
+    previous: Option<&'a RouteTable>,
+    backends: HashMap<BackendKey, Arc<Backend>, RandomState>,
+    endpoints: EndpointPool,
+}
+
+impl Compiler<'_> {
+    fn listener(&mut self, listener: &model::Listener) -> Arc<Listener> {
+        let routes = listener.routes.iter().map(|route| {
+            Arc::new(Route {
+                pattern: route.pattern.clone(),
+                origin: route.origin.clone(),
+                backend: self.backend(&route.backend),
+            })
+        });
+        Arc::new(Listener::new(
+            listener.key.clone(),
+            listener.vips.clone(),
+            listener.port,
+            routes.collect(),
+        ))
+    }
+
+    fn backend(&mut self, backend: &model::Backend) -> Arc<Backend> {
+        if let Some(known) = self.backends.get(&backend.key) {
+            return Arc::clone(known);
+        }
+        let predecessor = self
+            .previous
+            .and_then(|table| table.backends.get(&backend.key));
+        let compiled = match predecessor {
+            // Saves computing its Maglev table again.
+            Some(same) if has_endpoints(same, &backend.endpoints) => Arc::clone(same),
+            _ => {
+                let endpoints = backend
+                    .endpoints
+                    .iter()
+                    .map(|&addr| self.endpoints.endpoint(&backend.key, addr))
+                    .collect();
+                let key = backend.key.clone();
+                Arc::new(Backend::new(key, endpoints, predecessor.map(Arc::as_ref)))
+            }
+        };
+        self.backends
+            .insert(backend.key.clone(), Arc::clone(&compiled));
+        compiled
+    }
+}
+
+fn has_endpoints(backend: &Backend, addrs: &[SocketAddr]) -> bool {
+    backend
+        .endpoints()
+        .iter()
+        .map(|endpoint| endpoint.addr())
+        .eq(addrs.iter().copied())
+}

@@ -1,0 +1,162 @@
+//! Endpoints and what is known of them while they serve.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use foldhash::fast::RandomState;
+
+use crate::model::{BackendKey, ObjectKey};
+
+/// One address of a Service port.
+///
+/// The backends of one Service port share it whatever their method, and so do the route tables
+/// that follow one another, so its counts are those of this router, not of one configuration.
+#[derive(Debug)]
+pub struct Endpoint {
+    addr: SocketAddr,
+    active: AtomicUsize,
+    total: AtomicU64,
+    successes: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Endpoint {
+    /// Where to connect to.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Leases held now: connections that are being opened or carried.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Leases ever handed out.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Connects that succeeded, as told by [`Self::record_success`].
+    pub fn successes(&self) -> u64 {
+        self.successes.load(Ordering::Relaxed)
+    }
+
+    /// Connects that failed, as told by [`Self::record_failure`].
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// A connect to the endpoint succeeded.
+    pub fn record_success(&self) {
+        self.successes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connect to the endpoint was refused, timed out or failed otherwise.
+    pub fn record_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn new(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            active: AtomicUsize::new(0),
+            total: AtomicU64::new(0),
+            successes: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A connection's claim on its endpoint, counted in [`Endpoint::active`] until it is dropped.
+#[derive(Debug)]
+pub struct Lease(Arc<Endpoint>);
+
+impl Lease {
+    /// The endpoint that was picked.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+
+    pub(super) fn new(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.active.fetch_add(1, Ordering::Relaxed);
+        Self::counted(endpoint)
+    }
+
+    /// Like [`Self::new`], but only if `active` still is what the choice was based on.
+    pub(super) fn new_if_active_is(endpoint: &Arc<Endpoint>, active: usize) -> Option<Self> {
+        endpoint
+            .active
+            .compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()
+            .map(|_| Self::counted(endpoint))
+    }
+
+    fn counted(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.total.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(endpoint))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Finds the endpoint object of an address, so that there is never a second one in use.
+///
+/// It only knows endpoints, it does not keep them: one that left every table lives on in the
+/// leases of its last connections, and is found here if it comes back before they end.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointPool {
+    services: HashMap<ServicePort, HashMap<SocketAddr, Weak<Endpoint>, RandomState>, RandomState>,
+}
+
+impl EndpointPool {
+    /// What of `previous` is still in use.
+    pub(crate) fn carried_from(previous: &Self) -> Self {
+        let alive = |endpoints: &HashMap<SocketAddr, Weak<Endpoint>, _>| {
+            endpoints
+                .iter()
+                .filter(|(_, endpoint)| endpoint.strong_count() > 0)
+                .map(|(addr, endpoint)| (*addr, Weak::clone(endpoint)))
+                .collect::<HashMap<_, _, _>>()
+        };
+        Self {
+            services: previous
+                .services
+                .iter()
+                .map(|(service, endpoints)| (service.clone(), alive(endpoints)))
+                .filter(|(_, endpoints)| !endpoints.is_empty())
+                .collect(),
+        }
+    }
+
+    /// The endpoint `addr` of the Service port that `key` names, new if it is not in use.
+    pub(crate) fn endpoint(&mut self, key: &BackendKey, addr: SocketAddr) -> Arc<Endpoint> {
+        let service = ServicePort {
+            service: key.service.clone(),
+            port: key.port.clone(),
+        };
+        let known = self
+            .services
+            .entry(service)
+            .or_default()
+            .entry(addr)
+            .or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let endpoint = Arc::new(Endpoint::new(addr));
+            *known = Arc::downgrade(&endpoint);
+            endpoint
+        })
+    }
+}
+
+/// A [`BackendKey`] without its method.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ServicePort {
+    service: ObjectKey,
+    port: String,
+}
