@@ -83,6 +83,13 @@ impl Log {
         self.lock().access.clone()
     }
 
+    /// The access record after the first `known` ones, for connections made one after another.
+    #[track_caller]
+    pub fn wait_for_nth_access(&self, known: usize, limit: Duration) -> Access {
+        self.wait(limit, |state| state.access.get(known).cloned())
+            .unwrap_or_else(|| panic!("no access record after {known} within {limit:?}"))
+    }
+
     /// The first access record that `wanted` takes; panics when there is none in time.
     #[track_caller]
     pub fn wait_for_access(&self, limit: Duration, wanted: impl Fn(&Access) -> bool) -> Access {

@@ -103,6 +103,13 @@ pub fn read_to_end(stream: &TcpStream, limit: Duration) -> (Vec<u8>, End) {
     }
 }
 
+/// Whether nothing, not even an end, comes within this time.
+pub fn nothing_comes(stream: &TcpStream, within: Duration) -> bool {
+    let within = Timespec::try_from(within).expect("some seconds");
+    let mut polled = [PollFd::new(stream, PollFlags::IN)];
+    poll(&mut polled, Some(&within)).expect("poll") == 0
+}
+
 /// One read(2) of at least one byte.
 #[track_caller]
 pub fn read_some(mut stream: &TcpStream, into: &mut [u8], deadline: Instant) -> Result<usize, End> {

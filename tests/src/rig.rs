@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::access::Access;
 use crate::daemon::{Datapath, Router};
@@ -16,6 +17,12 @@ pub const HOST: &str = "one.example.com";
 
 /// The port servers of the lab listen on.
 pub const BACKEND_PORT: u16 = 8443;
+
+/// Waits until no other test that loads the whole machine runs; others go on beside it.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Namespaces and a directory for files; gone on drop.
 #[derive(Debug)]

@@ -4,4 +4,14 @@
 //! Every test of a connection's behaviour runs once per datapath and checks, by the access log,
 //! that this datapath carried it.
 
+mod bulk;
+mod endings;
+mod endpoints;
+mod hellos;
+mod hosts;
 mod lab;
+mod lifetime;
+mod load;
+mod pressure;
+mod rejections;
+mod reload;
