@@ -1,1 +1,72 @@
-fn main(){}
+//! The kernel programs of sni-router. Every program is an attribute, one call and one `match`
+//! from what happened to what the kernel shall do.
+//!
+//! On the host this compiles to an empty program, so that lints and unit tests see the code.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+mod count;
+mod lookup;
+mod maps;
+mod verdict;
+
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::macros::{sk_lookup, stream_verdict};
+use aya_ebpf::programs::{SkBuffContext, SkLookupContext};
+use sni_router_common::counter::Counter;
+
+use crate::lookup::Steer;
+use crate::verdict::Verdict;
+
+/// (VIP, port) → the router's listening sockets.
+#[sk_lookup]
+pub fn snir_lookup(ctx: SkLookupContext) -> u32 {
+    match lookup::steer(&ctx) {
+        Steer::NotOurs => SK_PASS,
+        Steer::Taken => {
+            count::one(Counter::LookupSteered);
+            SK_PASS
+        }
+        // Never fall through into another program's socket on the same address.
+        Steer::NoSocket => {
+            count::one(Counter::LookupNoSocket);
+            SK_DROP
+        }
+        Steer::AssignFailed => {
+            count::one(Counter::LookupAssignFailed);
+            SK_DROP
+        }
+    }
+}
+
+/// Redirects what a carried socket receives to its peer.
+#[stream_verdict]
+pub fn snir_verdict(ctx: SkBuffContext) -> u32 {
+    let counter = match verdict::decide(&ctx) {
+        Verdict::Empty => return SK_DROP,
+        Verdict::Redirected => Counter::VerdictRedirected,
+        Verdict::OverLimit => Counter::VerdictPassed,
+        Verdict::NoSlot => Counter::VerdictNoSlot,
+        Verdict::NoPeer => Counter::VerdictNoPeer,
+    };
+    count::one(counter);
+    // No byte is ever dropped here: what is not redirected goes to the daemon.
+    SK_PASS
+}
+
+/// Some helpers are for GPL-compatible programs only.
+#[allow(unsafe_code, reason = "the loader finds the licence by its section")]
+#[cfg_attr(target_arch = "bpf", unsafe(link_section = "license"))]
+#[cfg_attr(target_arch = "bpf", unsafe(no_mangle))]
+pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    eprintln!("these are kernel programs; sni-router loads them");
+    std::process::exit(1);
+}

@@ -1,0 +1,57 @@
+//! Names and capacities of kernel objects. The kernel cuts names at 15 bytes, so none is longer.
+
+/// sk_lookup program: (VIP, port) → the router's listening sockets.
+pub const PROG_LOOKUP: &str = "snir_lookup";
+/// sk_skb verdict program: redirect to the peer's socket, within the limit userspace grants.
+pub const PROG_VERDICT: &str = "snir_verdict";
+
+/// Hash: [`RuleKey`](crate::rule::RuleKey) → [`Rule`](crate::rule::Rule).
+pub const MAP_RULES: &str = "SNI_RULES";
+/// Sock map of listening sockets: address family → one socket of the reuseport group.
+pub const MAP_LISTEN: &str = "SNI_LISTEN";
+/// Sock hash of carried sockets: slot → socket. The peer of slot `n` is slot `n ^ 1`.
+pub const MAP_SOCKS: &str = "SNI_SOCKS";
+/// Hash: socket cookie → slot.
+pub const MAP_SLOTS: &str = "SNI_SLOTS";
+/// Array, mapped into the daemon's memory: slot → [`Stream`](crate::stream::Stream).
+pub const MAP_STREAMS: &str = "SNI_STREAMS";
+/// Ring buffer: slots that need the daemon's attention.
+pub const MAP_EVENTS: &str = "SNI_EVENTS";
+/// Per-CPU array of counters, indexed by [`Counter`](crate::counter::Counter).
+pub const MAP_COUNT: &str = "SNI_COUNT";
+
+/// VIPs times ports the router can own.
+pub const MAX_RULES: u32 = 16_384;
+/// Slots, two a connection.
+pub const MAX_SLOTS: u32 = 65_536;
+/// Bytes of the event ring; an event takes 16, and one is written per megabyte at most.
+pub const EVENT_RING_BYTES: u32 = 256 * 1024;
+
+/// Index into [`MAP_LISTEN`] for IPv4 connections.
+pub const LISTEN_V4: u32 = 0;
+/// Index into [`MAP_LISTEN`] for IPv6 connections.
+pub const LISTEN_V6: u32 = 1;
+/// Entries of [`MAP_LISTEN`].
+pub const LISTEN_ENTRIES: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_kernels_limit() {
+        for name in [
+            PROG_LOOKUP,
+            PROG_VERDICT,
+            MAP_RULES,
+            MAP_LISTEN,
+            MAP_SOCKS,
+            MAP_SLOTS,
+            MAP_STREAMS,
+            MAP_EVENTS,
+            MAP_COUNT,
+        ] {
+            assert!(name.len() <= 15, "{name} would be cut");
+        }
+    }
+}
