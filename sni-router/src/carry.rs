@@ -1,0 +1,181 @@
+//! The contract between the proxy and what carries its connections.
+//!
+//! A [`Datapath`] is given two connected sockets once the hello has been written to the endpoint,
+//! and answers when the connection has ended. It carries bytes, FIN and RST both ways, and
+//! watches the limits.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// Carries connections from the hello to the end.
+pub trait Datapath: Send + Sync {
+    /// Carries `pair` until it has ended. What could not be taken comes back in
+    /// [`Refused::pair`], untouched, for the next datapath.
+    fn carry<'a>(
+        &'a self,
+        pair: Pair,
+        limits: &'a Limits,
+        traffic: &'a Traffic,
+    ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>>;
+
+    /// Which one it is.
+    fn kind(&self) -> Kind;
+
+    /// The one to try when this one refuses. Only the last of the chain has none, and it never
+    /// refuses.
+    fn next(&self) -> Option<&dyn Datapath>;
+}
+
+/// The two sockets of a connection.
+pub struct Pair {
+    /// From the client.
+    pub client: TcpStream,
+    /// To the endpoint.
+    pub endpoint: TcpStream,
+    /// Bytes read from the client and written to the endpoint so far: the hello and whatever
+    /// came with it. Nothing has gone the other way.
+    pub forwarded: u64,
+    /// Set where a socket has entered a sock map, in which `splice(2)` does not see what it
+    /// received. Holds what must outlive the sockets, and so stands last.
+    pub mapped: Option<Box<dyn Send + Sync>>,
+}
+
+/// The name of a datapath.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `splice(2)` and copies in this process.
+    Userspace,
+    /// `snir_verdict` redirects between the sockets.
+    Sockmap,
+}
+
+impl Kind {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 2] = [Self::Userspace, Self::Sockmap];
+
+    /// The label in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::Sockmap => "sockmap",
+        }
+    }
+}
+
+/// A datapath's answer when it cannot take a connection.
+pub struct Refused {
+    /// The connection, as it was.
+    pub pair: Pair,
+    /// Why.
+    pub decline: Decline,
+}
+
+/// Why a better datapath was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decline {
+    /// All slots are taken.
+    TableFull,
+    /// The kernel refused a socket or a map entry.
+    KernelRefused,
+    /// A socket was closed or reset before it could be handed over.
+    NotEstablished,
+}
+
+impl Decline {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 3] = [Self::TableFull, Self::KernelRefused, Self::NotEstablished];
+
+    /// The label in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TableFull => "table_full",
+            Self::KernelRefused => "kernel_refused",
+            Self::NotEstablished => "not_established",
+        }
+    }
+}
+
+impl fmt::Display for Decline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a carried connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both sides sent a FIN and everything before it was delivered to the kernel's queues.
+    Done,
+    /// The client reset the connection, or stopped answering.
+    ClientReset,
+    /// The endpoint reset the connection, or stopped answering.
+    EndpointReset,
+    /// No byte moved for the idle timeout.
+    Idle,
+    /// The connection reached the maximum duration.
+    MaxDuration,
+    /// The router is shutting down.
+    Shutdown,
+}
+
+/// When a carried connection is ended by the router.
+#[derive(Clone)]
+pub struct Limits {
+    /// Longest time without a byte in either direction.
+    pub idle: Duration,
+    /// Longest time in all, from the hand-over.
+    pub max_duration: Option<Duration>,
+    /// Becomes true when connections must end now.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// Bytes carried, readable while the connection lives.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes from the client to the endpoint, the hello included.
+    pub fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the endpoint to the client.
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// Adds `bytes` to the count of one direction.
+    pub fn add(&self, direction: Direction, bytes: u64) {
+        self.of(direction).fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets the count of one direction.
+    pub fn set(&self, direction: Direction, bytes: u64) {
+        self.of(direction).store(bytes, Ordering::Relaxed);
+    }
+
+    fn of(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
+        }
+    }
+}
+
+/// One of the two ways through the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Client to endpoint.
+    Up,
+    /// Endpoint to client.
+    Down,
+}

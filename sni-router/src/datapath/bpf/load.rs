@@ -1,0 +1,111 @@
+//! Loading the object, and saying what is missing when that fails.
+
+use std::io;
+
+use aya::maps::{Map, MapData, MapError};
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use rustix::thread::{CapabilitySet, capabilities};
+use thiserror::Error;
+use tracing::Level;
+
+/// The kernel programs, as built by the build script; empty where it found no BPF toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sni-router-bpf"));
+
+/// Why the kernel programs are not there.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The build script found no toolchain for the BPF target.
+    #[error(
+        "this binary was built without the kernel programs (run `cargo xtask setup` and build again)"
+    )]
+    NotBuilt,
+    /// The process may not load programs.
+    #[error(
+        "missing {0} (run as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; a user \
+         namespace is not enough)"
+    )]
+    Capability(&'static str),
+    /// The object is not of this program's version.
+    #[error("the kernel programs have no {0}; the build is broken")]
+    Missing(&'static str),
+    /// The object or one of its maps was refused.
+    #[error("the kernel refused the object")]
+    Object(#[source] Box<EbpfError>),
+    /// A map could not be used.
+    #[error("a map cannot be used")]
+    Map(#[source] MapError),
+    /// A program was refused.
+    #[error("the kernel refused a program")]
+    Program(#[source] ProgramError),
+    /// The network namespace could not be opened.
+    #[error("cannot open /proc/self/ns/net")]
+    Netns(#[source] io::Error),
+    /// The maps of carried sockets could not be mapped.
+    #[error("cannot map SNI_STREAMS")]
+    Sockets(#[source] io::Error),
+}
+
+/// Loads the object's maps and keeps its programs ready to load.
+pub(super) fn load() -> Result<Ebpf, LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::NotBuilt);
+    }
+    check_capabilities()?;
+    let level = log_level();
+    EbpfLoader::new()
+        .override_global(aya_log::LEVEL, &level, false)
+        .load(OBJECT)
+        .map_err(|error| LoadError::Object(Box::new(error)))
+}
+
+/// Takes a map out of the object, as what it is.
+pub(super) fn map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(LoadError::Missing(name))?;
+    T::try_from(map).map_err(LoadError::Map)
+}
+
+/// Takes an array map out of the object without a type, to be mapped into memory.
+pub(super) fn array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(LoadError::Missing(name)),
+    }
+}
+
+/// A program of the object, as what it is.
+pub(super) fn program<'e, T>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut T, LoadError>
+where
+    &'e mut T: TryFrom<&'e mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name).ok_or(LoadError::Missing(name))?.try_into().map_err(LoadError::Program)
+}
+
+/// Names the first capability that is missing. Effective ones of a user namespace do not count
+/// for the kernel, and loading then fails with EPERM all the same.
+fn check_capabilities() -> Result<(), LoadError> {
+    let Ok(sets) = capabilities(None) else { return Ok(()) };
+    let has = |one| sets.effective.contains(one);
+    if has(CapabilitySet::SYS_ADMIN) && has(CapabilitySet::NET_ADMIN) {
+        return Ok(());
+    }
+    for (capability, name) in [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    ] {
+        if !has(capability) {
+            return Err(LoadError::Capability(name));
+        }
+    }
+    Ok(())
+}
+
+/// Log statements below this level cost the programs one load. aya-log counts from 1, error, to 5,
+/// trace; 0 is silence.
+fn log_level() -> u8 {
+    if tracing::enabled!(target: "bpf", Level::DEBUG) { 4 } else { 0 }
+}

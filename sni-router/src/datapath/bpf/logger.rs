@@ -1,0 +1,40 @@
+//! The programs' debug logs.
+
+use aya::Ebpf;
+use aya_log::EbpfLogger;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::{debug, warn};
+
+use super::Kernel;
+
+/// Forwards the programs' log records to `tracing` until the task is dropped. Does nothing where
+/// debug logs are off: the programs then write none.
+pub fn forward(kernel: &mut Kernel) {
+    let ebpf: &mut Ebpf = &mut kernel.ebpf;
+    if ebpf.map("AYA_LOGS").is_none() {
+        return;
+    }
+    let logger = match EbpfLogger::init(ebpf) {
+        Ok(logger) => logger,
+        Err(error) => return warn!(%error, "no logs of the kernel programs"),
+    };
+    match AsyncFd::register_with_interest(logger, Interest::READABLE) {
+        Ok(logger) => {
+            tokio::spawn(run(logger));
+        }
+        Err(error) => warn!(%error, "no logs of the kernel programs"),
+    }
+}
+
+async fn run(mut logger: AsyncFd<EbpfLogger<&'static dyn log::Log>>) {
+    loop {
+        match logger.readable_mut().await {
+            Ok(mut ready) => {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+            Err(error) => return debug!(%error, "the logs of the kernel programs have ended"),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The steering rules in the kernel.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use aya::maps::{HashMap, MapData};
+use sni_router_common::rule::{Rule, RuleKey};
+
+use super::io_error;
+
+/// What `snir_lookup` looks at, and what we know to be in it.
+pub struct Rules {
+    map: HashMap<MapData, RuleKey, Rule>,
+    applied: BTreeMap<RuleKey, Rule>,
+}
+
+impl Rules {
+    pub(super) fn new(map: HashMap<MapData, RuleKey, Rule>) -> Self {
+        Self { map, applied: BTreeMap::new() }
+    }
+
+    /// Adds and changes what `desired` has; nothing is removed. On an error some rules may have
+    /// been added; none of the old ones is lost.
+    pub fn add(&mut self, desired: &BTreeMap<RuleKey, Rule>) -> io::Result<()> {
+        for (key, rule) in desired {
+            if self.applied.get(key) != Some(rule) {
+                self.map.insert(key, rule, 0).map_err(io_error)?;
+                self.applied.insert(*key, *rule);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what `desired` does not have.
+    pub fn remove_others(&mut self, desired: &BTreeMap<RuleKey, Rule>) -> io::Result<()> {
+        let stale: Vec<_> =
+            self.applied.keys().filter(|key| !desired.contains_key(key)).copied().collect();
+        for key in stale {
+            self.map.remove(&key).map_err(io_error)?;
+            self.applied.remove(&key);
+        }
+        Ok(())
+    }
+}

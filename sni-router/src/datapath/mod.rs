@@ -1,0 +1,7 @@
+//! The implementations of [`Datapath`](crate::carry::Datapath). `bpf/` is the only place that
+//! names aya.
+
+pub mod bpf;
+mod clock;
+pub mod sockmap;
+pub mod userspace;

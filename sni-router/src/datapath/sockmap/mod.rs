@@ -1,0 +1,79 @@
+//! The `sockmap` datapath: `snir_verdict` redirects what one socket receives to the other.
+//!
+//! The kernel moves bytes and nothing else. FIN and RST, back-pressure, and bytes that were queued
+//! before the hand-over are this module's job; `docs/datapaths.md` has the states and their order.
+
+mod carried;
+mod entry;
+mod flow;
+mod hangup;
+pub mod selftest;
+mod side;
+mod slots;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tracing::error;
+
+use self::slots::Slots;
+use super::bpf::Sockets;
+use crate::carry::{Datapath, Decline, End, Kind, Limits, Pair, Refused, Traffic};
+
+/// See the module.
+pub struct Sockmap {
+    maps: Arc<Maps>,
+    next: Arc<dyn Datapath>,
+}
+
+/// The maps and who has which slot of them.
+struct Maps {
+    sockets: Sockets,
+    slots: Arc<Slots>,
+}
+
+impl Sockmap {
+    /// A datapath over the maps of an attached `snir_verdict`. What it refuses, `next` takes.
+    pub fn new(sockets: Sockets, next: Arc<dyn Datapath>) -> Arc<Self> {
+        let maps = Maps { sockets, slots: Arc::new(Slots::new()) };
+        Arc::new(Self { maps: Arc::new(maps), next })
+    }
+
+    /// Wakes connections when the kernel program asks for it. Runs as long as the datapath is used.
+    pub async fn dispatch(self: Arc<Self>) {
+        if let Err(error) = self.maps.sockets.events(|slot| self.maps.slots.wake(slot)).await {
+            error!(%error, "events of the kernel program are no longer seen");
+        }
+    }
+
+    /// Wakes every connection, for when events were lost.
+    pub fn wake_all(&self) {
+        self.maps.slots.wake_all();
+    }
+}
+
+impl Datapath for Sockmap {
+    fn carry<'a>(
+        &'a self,
+        pair: Pair,
+        limits: &'a Limits,
+        traffic: &'a Traffic,
+    ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>> {
+        Box::pin(async move {
+            let Some(slots) = self.maps.slots.take() else {
+                return Err(Refused { pair, decline: Decline::TableFull });
+            };
+            let carried = entry::enter(&self.maps, slots, pair)?;
+            Ok(carried.run(limits, traffic).await)
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Sockmap
+    }
+
+    fn next(&self) -> Option<&dyn Datapath> {
+        Some(&*self.next)
+    }
+}

@@ -1,0 +1,72 @@
+//! Which pairs of slots are free, and whom to wake about the others.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sni_router_common::names::MAX_SLOTS;
+use tokio::sync::Notify;
+
+/// All pairs of slots: pair `n` is slots `2n`, the client's, and `2n + 1`, the endpoint's.
+pub(super) struct Slots {
+    free: Mutex<Vec<u32>>,
+    wakers: Box<[Arc<Notify>]>,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        let pairs = MAX_SLOTS / 2;
+        Self {
+            // Low numbers first: the pages of high ones are never touched on a quiet router.
+            free: Mutex::new((0..pairs).rev().collect()),
+            wakers: (0..pairs).map(|_| Arc::default()).collect(),
+        }
+    }
+
+    /// A free pair, or `None` if all are taken.
+    pub(super) fn take(self: &Arc<Self>) -> Option<SlotPair> {
+        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        Some(SlotPair { slots: Arc::clone(self), index })
+    }
+
+    /// Wakes the connection that has `slot`, if any.
+    pub(super) fn wake(&self, slot: u32) {
+        if let Some(waker) = self.wakers.get(slot as usize / 2) {
+            waker.notify_one();
+        }
+    }
+
+    /// Wakes every connection.
+    pub(super) fn wake_all(&self) {
+        for waker in &self.wakers {
+            waker.notify_one();
+        }
+    }
+}
+
+/// A pair of slots; free again when dropped, which must not happen before its sockets are closed.
+pub(super) struct SlotPair {
+    slots: Arc<Slots>,
+    index: u32,
+}
+
+impl SlotPair {
+    /// The slot of the client's socket.
+    pub(super) fn client(&self) -> u32 {
+        self.index * 2
+    }
+
+    /// The slot of the endpoint's socket.
+    pub(super) fn endpoint(&self) -> u32 {
+        self.index * 2 + 1
+    }
+
+    /// Notified when something about the pair may have changed; also for no reason.
+    pub(super) fn changed(&self) -> &Arc<Notify> {
+        &self.slots.wakers[self.index as usize]
+    }
+}
+
+impl Drop for SlotPair {
+    fn drop(&mut self) {
+        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+    }
+}

@@ -1,0 +1,147 @@
+//! The `userspace` datapath: this process moves the bytes.
+//!
+//! Small pieces are copied through one buffer per worker thread; a direction that keeps filling
+//! the buffer moves on to `splice(2)` through a pooled pipe. A connection that waits holds
+//! neither. It works everywhere and never declines.
+
+mod copy;
+mod pipe;
+mod splice;
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::clock::limits_reached;
+use crate::carry::{Datapath, Direction, End, Kind, Limits, Pair, Refused, Traffic};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Userspace;
+
+impl Datapath for Userspace {
+    fn carry<'a>(
+        &'a self,
+        pair: Pair,
+        limits: &'a Limits,
+        traffic: &'a Traffic,
+    ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>> {
+        Box::pin(async move {
+            let end = carry(pair, limits, traffic).await;
+            Ok(end)
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Userspace
+    }
+
+    fn next(&self) -> Option<&dyn Datapath> {
+        None
+    }
+}
+
+async fn carry(pair: Pair, limits: &Limits, traffic: &Traffic) -> End {
+    traffic.set(Direction::Up, pair.forwarded);
+    let end = tokio::select! {
+        end = both_ways(&pair, traffic) => end,
+        end = limits_reached(limits, || traffic.up() + traffic.down()) => end,
+    };
+    if end != End::Done {
+        // The side that is still there shall learn that the stream was cut: RST, not FIN.
+        abort(&pair.client);
+        abort(&pair.endpoint);
+    }
+    end
+}
+
+/// Runs both directions until both have passed on a FIN, or one side is gone.
+async fn both_ways(pair: &Pair, traffic: &Traffic) -> End {
+    let Pair { client, endpoint, forwarded: _, mapped } = pair;
+    let copy_only = mapped.is_some();
+    let mut up = pin!(one_way(client, endpoint, Direction::Up, copy_only, traffic));
+    let mut down = pin!(one_way(endpoint, client, Direction::Down, copy_only, traffic));
+    let (mut up_done, mut down_done) = (false, false);
+    while !(up_done && down_done) {
+        tokio::select! {
+            result = &mut up, if !up_done => match result {
+                Ok(()) => up_done = true,
+                Err(Broken::Source) => return End::ClientReset,
+                Err(Broken::Sink) => return End::EndpointReset,
+            },
+            result = &mut down, if !down_done => match result {
+                Ok(()) => down_done = true,
+                Err(Broken::Source) => return End::EndpointReset,
+                Err(Broken::Sink) => return End::ClientReset,
+            },
+            // After its FIN a side is no longer read from: its RST must be watched for.
+            () = reset(client), if up_done => return End::ClientReset,
+            () = reset(endpoint), if down_done => return End::EndpointReset,
+        }
+    }
+    End::Done
+}
+
+/// Which side of a direction is gone.
+enum Broken {
+    Source,
+    Sink,
+}
+
+/// Moves bytes until the source's FIN, and passes that on.
+async fn one_way(
+    source: &TcpStream,
+    sink: &TcpStream,
+    direction: Direction,
+    copy_only: bool,
+    traffic: &Traffic,
+) -> Result<(), Broken> {
+    loop {
+        match copy::until_bulk(source, sink, direction, traffic).await? {
+            Pace::Changed if copy_only => continue,
+            Pace::Changed => {}
+            Pace::Finished => break,
+        }
+        match splice::until_slow(source, sink, direction, traffic).await? {
+            Pace::Changed => {}
+            Pace::Finished => break,
+        }
+    }
+    SockRef::from(sink).shutdown(std::net::Shutdown::Write).map_err(|_| Broken::Sink)
+}
+
+/// Why a way of moving bytes stopped.
+enum Pace {
+    /// The other way suits this direction better now.
+    Changed,
+    /// The source has sent its FIN, and everything before it was written to the sink.
+    Finished,
+}
+
+/// Waits until `stream` is writable; the answer to a full send queue.
+async fn writable(stream: &TcpStream) -> Result<(), Broken> {
+    stream.ready(Interest::WRITABLE).await.map(drop).map_err(|_| Broken::Sink)
+}
+
+/// Answers when the peer of `stream` has reset the connection.
+async fn reset(stream: &TcpStream) {
+    loop {
+        match stream.ready(Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => {}
+            _ => return,
+        }
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+fn abort(stream: &TcpStream) {
+    // Fails only on a socket that is already gone.
+    let _ = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+}

@@ -1,0 +1,236 @@
+//! A connection from accept to close, phase by phase.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sni_router_core::balance::Lease;
+use sni_router_core::table::Route;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::connect::{Attempts, connect};
+use super::hello::{self, Greeting};
+use super::reason::CloseReason;
+use super::record::Record;
+use super::reject::{reject, reset};
+use super::{Proxy, Settings};
+use crate::carry::{Datapath, End, Limits, Pair};
+
+/// Serves one client to the end. The record it leaves is its only result.
+pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr) {
+    let _active = Active::enter(&proxy);
+    let Some(accepted) = Accepted::new(&proxy, client, peer) else { return };
+    let greeted = match accepted.greet().await {
+        Ok(greeted) => greeted,
+        Err(rejected) => return rejected.answer(&proxy.settings).await,
+    };
+    let routed = match greeted.route() {
+        Ok(routed) => routed,
+        Err(rejected) => return rejected.answer(&proxy.settings).await,
+    };
+    let connected = match routed.connect().await {
+        Ok(connected) => connected,
+        Err(rejected) => return rejected.answer(&proxy.settings).await,
+    };
+    connected.carry().await;
+}
+
+/// A client of which nothing is known but its address.
+struct Accepted<'p> {
+    proxy: &'p Proxy,
+    client: TcpStream,
+    record: Record,
+}
+
+impl<'p> Accepted<'p> {
+    /// `None` if the client is gone already, or came to an address of no listener.
+    fn new(proxy: &'p Proxy, client: TcpStream, peer: SocketAddr) -> Option<Self> {
+        let vip = client.local_addr().ok()?;
+        let mut record = Record::new(Arc::clone(&proxy.observer), canonical(peer), canonical(vip));
+        record.listener = proxy.table.load().listener(record.vip).cloned();
+        proxy.observer.accepted(record.listener.as_deref());
+        if record.listener.is_none() {
+            record.reason = CloseReason::NoListener;
+            reset(&client);
+            return None;
+        }
+        // Fails only on a socket that is already gone, which the next read finds out.
+        let _ = client.set_nodelay(true);
+        Some(Self { proxy, client, record })
+    }
+
+    /// Reads the hello.
+    async fn greet(mut self) -> Result<Greeted<'p>, Rejected> {
+        let settings = &self.proxy.settings;
+        let Some(_place) = self.proxy.pending.enter() else {
+            return Err(Rejected::new(self.client, self.record, CloseReason::TooManyHellos));
+        };
+        let read = hello::read(&self.client, settings.hello_max_size, settings.hello_timeout);
+        match read.await {
+            Ok(Greeting { hello, received }) => {
+                let took = self.record.started().elapsed();
+                self.record.observer().greeted(took, hello.size);
+                self.record.hello = Some(hello);
+                let Self { proxy, client, record } = self;
+                Ok(Greeted { proxy, client, record, received })
+            }
+            Err(reason) => Err(Rejected::new(self.client, self.record, reason)),
+        }
+    }
+}
+
+/// A client whose hello was read.
+struct Greeted<'p> {
+    proxy: &'p Proxy,
+    client: TcpStream,
+    record: Record,
+    /// All bytes received: the hello and what came with it.
+    received: Vec<u8>,
+}
+
+impl<'p> Greeted<'p> {
+    /// Finds the route of the hello's name.
+    fn route(self) -> Result<Routed<'p>, Rejected> {
+        let Self { proxy, client, mut record, received } = self;
+        let host = record.hello.as_ref().and_then(|hello| hello.server_name.as_ref());
+        // The table of now, not of accept: a route added meanwhile counts.
+        let table = proxy.table.load();
+        let Some(listener) = table.listener(record.vip) else {
+            return Err(Rejected::new(client, record, CloseReason::NoListener));
+        };
+        let Some(route) = listener.route(host).cloned() else {
+            let reason =
+                if host.is_some() { CloseReason::UnknownHost } else { CloseReason::NoSni };
+            return Err(Rejected::new(client, record, reason));
+        };
+        record.route = Some(Arc::clone(&route));
+        Ok(Routed { proxy, client, record, received, route })
+    }
+}
+
+/// A client of which the backend is known.
+struct Routed<'p> {
+    proxy: &'p Proxy,
+    client: TcpStream,
+    record: Record,
+    received: Vec<u8>,
+    route: Arc<Route>,
+}
+
+impl<'p> Routed<'p> {
+    /// Connects to an endpoint and writes to it what was received.
+    async fn connect(self) -> Result<Connected<'p>, Rejected> {
+        let Self { proxy, client, mut record, received, route } = self;
+        let start = Instant::now();
+        let mut attempts = Attempts::default();
+        let within = proxy.settings.connect_timeout;
+        let peer = record.client.ip();
+        let result = connect(&route.backend, peer, &received, within, &mut attempts).await;
+        record.retries = attempts.failed;
+        record.failed = attempts.log;
+        match result {
+            Ok(connected) => {
+                record.observer().connected(start.elapsed(), record.retries);
+                record.endpoint = Some(connected.lease.endpoint().addr());
+                let forwarded = received.len() as u64;
+                let endpoint = connected.stream;
+                let pair = Pair { client, endpoint, forwarded, mapped: None };
+                Ok(Connected { proxy, pair, record, _lease: connected.lease })
+            }
+            Err(reason) => Err(Rejected::new(client, record, reason)),
+        }
+    }
+}
+
+/// A client and its endpoint.
+struct Connected<'p> {
+    proxy: &'p Proxy,
+    pair: Pair,
+    record: Record,
+    _lease: Lease,
+}
+
+impl Connected<'_> {
+    /// Hands the pair to the best datapath that takes it, and waits for the end.
+    async fn carry(self) {
+        let Self { proxy, mut pair, mut record, _lease } = self;
+        let limits = Limits {
+            idle: proxy.settings.idle_timeout,
+            max_duration: proxy.settings.max_duration,
+            shutdown: proxy.shutdown.clone(),
+        };
+        let mut datapath: &dyn Datapath = &*proxy.datapath;
+        loop {
+            record.datapath = Some(datapath.kind());
+            match datapath.carry(pair, &limits, &record.traffic).await {
+                Ok(end) => {
+                    record.observer().carried(datapath.kind());
+                    record.reason = reason(end);
+                    return;
+                }
+                Err(refused) => {
+                    record.observer().declined(refused.decline);
+                    record.declined = Some(refused.decline);
+                    let Some(next) = datapath.next() else { return };
+                    datapath = next;
+                    pair = refused.pair;
+                }
+            }
+        }
+    }
+}
+
+/// A client that goes no further.
+struct Rejected {
+    client: TcpStream,
+    tls13: bool,
+    reason: CloseReason,
+}
+
+impl Rejected {
+    /// Writes the record at once: telling the client may take a while.
+    fn new(client: TcpStream, mut record: Record, reason: CloseReason) -> Self {
+        record.reason = reason;
+        let tls13 = record.hello.as_ref().is_some_and(|hello| hello.versions.contains(&TLS_1_3));
+        Self { client, tls13, reason }
+    }
+
+    async fn answer(self, settings: &Settings) {
+        reject(self.client, self.reason, &settings.answers, self.tls13).await;
+    }
+}
+
+/// Counts a connection while it lives.
+struct Active<'p>(&'p Proxy);
+
+impl<'p> Active<'p> {
+    fn enter(proxy: &'p Proxy) -> Self {
+        proxy.active.fetch_add(1, Ordering::Relaxed);
+        Self(proxy)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn reason(end: End) -> CloseReason {
+    match end {
+        End::Done => CloseReason::Done,
+        End::ClientReset => CloseReason::ClientReset,
+        End::EndpointReset => CloseReason::EndpointReset,
+        End::Idle => CloseReason::IdleTimeout,
+        End::MaxDuration => CloseReason::MaxDuration,
+        End::Shutdown => CloseReason::Drained,
+    }
+}
+
+/// IPv4 addresses as such, not as v4-mapped IPv6 ones.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+const TLS_1_3: u16 = 0x0304;

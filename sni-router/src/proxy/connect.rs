@@ -1,0 +1,85 @@
+//! Connecting to an endpoint of a backend, and writing the hello to it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use sni_router_core::balance::{Backend, Lease};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+use super::reason::CloseReason;
+
+/// A connection to an endpoint that has been sent the hello.
+pub(super) struct Connected {
+    pub(super) stream: TcpStream,
+    /// Counts as one of the endpoint's connections while it lives.
+    pub(super) lease: Lease,
+}
+
+/// What trying cost, for the record.
+#[derive(Default)]
+pub(super) struct Attempts {
+    /// Endpoints tried in vain.
+    pub(super) failed: u32,
+    /// Which, and how, as `10.0.0.1:443: connection refused; …`.
+    pub(super) log: String,
+}
+
+/// Tries endpoint after endpoint, each at most once, until one has taken `hello` or the time is
+/// over. The hello can be sent again as long as nobody has answered it.
+pub(super) async fn connect(
+    backend: &Backend,
+    client: IpAddr,
+    hello: &[u8],
+    within: Duration,
+    attempts: &mut Attempts,
+) -> Result<Connected, CloseReason> {
+    let deadline = Instant::now() + within;
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    while let Some(lease) = backend.pick(client, &tried) {
+        let addr = lease.endpoint().addr();
+        let left = backend.endpoints().len() - tried.len();
+        let error = match timeout_at(share(deadline, left), greet(addr, hello)).await {
+            Ok(Ok(stream)) => {
+                lease.endpoint().record_success();
+                return Ok(Connected { stream, lease });
+            }
+            Ok(Err(error)) => error,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+        lease.endpoint().record_failure();
+        attempts.failed += 1;
+        let separator = if attempts.log.is_empty() { "" } else { "; " };
+        // Writing to a string cannot fail.
+        let _ = write!(attempts.log, "{separator}{addr}: {error}");
+        tried.push(addr);
+        if Instant::now() >= deadline {
+            break;
+        }
+    }
+    Err(if tried.is_empty() { CloseReason::NoEndpoint } else { CloseReason::ConnectFailed })
+}
+
+/// When to give up on this endpoint: it gets half of the time that is left, so that one that
+/// swallows packets leaves time for others; the last one gets all.
+fn share(deadline: Instant, endpoints_left: usize) -> Instant {
+    if endpoints_left <= 1 {
+        return deadline;
+    }
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
+}
+
+async fn greet(addr: SocketAddr, hello: &[u8]) -> io::Result<TcpStream> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_nodelay(true)?;
+    let mut stream = socket.connect(addr).await?;
+    stream.write_all(hello).await?;
+    Ok(stream)
+}

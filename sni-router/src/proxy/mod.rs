@@ -1,0 +1,61 @@
+//! The connection path: accept → hello → route → connect → carry → close.
+//!
+//! One type a phase, each consumed by the next, each with its own deadline. How a connection
+//! ended is a [`CloseReason`], recorded exactly once by the guard that every connection holds.
+//!
+//! This module knows sockets and the route table; it does not know where the table comes from,
+//! what a datapath does, or who counts.
+
+mod connect;
+mod conn;
+mod hello;
+mod pending;
+pub mod reason;
+pub mod record;
+mod reject;
+pub mod settings;
+pub mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use sni_router_core::table::RouteTable;
+use tokio::sync::watch;
+
+use crate::carry::Datapath;
+use pending::Pending;
+use record::Observer;
+use settings::Settings;
+
+/// What every connection needs, shared by all workers.
+pub struct Proxy {
+    settings: Settings,
+    table: Arc<ArcSwap<RouteTable>>,
+    datapath: Arc<dyn Datapath>,
+    observer: Arc<dyn Observer>,
+    pending: Pending,
+    active: AtomicUsize,
+    /// Becomes true when connections must end now.
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Proxy {
+    /// Wires the parts together. `table` may be replaced at any time; a connection uses the one
+    /// that is there when its hello is complete.
+    pub fn new(
+        settings: Settings,
+        table: Arc<ArcSwap<RouteTable>>,
+        datapath: Arc<dyn Datapath>,
+        observer: Arc<dyn Observer>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let pending = Pending::new(settings.max_pending_hellos);
+        Self { settings, table, datapath, observer, pending, active: AtomicUsize::new(0), shutdown }
+    }
+
+    /// Connections accepted and not over.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,98 @@
+//! How a connection ended: data, not an error. One label each, for log and metrics.
+
+use std::fmt;
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Both sides finished, nothing was lost.
+    Done,
+    /// The client reset the connection, or stopped answering.
+    ClientReset,
+    /// The endpoint reset the connection, or stopped answering.
+    EndpointReset,
+    /// No byte moved for the idle timeout.
+    IdleTimeout,
+    /// The connection reached the maximum duration.
+    MaxDuration,
+    /// The router was shutting down and the drain timeout had passed.
+    Drained,
+    /// The hello names a host that no route of the listener takes.
+    UnknownHost,
+    /// The hello has no server name, and the listener has no default route.
+    NoSni,
+    /// The first bytes were not TLS.
+    NotTls,
+    /// The bytes began like TLS, but no ClientHello one may route by came of them.
+    MalformedHello,
+    /// The hello was larger than allowed.
+    HelloTooLarge,
+    /// The hello was not complete in time.
+    HelloTimeout,
+    /// The client closed or reset the connection before its hello was complete.
+    ClientGone,
+    /// Too many other connections were still saying hello.
+    TooManyHellos,
+    /// The connection arrived on an address and port of no listener.
+    NoListener,
+    /// The route's backend has no endpoint.
+    NoEndpoint,
+    /// No endpoint could be connected to.
+    ConnectFailed,
+    /// A bug, or a resource the router ran out of.
+    Internal,
+}
+
+impl CloseReason {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 18] = [
+        Self::Done,
+        Self::ClientReset,
+        Self::EndpointReset,
+        Self::IdleTimeout,
+        Self::MaxDuration,
+        Self::Drained,
+        Self::UnknownHost,
+        Self::NoSni,
+        Self::NotTls,
+        Self::MalformedHello,
+        Self::HelloTooLarge,
+        Self::HelloTimeout,
+        Self::ClientGone,
+        Self::TooManyHellos,
+        Self::NoListener,
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::Internal,
+    ];
+
+    /// The label in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::ClientReset => "client_reset",
+            Self::EndpointReset => "endpoint_reset",
+            Self::IdleTimeout => "idle_timeout",
+            Self::MaxDuration => "max_duration",
+            Self::Drained => "drained",
+            Self::UnknownHost => "unknown_host",
+            Self::NoSni => "no_sni",
+            Self::NotTls => "not_tls",
+            Self::MalformedHello => "malformed_hello",
+            Self::HelloTooLarge => "hello_too_large",
+            Self::HelloTimeout => "hello_timeout",
+            Self::ClientGone => "client_gone",
+            Self::TooManyHellos => "too_many_hellos",
+            Self::NoListener => "no_listener",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

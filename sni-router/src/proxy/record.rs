@@ -1,0 +1,153 @@
+//! One record a connection: written when the guard is dropped, so that no path forgets it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sni_router_core::hello::Hello;
+use sni_router_core::table::{Listener, Route};
+use tracing::info;
+
+use super::reason::CloseReason;
+use crate::carry::{Decline, Kind, Traffic};
+
+/// Is told of every connection's steps; counts them.
+pub trait Observer: Send + Sync {
+    /// A connection was accepted. The listener is not known where its address is of none.
+    fn accepted(&self, listener: Option<&Listener>);
+    /// A hello was read whole.
+    fn greeted(&self, took: Duration, size: usize);
+    /// An endpoint was connected to, after `retries` others had failed.
+    fn connected(&self, took: Duration, retries: u32);
+    /// A datapath took the connection over.
+    fn carried(&self, kind: Kind);
+    /// A datapath refused the connection.
+    fn declined(&self, decline: Decline);
+    /// The connection is over.
+    fn closed(&self, record: &Record);
+}
+
+/// What is known of a connection. Logged and counted when dropped.
+pub struct Record {
+    observer: Arc<dyn Observer>,
+    started: Instant,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The address the client connected to.
+    pub vip: SocketAddr,
+    /// The listener of that address.
+    pub listener: Option<Arc<Listener>>,
+    /// The hello.
+    pub hello: Option<Hello>,
+    /// The route of its name.
+    pub route: Option<Arc<Route>>,
+    /// The endpoint connected to.
+    pub endpoint: Option<SocketAddr>,
+    /// The datapath that carried it.
+    pub datapath: Option<Kind>,
+    /// Why a better datapath did not.
+    pub declined: Option<Decline>,
+    /// Endpoints that failed before.
+    pub retries: u32,
+    /// Which, and how.
+    pub failed: String,
+    /// Bytes carried.
+    pub traffic: Traffic,
+    /// How it ended. [`CloseReason::Internal`] until somebody knows better.
+    pub reason: CloseReason,
+}
+
+impl Record {
+    /// The record of a connection accepted now.
+    pub fn new(observer: Arc<dyn Observer>, client: SocketAddr, vip: SocketAddr) -> Self {
+        Self {
+            observer,
+            started: Instant::now(),
+            client,
+            vip,
+            listener: None,
+            hello: None,
+            route: None,
+            endpoint: None,
+            datapath: None,
+            declined: None,
+            retries: 0,
+            failed: String::new(),
+            traffic: Traffic::default(),
+            reason: CloseReason::Internal,
+        }
+    }
+
+    /// When it was accepted.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Who counts.
+    pub fn observer(&self) -> &dyn Observer {
+        &*self.observer
+    }
+
+    fn log(&self) {
+        let hello = self.hello.as_ref();
+        let listener = self.listener.as_ref().map(|listener| listener.key.to_string());
+        let sni = hello.and_then(|hello| hello.server_name.as_ref()).map(|host| host.as_str());
+        let alpn = hello.map(|hello| alpn(&hello.alpn)).unwrap_or_default();
+        let versions = hello.map(|hello| versions(&hello.versions)).unwrap_or_default();
+        let route = self.route.as_ref().map(|route| route.pattern.to_string());
+        let backend = self.route.as_ref().map(|route| route.backend.key.to_string());
+        let endpoint = self.endpoint.map(|endpoint| endpoint.to_string());
+        info!(
+            target: "access",
+            client = %self.client,
+            vip = %self.vip,
+            listener = listener.as_deref().unwrap_or(""),
+            sni = sni.unwrap_or(""),
+            alpn,
+            tls = versions,
+            ech = hello.is_some_and(|hello| hello.ech),
+            route = route.as_deref().unwrap_or(""),
+            backend = backend.as_deref().unwrap_or(""),
+            endpoint = endpoint.as_deref().unwrap_or(""),
+            datapath = self.datapath.map_or("", Kind::as_str),
+            declined = self.declined.map_or("", Decline::as_str),
+            bytes_up = self.traffic.up(),
+            bytes_down = self.traffic.down(),
+            duration_ms = self.started.elapsed().as_millis() as u64,
+            retries = self.retries,
+            failed = self.failed,
+            reason = self.reason.as_str(),
+            "closed"
+        );
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.observer.closed(self);
+        self.log();
+    }
+}
+
+/// `h2,http/1.1`; bytes that are no printable text are escaped.
+fn alpn(protocols: &[Vec<u8>]) -> String {
+    let names: Vec<_> =
+        protocols.iter().map(|name| name.escape_ascii().to_string()).collect();
+    names.join(",")
+}
+
+/// `1.3,1.2`
+fn versions(versions: &[u16]) -> String {
+    let names: Vec<_> = versions
+        .iter()
+        .map(|version| match version {
+            0x0304 => "1.3".to_owned(),
+            0x0303 => "1.2".to_owned(),
+            0x0302 => "1.1".to_owned(),
+            0x0301 => "1.0".to_owned(),
+            0x0300 => "ssl3".to_owned(),
+            other => format!("{other:#06x}"),
+        })
+        .collect();
+    names.join(",")
+}

@@ -1,0 +1,137 @@
+//! Worker threads: each has its own runtime and its own socket of every listening group, so that
+//! a connection stays on one core from accept to close.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::Proxy;
+use super::conn::serve;
+
+/// A running worker.
+pub struct Worker {
+    orders: mpsc::UnboundedSender<Order>,
+    thread: JoinHandle<()>,
+}
+
+enum Order {
+    Listen(SocketAddr, std::net::TcpListener),
+    Unlisten(SocketAddr),
+    StopListening,
+}
+
+impl Worker {
+    /// Starts worker number `index`.
+    pub fn start(index: usize, proxy: Arc<Proxy>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let thread = thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || runtime.block_on(run(proxy, inbox)))?;
+        Ok(Self { orders, thread })
+    }
+
+    /// Accepts connections from a listening, non-blocking socket. `addr` names it for
+    /// [`Worker::unlisten`].
+    pub fn listen(&self, addr: SocketAddr, listener: std::net::TcpListener) {
+        self.order(Order::Listen(addr, listener));
+    }
+
+    /// Closes the listening socket of `addr`; its connections go on.
+    pub fn unlisten(&self, addr: SocketAddr) {
+        self.order(Order::Unlisten(addr));
+    }
+
+    /// Closes all listening sockets; connections go on.
+    pub fn stop_listening(&self) {
+        self.order(Order::StopListening);
+    }
+
+    /// Ends the thread. Connections it still serves are dropped.
+    pub fn join(self) {
+        drop(self.orders);
+        if self.thread.join().is_err() {
+            warn!("a worker thread had panicked");
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_err() {
+            warn!("a worker thread is gone");
+        }
+    }
+}
+
+/// Follows orders until there is nobody left to give any.
+async fn run(proxy: Arc<Proxy>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    // Dropping a sender stops its listener.
+    let mut listening: Vec<(SocketAddr, oneshot::Sender<()>)> = Vec::new();
+    while let Some(order) = inbox.recv().await {
+        match order {
+            Order::Listen(addr, listener) => match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let (stop, stopped) = oneshot::channel();
+                    tokio::spawn(accept_until(Arc::clone(&proxy), listener, stopped));
+                    listening.push((addr, stop));
+                }
+                Err(error) => warn!(%addr, %error, "cannot accept"),
+            },
+            Order::Unlisten(addr) => listening.retain(|(other, _)| *other != addr),
+            Order::StopListening => listening.clear(),
+        }
+    }
+}
+
+async fn accept_until(proxy: Arc<Proxy>, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+    tokio::select! {
+        biased;
+        _ = stopped => {}
+        () = accept(&proxy, &listener) => {}
+    }
+    // Closing the socket would reset the connections that wait to be accepted.
+    while let Poll::Ready(Ok((client, peer))) =
+        poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
+    {
+        tokio::spawn(serve(Arc::clone(&proxy), client, peer));
+    }
+}
+
+/// Accepts for ever.
+async fn accept(proxy: &Arc<Proxy>, listener: &TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((client, peer)) => {
+                tokio::spawn(serve(Arc::clone(proxy), client, peer));
+            }
+            Err(error) if is_the_clients(&error) => debug!(%error, "a client left before accept"),
+            Err(error) => {
+                // Out of descriptors or memory: trying again at once would only burn the CPU.
+                warn!(%error, "cannot accept; trying again (raise LimitNOFILE if this stays)");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Errors of accept(2) that concern one connection, not the listening socket.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

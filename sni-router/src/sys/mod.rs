@@ -1,0 +1,7 @@
+//! The system calls no library wraps: the only `unsafe` of this crate.
+//!
+//! Everything here is a thin, safe function over one system call or one mapping.
+#![allow(unsafe_code, reason = "raw system calls live here and nowhere else")]
+
+pub mod shared;
+pub mod sockopt;
