@@ -40,40 +40,68 @@ impl Datapath {
     }
 }
 
+/// How a router is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// The manifest directory.
+    pub manifests: &'a Path,
+    /// Where its admin API listens, as the flag takes it: `unix:PATH` or `IP:PORT`.
+    pub admin: &'a str,
+    /// More flags.
+    pub args: &'a [&'a str],
+    /// Capabilities it must do without, as setpriv(1) names them.
+    pub without: &'a [&'a str],
+}
+
+impl Launch<'_> {
+    fn command(&self) -> Command {
+        let mut command = if self.without.is_empty() {
+            Command::new(binary())
+        } else {
+            let dropped: Vec<_> = self.without.iter().map(|name| format!("-{name}")).collect();
+            let mut command = Command::new("setpriv");
+            command.arg("--bounding-set").arg(dropped.join(","));
+            command.arg(binary());
+            command
+        };
+        command
+            .arg("run")
+            .arg("--manifests")
+            .arg(self.manifests)
+            .arg("--admin")
+            .arg(self.admin)
+            .args(["--log-format", "json"])
+            .args(self.args)
+            .stdin(Stdio::null());
+        command
+    }
+}
+
 /// A running router; killed on drop.
 #[derive(Debug)]
 pub struct Router {
     child: Child,
     log: Arc<Log>,
     reader: Option<JoinHandle<()>>,
+    /// The path of the admin API's socket, where it is one.
     admin: PathBuf,
 }
 
 impl Router {
-    /// Starts the router in a namespace and waits until it is ready. A router that gives up panics
-    /// with its last words.
+    /// Starts a router and waits until it is ready. A router that gives up panics with its last
+    /// words.
     #[track_caller]
-    pub fn start(ns: &Namespace, manifests: &Path, admin: &Path, args: &[&str]) -> Self {
-        let router = Self::launch(ns, manifests, admin, args);
+    pub fn start(ns: &Namespace, launch: &Launch<'_>) -> Self {
+        let router = Self::launch(ns, launch);
         router.wait_ready();
         router
     }
 
-    /// Starts the router without waiting for it.
+    /// Starts a router without waiting for it.
     #[track_caller]
-    fn launch(ns: &Namespace, manifests: &Path, admin: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(binary());
-        command
-            .arg("run")
-            .arg("--manifests")
-            .arg(manifests)
-            .arg("--admin")
-            .arg(format!("unix:{}", admin.display()))
-            .args(["--log-format", "json"])
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+    pub fn launch(ns: &Namespace, launch: &Launch<'_>) -> Self {
+        let mut command = launch.command();
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = ns.spawn(&mut command).expect("start sni-router");
         let stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Log::default());
@@ -85,7 +113,7 @@ impl Router {
             child,
             log,
             reader: Some(reader),
-            admin: admin.to_owned(),
+            admin: launch.admin.trim_start_matches("unix:").into(),
         }
     }
 

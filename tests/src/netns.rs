@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Where `ip netns` keeps its namespaces.
@@ -144,6 +144,7 @@ pub fn unique_name() -> String {
             rustix::process::geteuid().is_root(),
             "the integration tests make network namespaces and need root: run `cargo xtask test`"
         );
+        raise_descriptor_limit();
         sweep();
     });
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -172,6 +173,13 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Thousands of connections have both their ends in the test process.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("raise the limit of open files");
 }
 
 /// Removes namespaces, their processes and directories of test processes that no longer live.

@@ -22,6 +22,8 @@ pub fn hello(host: &str) -> Vec<u8> {
 /// What a ClientHello offers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hello<'a> {
+    /// The only version.
+    pub version: Version,
     /// An application protocol.
     pub alpn: Option<&'a str>,
     /// A share for X25519MLKEM768, which makes the hello longer than a segment.
@@ -31,7 +33,7 @@ pub struct Hello<'a> {
 impl Hello<'_> {
     /// The hello for a host, or without a server name.
     pub fn bytes(self, host: Option<&str>) -> Vec<u8> {
-        let mut config = config(Version::Tls13, self.alpn, None, self.post_quantum);
+        let mut config = config(self.version, self.alpn, None, self.post_quantum);
         config.enable_sni = host.is_some();
         let name = ServerName::try_from(host.unwrap_or(UNNAMED).to_owned()).expect("a host name");
         let mut connection = ClientConnection::new(Arc::new(config), name).expect("a client");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::access::Access;
-use crate::daemon::{Datapath, Router};
+use crate::daemon::{Datapath, Launch, Router};
 use crate::netns::{Scratch, unique_name};
 use crate::raw::{accept, hello, read_exactly, write};
 use crate::site::{PORT, Site};
@@ -55,9 +55,25 @@ impl Lab {
     #[track_caller]
     pub fn start(&self, datapath: Datapath, args: &[&str]) -> Router {
         let fixed = ["--datapath", datapath.name(), "--claim-vips"];
-        let args = [&fixed, args].concat();
-        let admin = self.dir().join("admin.sock");
-        Router::start(&self.net.router, &self.manifests(), &admin, &args)
+        self.start_with(&[&fixed, args].concat(), &[])
+    }
+
+    /// Starts a router with these flags, without these capabilities.
+    #[track_caller]
+    pub fn start_with(&self, args: &[&str], without: &[&str]) -> Router {
+        let (manifests, admin) = (self.manifests(), self.admin());
+        let launch = Launch {
+            manifests: &manifests,
+            admin: &admin,
+            args,
+            without,
+        };
+        Router::start(&self.net.router, &launch)
+    }
+
+    /// Where the router's admin API listens, as its flag takes it.
+    pub fn admin(&self) -> String {
+        format!("unix:{}", self.dir().join("admin.sock").display())
     }
 
     /// The address of a backend's usual server.

@@ -11,11 +11,12 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use serde::{Deserialize, Serialize};
 
 /// A TLS version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// TLS 1.2.
     Tls12,
     /// TLS 1.3.
+    #[default]
     Tls13,
 }
 

@@ -115,6 +115,28 @@ fn reset_after_half_close_is_still_a_reset(#[case] datapath: Datapath) {
     assert_eq!(access.reason, "client_reset", "{access:?}");
 }
 
+/// The other end does not read, so the router cannot pass on more of what the resetting end has
+/// sent; the reset is noticed all the same, and not when the idle timeout comes.
+#[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
+fn reset_of_a_sender_that_is_stalled_is_noticed(
+    #[case] datapath: Datapath,
+    #[values("client_reset", "endpoint_reset")] reason: &str,
+) {
+    let rig = Rig::start(datapath, &[]);
+    let pair = rig.open();
+    let (resetting, other) = match reason {
+        "client_reset" => (pair.client, pair.server),
+        _ => (pair.server, pair.client),
+    };
+    bulk::send_until_stalled(&resetting, Pattern::new(1), Duration::from_millis(300));
+    reset(resetting);
+    let access = rig.access(pair.address);
+    assert_eq!(access.reason, reason, "{access:?}");
+    assert_eq!(receive(&other, SOON).1, End::Reset);
+}
+
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]

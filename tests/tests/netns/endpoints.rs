@@ -34,9 +34,9 @@ fn refused(lab: &Lab, router: &Router) -> (Vec<u8>, End, Access) {
     (answer, end, router.log().access_of(address, SOON))
 }
 
-/// A fatal alert, of any kind.
-fn is_alert(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x15, 3, _, 0, 2, 2, _])
+/// The fatal alert internal_error (RFC 8446, section 6.2).
+fn is_internal_error(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15, 3, _, 0, 2, 2, 80])
 }
 
 #[rstest]
@@ -77,11 +77,12 @@ fn endpoint_that_refuses_is_passed_over(#[case] datapath: Datapath) {
     );
 }
 
-/// Its address does not answer at all, as that of a node that has lost power.
+/// Its address does not answer at all, as that of a node that has lost power. It may take half of
+/// the time there is.
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
-fn endpoint_that_is_silent_is_passed_over_after_the_connect_timeout(#[case] datapath: Datapath) {
+fn endpoint_that_is_silent_is_passed_over_in_time(#[case] datapath: Datapath) {
     let lab = Lab::new(2);
     silence(&lab, 0);
     let up = lab.listen(1);
@@ -99,7 +100,7 @@ fn endpoint_that_is_silent_is_passed_over_after_the_connect_timeout(#[case] data
         if access.retries > 0 {
             retried += 1;
             assert!(
-                waited >= Duration::from_millis(450),
+                waited >= Duration::from_millis(200),
                 "{waited:?} {access:?}"
             );
             assert!(waited < Duration::from_secs(3), "{waited:?} {access:?}");
@@ -118,7 +119,7 @@ fn client_gets_an_alert_when_all_endpoints_fail(#[case] datapath: Datapath) {
     let lab = Lab::new(2);
     let router = start(&lab, datapath, &[0, 1], &[]);
     let (answer, end, access) = refused(&lab, &router);
-    assert!(is_alert(&answer), "{answer:02x?}");
+    assert!(is_internal_error(&answer), "{answer:02x?}");
     assert_eq!(end, End::Fin);
     assert_eq!(access.reason, "connect_failed", "{access:?}");
     for backend in [0, 1] {
@@ -134,7 +135,7 @@ fn client_gets_an_alert_when_there_is_no_endpoint(#[case] datapath: Datapath) {
     let lab = Lab::new(1);
     let router = start(&lab, datapath, &[], &[]);
     let (answer, end, access) = refused(&lab, &router);
-    assert!(is_alert(&answer), "{answer:02x?}");
+    assert!(is_internal_error(&answer), "{answer:02x?}");
     assert_eq!(end, End::Fin);
     assert_eq!(access.reason, "no_endpoint", "{access:?}");
 }
@@ -151,7 +152,7 @@ fn silent_endpoints_do_not_hold_a_client_for_ever(#[case] datapath: Datapath) {
     let router = start(&lab, datapath, &[0, 1, 2], &["--connect-timeout", "400ms"]);
     let begin = Instant::now();
     let (answer, _, access) = refused(&lab, &router);
-    assert!(is_alert(&answer), "{answer:02x?}");
+    assert!(is_internal_error(&answer), "{answer:02x?}");
     assert_eq!(access.reason, "connect_failed", "{access:?}");
     assert!(
         begin.elapsed() < Duration::from_secs(4),

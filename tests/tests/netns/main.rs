@@ -4,7 +4,9 @@
 //! Every test of a connection's behaviour runs once per datapath and checks, by the access log,
 //! that this datapath carried it.
 
+mod admin;
 mod bulk;
+mod choice;
 mod endings;
 mod endpoints;
 mod hellos;

@@ -13,9 +13,11 @@ use sni_router_tests::tls::client::{Client, Request};
 use sni_router_tests::topology::{Family, VIP4};
 use sni_router_tests::wait::SOON;
 
-/// RFC 8446, section 6.
+/// AlertDescription, RFC 8446, section 6.
+const UNEXPECTED_MESSAGE: u8 = 10;
 const HANDSHAKE_FAILURE: u8 = 40;
 const DECODE_ERROR: u8 = 50;
+const MISSING_EXTENSION: u8 = 109;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// A way of not being routed.
@@ -59,8 +61,11 @@ impl Bad {
     /// The alert a client gets by default.
     fn alert(self) -> u8 {
         match self {
-            Self::UnknownHost | Self::NoSni => UNRECOGNIZED_NAME,
-            Self::NotTls | Self::Malformed => DECODE_ERROR,
+            Self::UnknownHost => UNRECOGNIZED_NAME,
+            // RFC 8446, section 9.2.
+            Self::NoSni => MISSING_EXTENSION,
+            Self::NotTls => UNEXPECTED_MESSAGE,
+            Self::Malformed => DECODE_ERROR,
             Self::TooLarge | Self::Timeout => HANDSHAKE_FAILURE,
         }
     }
@@ -181,6 +186,23 @@ fn one_answer_can_differ_from_the_others(#[case] datapath: Datapath) {
     assert_eq!((answer, end), (Vec::new(), End::Reset));
     let (answer, _, _) = provoke(&rig, Bad::UnknownHost, Family::V4);
     assert_alert(&answer, UNRECOGNIZED_NAME, Bad::UnknownHost);
+}
+
+/// TLS 1.2 has no alert for a missing extension.
+#[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
+fn tls12_client_without_sni_gets_handshake_failure(#[case] datapath: Datapath) {
+    let rig = start(datapath, None);
+    let client = rig.lab.connect(Family::V4);
+    let hello = Hello {
+        version: Version::Tls12,
+        ..Hello::default()
+    };
+    write(&client, &hello.bytes(None));
+    let (answer, end) = read_to_end(&client, SOON);
+    assert_alert(&answer, HANDSHAKE_FAILURE, hello);
+    assert_eq!(end, End::Fin);
 }
 
 /// An alert is lost when the router closes while bytes of the client are still unread: the kernel

@@ -1,0 +1,52 @@
+//! The admin API of a running router.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+
+use rstest::rstest;
+use sni_router_tests::daemon::{Datapath, Launch, Router};
+use sni_router_tests::rig::{Lab, Rig};
+use sni_router_tests::wait::{SOON, until};
+
+#[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
+fn counters_follow_a_connection(#[case] datapath: Datapath) {
+    let rig = Rig::start(datapath, &[]);
+    assert_eq!(rig.router.get("/healthz").status, 200);
+    assert_eq!(rig.router.get("/nothing").status, 404);
+    let done = r#"sni_router_connections_closed_total{reason="done"}"#;
+    let before = rig.router.metric(done);
+    for _ in 0..3 {
+        let address = rig.open().address;
+        assert_eq!(rig.access(address).reason, "done");
+    }
+    until("three connections are counted", SOON, || {
+        rig.router.metric(done) == before + 3.0
+    });
+}
+
+/// The same over TCP, from inside the router's namespace.
+#[test]
+fn admin_over_tcp_answers_where_it_was_told_to() {
+    let lab = Lab::new(1);
+    Rig::site(&lab).write_to(&lab.manifests());
+    let at: SocketAddr = "127.0.0.1:9911".parse().expect("an address");
+    let launch = Launch {
+        manifests: &lab.manifests(),
+        admin: &at.to_string(),
+        args: &[],
+        without: &[],
+    };
+    let _router = Router::launch(&lab.net.router, &launch);
+    until("/readyz answers 200", SOON, || {
+        let Ok(mut stream) = lab.net.router.connect(at, SOON) else {
+            return false;
+        };
+        let request = "GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("write");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("read");
+        response.starts_with("HTTP/1.1 200 ")
+    });
+}
