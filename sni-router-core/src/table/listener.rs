@@ -35,16 +35,18 @@ impl Listener {
         let mut wildcard = HashMap::default();
         let mut any = None;
         for route in &routes {
-            let route = || Arc::clone(route);
-            match &route().pattern {
+            let shared = || Arc::clone(route);
+            match &route.pattern {
                 HostPattern::Exact(name) => {
-                    exact.entry(name.as_str().into()).or_insert_with(route);
+                    exact.entry(name.as_str().into()).or_insert_with(shared);
                 }
                 HostPattern::Wildcard(suffix) => {
-                    wildcard.entry(suffix.as_str().into()).or_insert_with(route);
+                    wildcard
+                        .entry(suffix.as_str().into())
+                        .or_insert_with(shared);
                 }
                 HostPattern::Any => {
-                    any.get_or_insert_with(route);
+                    any.get_or_insert_with(shared);
                 }
             }
         }

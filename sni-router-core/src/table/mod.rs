@@ -52,13 +52,13 @@ impl RouteTable {
         let mut by_addr = HashMap::default();
         let mut by_port = HashMap::default();
         for listener in &listeners {
+            let shared = || Arc::clone(listener);
             for vip in &listener.vips {
-                let listener = || Arc::clone(listener);
                 match vip {
-                    Vip::Any => by_port.entry(listener().port).or_insert_with(listener),
+                    Vip::Any => by_port.entry(listener.port).or_insert_with(shared),
                     Vip::Addr(addr) => by_addr
-                        .entry((addr.to_canonical(), listener().port))
-                        .or_insert_with(listener),
+                        .entry((addr.to_canonical(), listener.port))
+                        .or_insert_with(shared),
                 };
             }
         }
