@@ -18,6 +18,16 @@ pub enum Severity {
     Error,
 }
 
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
 /// A Kubernetes object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ObjectRef {
@@ -29,12 +39,38 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+impl ObjectRef {
+    /// A text as a whole, where no object in it can be named.
+    pub fn file(path: &str) -> Self {
+        Self {
+            kind: "File".into(),
+            namespace: None,
+            name: path.into(),
+        }
+    }
+}
+
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
             Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
             None => write!(f, "{} {}", self.kind, self.name),
         }
+    }
+}
+
+/// Where in the manifests something is written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    /// The path of the file, as the source of the snapshot names it.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
     }
 }
 
@@ -49,26 +85,85 @@ pub struct Problem {
     pub path: String,
     /// What is wrong, lower case, without a full stop.
     pub what: String,
-    /// What to do, lower case, without a full stop.
+    /// What to do, lower case, without a full stop; empty where nothing needs to be done.
     pub hint: String,
+    /// Where it is written; `None` where the object is no longer in the snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Place>,
+}
+
+impl Problem {
+    /// The object, or the named part of it, is not served.
+    pub fn error(object: &ObjectRef, path: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(Severity::Error, object, path.into(), what.into())
+    }
+
+    /// Served, but probably not as its author thinks.
+    pub fn warning(object: &ObjectRef, path: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, object, path.into(), what.into())
+    }
+
+    /// Worth knowing.
+    pub fn note(object: &ObjectRef, path: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(Severity::Note, object, path.into(), what.into())
+    }
+
+    /// The same with a hint.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    fn new(severity: Severity, object: &ObjectRef, path: String, what: String) -> Self {
+        Self {
+            severity,
+            object: object.clone(),
+            path,
+            what,
+            hint: String::new(),
+            at: None,
+        }
+    }
 }
 
 impl fmt::Display for Problem {
     /// `error: Listener default/web: spec.vip: "x" is not an IP address (write an IPv4 or …)`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Note => "note",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        write!(f, "{severity}: {}: ", self.object)?;
+        write!(f, "{}: {}: ", self.severity, self.object)?;
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
-        write!(f, "{}", self.what)?;
+        f.write_str(&self.what)?;
         if !self.hint.is_empty() {
             write!(f, " ({})", self.hint)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problem_is_one_line_with_object_path_what_and_hint() {
+        let object = ObjectRef {
+            kind: "Listener".into(),
+            namespace: Some("default".into()),
+            name: "web".into(),
+        };
+        let problem = Problem::error(&object, "spec.vip", "\"x\" is not an IP address")
+            .hint("write an IPv4 or IPv6 address");
+        assert_eq!(
+            problem.to_string(),
+            "error: Listener default/web: spec.vip: \"x\" is not an IP address \
+             (write an IPv4 or IPv6 address)"
+        );
+    }
+
+    #[test]
+    fn problem_leaves_out_what_it_does_not_have() {
+        let problem = Problem::note(&ObjectRef::file("a.yaml"), "", "is empty");
+        assert_eq!(problem.to_string(), "note: File a.yaml: is empty");
     }
 }

@@ -1,0 +1,119 @@
+//! The annotations of an Ingress that NetScaler knows.
+
+use std::collections::BTreeMap;
+
+use super::names::is_object_name;
+use super::nearest::nearest;
+use super::path::annotation;
+use super::policy::LBVSERVER;
+use super::report::Report;
+use crate::model::ObjectKey;
+
+/// The Listener an Ingress attaches to.
+#[derive(Debug)]
+pub(super) enum Attachment {
+    /// This one.
+    To(ObjectKey),
+    /// None is named.
+    Absent,
+    /// Something is named that can be no Listener; the report says what.
+    Bad,
+}
+
+/// Reads `ingress.citrix.com/listener`: `name` or `namespace/name`.
+pub(super) fn attachment(
+    annotations: &BTreeMap<String, String>,
+    namespace: &str,
+    report: &mut Report,
+) -> Attachment {
+    let Some(text) = annotations.get(LISTENER) else {
+        report_absent(annotations, report);
+        return Attachment::Absent;
+    };
+    let text = text.trim();
+    let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
+    if !is_object_name(namespace) || !is_object_name(name) {
+        let what = format!("{text:?} cannot be the name of a Listener");
+        report.error(annotation(LISTENER), what, "write name or namespace/name");
+        return Attachment::Bad;
+    }
+    Attachment::To(ObjectKey {
+        namespace: namespace.into(),
+        name: name.into(),
+    })
+}
+
+fn report_absent(annotations: &BTreeMap<String, String>, report: &mut Report) {
+    if let Some(typed) = annotations
+        .keys()
+        .find(|key| key.starts_with(PREFIX) && nearest(key, [LISTENER].into_iter()).is_some())
+    {
+        let what = "is not an annotation of NetScaler's";
+        report.error(annotation(typed), what, &format!("did you mean {LISTENER}"));
+    } else if annotations.contains_key(PASSTHROUGH) {
+        let what = "has no effect without a Listener";
+        let hint =
+            "write a Listener with passthrough: true, and name it with ingress.citrix.com/listener";
+        report.warning(annotation(PASSTHROUGH), what, hint);
+    } else {
+        report.note(
+            "metadata.annotations",
+            format!("has no {LISTENER}, so it is not served"),
+            "",
+        );
+    }
+}
+
+/// Reports annotations that have no effect on an Ingress which attaches to a Listener.
+pub(super) fn report_ignored(annotations: &BTreeMap<String, String>, report: &mut Report) {
+    for key in annotations.keys() {
+        let Some(name) = key.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let reason = if key == LISTENER || key == LBVSERVER {
+            continue;
+        } else if key == PASSTHROUGH {
+            "has no effect: passthrough is the Listener's"
+        } else if OVERRIDDEN.contains(&name) {
+            "has no effect: the Listener overrides it"
+        } else if NEEDS_HTTP.iter().any(|prefix| name.starts_with(prefix)) {
+            "has no effect: it is about HTTP, which passes through undecrypted"
+        } else if MULTICLUSTER == name {
+            "has no effect: this router serves one cluster"
+        } else {
+            "has no effect in this router"
+        };
+        report.warning(annotation(key), reason, "");
+    }
+}
+
+/// The annotation that attaches an Ingress to a Listener.
+pub(super) const LISTENER: &str = "ingress.citrix.com/listener";
+
+const PASSTHROUGH: &str = "ingress.citrix.com/ssl-passthrough";
+const PREFIX: &str = "ingress.citrix.com/";
+const MULTICLUSTER: &str = "multicluster-policy-priority-order";
+
+/// Front-end settings that a Listener overrides, as NetScaler's documentation lists them.
+const OVERRIDDEN: [&str; 11] = [
+    "frontend-ip",
+    "frontend-ipset-name",
+    "secure-port",
+    "insecure-port",
+    "insecure-termination",
+    "secure-service-type",
+    "insecure-service-type",
+    "csvserver",
+    "frontend-tcpprofile",
+    "frontend-sslprofile",
+    "frontend-httpprofile",
+];
+
+/// Settings of the decrypted side, by how their names begin.
+const NEEDS_HTTP: [&str; 5] = [
+    "secure-backend",
+    "backend-httpprofile",
+    "backend-sslprofile",
+    "backend-secret",
+    "default-response-code",
+];

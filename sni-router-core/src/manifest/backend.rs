@@ -1,0 +1,244 @@
+//! Backends: from a Service and its port to the addresses behind it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::Resolved;
+use super::slices::{Slices, TargetPort};
+use crate::model::ObjectKey;
+use crate::name::Host;
+use crate::problem::Severity;
+
+/// Services and what is known of their endpoints.
+pub(super) struct Services<'a> {
+    services: &'a BTreeMap<ObjectKey, Arc<Service>>,
+    slices: Slices<'a>,
+    resolved: &'a Resolved,
+    /// Names that endpoints have instead of addresses.
+    external: RefCell<BTreeSet<Host>>,
+    known: RefCell<HashMap<(ObjectKey, String), Rc<Resolution>>>,
+}
+
+/// The endpoints of a Service's port.
+#[derive(Debug, Default)]
+pub(super) struct Resolution {
+    /// Sorted, each once.
+    pub(super) endpoints: Vec<SocketAddr>,
+    /// Why there are none, or fewer than there could be.
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// What is wrong with a backend, for whoever names it.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) severity: Severity,
+    pub(super) what: String,
+    pub(super) hint: &'static str,
+}
+
+impl<'a> Services<'a> {
+    pub(super) fn new(
+        services: &'a BTreeMap<ObjectKey, Arc<Service>>,
+        slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+        resolved: &'a Resolved,
+    ) -> Self {
+        Self {
+            services,
+            slices: Slices::new(slices),
+            resolved,
+            external: RefCell::default(),
+            known: RefCell::default(),
+        }
+    }
+
+    /// The endpoints of a Service's port, given by number or by name.
+    pub(super) fn resolve(&self, service: &ObjectKey, port: &str) -> Rc<Resolution> {
+        let key = (service.clone(), port.to_owned());
+        if let Some(known) = self.known.borrow().get(&key) {
+            return Rc::clone(known);
+        }
+        let resolution = Rc::new(self.look_up(service, port));
+        self.known.borrow_mut().insert(key, Rc::clone(&resolution));
+        resolution
+    }
+
+    /// Names that were met instead of addresses.
+    pub(super) fn into_external_names(self) -> BTreeSet<Host> {
+        self.external.into_inner()
+    }
+
+    fn look_up(&self, key: &ObjectKey, port: &str) -> Resolution {
+        let Some(service) = self.services.get(key) else {
+            return Resolution::failed(format!("there is no Service {key}"), "add it");
+        };
+        let spec = service.spec.clone().unwrap_or_default();
+        let ports = spec.ports.as_deref().unwrap_or_default();
+        let found = find_port(ports, port);
+        if spec.type_.as_deref() == Some("ExternalName") {
+            return self.external_name(key, spec.external_name.as_deref(), port, found);
+        }
+        let Some(found) = found else {
+            let what = format!("the Service {key} has no port {port}{}", listed(ports));
+            return Resolution::failed(what, "write one of its ports");
+        };
+        if found.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+            let what = format!("the port {port} of the Service {key} is not TCP");
+            return Resolution::failed(what, "TLS needs a TCP port");
+        }
+        self.from_slices(key, port, found)
+    }
+
+    fn from_slices(&self, key: &ObjectKey, port: &str, found: &ServicePort) -> Resolution {
+        let target = TargetPort {
+            name: found.name.as_deref().unwrap_or_default(),
+            number: match &found.target_port {
+                Some(IntOrString::Int(number)) => *number,
+                _ => found.port,
+            },
+        };
+        let tiers = self
+            .slices
+            .endpoints(key, &target, &mut |host| self.addresses(host));
+        let trouble = if tiers.slices == 0 {
+            Some(Trouble::warning(
+                format!("the Service {key} has no EndpointSlice, so its hosts are refused"),
+                "add one with the label kubernetes.io/service-name",
+            ))
+        } else if !tiers.port_found {
+            let name = target.name;
+            Some(Trouble::warning(
+                format!(
+                    "no EndpointSlice of the Service {key} has a port named {name:?}, as its port {port} is"
+                ),
+                "name the port of the EndpointSlice as the port of the Service",
+            ))
+        } else if tiers.ready.is_empty() && tiers.terminating.is_empty() {
+            Some(Trouble::warning(
+                format!("the Service {key} has no ready endpoint"),
+                "",
+            ))
+        } else if tiers.ready.is_empty() {
+            let what = format!("the Service {key} has terminating endpoints only, they are used");
+            Some(Trouble::warning(what, ""))
+        } else {
+            None
+        };
+        let chosen = if tiers.ready.is_empty() {
+            tiers.terminating
+        } else {
+            tiers.ready
+        };
+        Resolution {
+            endpoints: chosen.into_iter().collect(),
+            trouble,
+        }
+    }
+
+    fn external_name(
+        &self,
+        key: &ObjectKey,
+        name: Option<&str>,
+        port: &str,
+        found: Option<&ServicePort>,
+    ) -> Resolution {
+        let host = match name.unwrap_or_default().parse::<Host>() {
+            Ok(host) => host,
+            Err(error) => {
+                let what =
+                    format!("the externalName of the Service {key} is no host name: {error}");
+                return Resolution::failed(
+                    what,
+                    "write a DNS name; for addresses write an EndpointSlice",
+                );
+            }
+        };
+        // Such a Service need not list its ports: a number stands for itself.
+        let number = match found {
+            Some(found) => u16::try_from(found.port).ok(),
+            None => port.parse().ok(),
+        };
+        let Some(number) = number.filter(|number| *number > 0) else {
+            let what = format!("the Service {key} has no port {port}");
+            return Resolution::failed(what, "write a number, or add the port to the Service");
+        };
+        let addresses = self.addresses(&host);
+        let unresolvable = self.resolved.get(&host).is_some_and(Vec::is_empty);
+        let trouble = unresolvable.then(|| {
+            Trouble::warning(
+                format!("{host} of the Service {key} has no address in DNS"),
+                "",
+            )
+        });
+        let endpoints: BTreeSet<_> = addresses
+            .into_iter()
+            .map(|addr| SocketAddr::new(addr, number))
+            .collect();
+        Resolution {
+            endpoints: endpoints.into_iter().collect(),
+            trouble,
+        }
+    }
+
+    /// What DNS said of a name; the name is remembered, for the daemon to ask.
+    fn addresses(&self, host: &Host) -> Vec<IpAddr> {
+        self.external.borrow_mut().insert(host.clone());
+        let addresses = self.resolved.get(host).into_iter().flatten();
+        addresses.map(IpAddr::to_canonical).collect()
+    }
+}
+
+impl Resolution {
+    fn failed(what: String, hint: &'static str) -> Self {
+        let trouble = Trouble {
+            severity: Severity::Error,
+            what,
+            hint,
+        };
+        Self {
+            endpoints: Vec::new(),
+            trouble: Some(trouble),
+        }
+    }
+}
+
+impl Trouble {
+    fn warning(what: String, hint: &'static str) -> Self {
+        Self {
+            severity: Severity::Warning,
+            what,
+            hint,
+        }
+    }
+}
+
+/// By name, or by number. A name cannot be all digits (RFC 6335, 5.1), so the two never meet.
+fn find_port<'a>(ports: &'a [ServicePort], wanted: &str) -> Option<&'a ServicePort> {
+    match wanted.parse::<i32>() {
+        Ok(number) => ports.iter().find(|port| port.port == number),
+        Err(_) => ports
+            .iter()
+            .find(|port| port.name.as_deref() == Some(wanted)),
+    }
+}
+
+fn listed(ports: &[ServicePort]) -> String {
+    let ports: Vec<_> = ports
+        .iter()
+        .map(|port| match port.name.as_deref() {
+            Some(name) if !name.is_empty() => format!("{} ({name})", port.port),
+            _ => port.port.to_string(),
+        })
+        .collect();
+    if ports.is_empty() {
+        String::new()
+    } else {
+        format!(", only {}", ports.join(", "))
+    }
+}
