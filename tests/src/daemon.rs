@@ -140,6 +140,12 @@ impl Router {
         kilobytes * 1024
     }
 
+    /// How many file descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        let directory = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        directory.expect("the router runs").count()
+    }
+
     /// Gets a path of the admin API.
     #[track_caller]
     pub fn get(&self, path: &str) -> admin::Response {

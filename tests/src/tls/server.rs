@@ -1,8 +1,7 @@
 //! A TLS server that answers every request with what it knows about the connection.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +68,11 @@ fn answer(stream: TcpStream, name: &str, config: Arc<ServerConfig>) -> io::Resul
         body.len()
     )?;
     tls.conn.send_close_notify();
-    tls.flush()
+    tls.flush()?;
+    // Closing with the client's close_notify unread would reset the connection.
+    tls.sock.shutdown(Shutdown::Write)?;
+    io::copy(&mut tls.sock, &mut io::sink())?;
+    Ok(())
 }
 
 fn describe(name: &str, connection: &ServerConnection) -> Answer {

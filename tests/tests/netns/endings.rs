@@ -8,10 +8,8 @@ use std::time::Duration;
 use rstest::rstest;
 use sni_router_tests::bulk::{self, Pattern, Random, receive, sum};
 use sni_router_tests::daemon::Datapath;
-use sni_router_tests::raw::{End, hello, nothing_comes, read_exactly, read_to_end, reset, write};
-use sni_router_tests::rig::{HOST, Rig};
-use sni_router_tests::server::Server;
-use sni_router_tests::topology::Family;
+use sni_router_tests::raw::{End, nothing_comes, read_exactly, read_to_end, reset, write};
+use sni_router_tests::rig::Rig;
 use sni_router_tests::wait::{SOON, until};
 
 /// Longer than the time after which routers that do not carry half-close give up the other way
@@ -205,40 +203,6 @@ fn five_hundred_short_connections_lose_nothing_at_close(#[case] datapath: Datapa
 fn length(random: &mut Random) -> usize {
     let bound = [1, 100, 20_000, 400_000][random.below(4) as usize];
     random.below(bound) as usize
-}
-
-/// The endpoint answers only after it has seen the client's FIN, which comes right behind the
-/// hello, so before, during or after the hand-over to the datapath.
-#[rstest]
-#[case::userspace(Datapath::Userspace)]
-#[case::sockmap(Datapath::Sockmap)]
-fn answer_to_a_client_that_has_already_ended_arrives(#[case] datapath: Datapath) {
-    let rig = Rig::start(datapath, &[]);
-    let listener = rig.endpoint.try_clone().expect("clone");
-    let _server = Server::spawn(listener, |stream| {
-        let (request, _) = read_to_end(&stream, SOON);
-        write(&stream, &request);
-    });
-    let hello = hello(HOST);
-    for round in 0..300 {
-        let request = [hello.as_slice(), &vec![7; round % 50 * 100]].concat();
-        let client = rig.lab.connect(Family::V4);
-        write(&client, &request);
-        client.shutdown(Shutdown::Write).expect("shutdown");
-        let (answer, end) = read_to_end(&client, SOON);
-        assert_eq!(end, End::Fin, "round {round}");
-        assert!(answer == request, "round {round}: {} bytes", answer.len());
-        // A socket that has seen FIN cannot be put into a sock map any more.
-        let address = client.local_addr().expect("a socket");
-        let access = rig.router.log().access_of(address, SOON);
-        assert!(
-            access.datapath == datapath.name() || access.declined == "not_established",
-            "{access:?}"
-        );
-        assert_eq!(access.reason, "done", "{access:?}");
-        assert_eq!(access.bytes_up, request.len() as u64, "{access:?}");
-        assert_eq!(access.bytes_down, request.len() as u64, "{access:?}");
-    }
 }
 
 /// The endpoint answers, ends and closes while the client still reads slowly: what is queued in

@@ -90,10 +90,12 @@ fn endpoint_that_is_silent_is_passed_over_in_time(#[case] datapath: Datapath) {
     let mut retried = 0;
     for _ in 0..4 {
         let client = lab.connect(Family::V4);
+        let hello = hello(HOST);
         let begin = Instant::now();
-        write(&client, &hello(HOST));
+        write(&client, &hello);
         let server = accept(&up, SOON);
         let waited = begin.elapsed();
+        assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
         let address = client.local_addr().expect("a socket");
         drop((client, server));
         let access = router.log().access_of(address, SOON);

@@ -105,9 +105,11 @@ impl Hosts {
 }
 
 #[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
 fn each_host_is_answered_by_its_own_server(
+    #[case] datapath: Datapath,
     #[values(Client::Rustls, Client::OpenSsl, Client::Curl)] client: Client,
-    #[values(Datapath::Userspace, Datapath::Sockmap)] datapath: Datapath,
 ) {
     let hosts = Hosts::start(datapath, server::Options::default());
     let expected = [
@@ -163,9 +165,11 @@ fn post_quantum_handshake_passes(#[case] datapath: Datapath) {
 }
 
 #[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
 fn client_certificate_reaches_the_server(
+    #[case] datapath: Datapath,
     #[values(Client::Rustls, Client::OpenSsl, Client::Curl)] client: Client,
-    #[values(Datapath::Userspace, Datapath::Sockmap)] datapath: Datapath,
 ) {
     let options = server::Options {
         client_certificate: true,
@@ -193,9 +197,11 @@ fn client_certificate_reaches_the_server(
 }
 
 #[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
 fn application_protocol_is_agreed_end_to_end(
+    #[case] datapath: Datapath,
     #[values(Client::Rustls, Client::OpenSsl)] client: Client,
-    #[values(Datapath::Userspace, Datapath::Sockmap)] datapath: Datapath,
 ) {
     let hosts = Hosts::start(datapath, server::Options::default());
     for version in Version::ALL {

@@ -1,16 +1,21 @@
 //! Many connections at once.
 
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
 
 use rstest::rstest;
-use sni_router_tests::bulk::Pattern;
+use sni_router_tests::bulk::{self, Pattern};
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, write};
-use sni_router_tests::rig::{HOST, Rig, alone};
+use sni_router_tests::rig::{HOST, Pair, Rig, alone};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
 
 const CONNECTIONS: usize = 2000;
+
+/// Descriptors the router may keep for later connections, such as a pool of pipes a worker.
+const POOLED: usize = 400;
 
 /// All of them are open at the same time, each carries its own bytes both ways, twice, and each is
 /// recorded.
@@ -20,6 +25,7 @@ const CONNECTIONS: usize = 2000;
 fn two_thousand_connections_at_once_keep_their_bytes_apart(#[case] datapath: Datapath) {
     let _alone = alone();
     let rig = Rig::start(datapath, &[]);
+    let descriptors = rig.router.descriptors();
     let hello = hello(HOST);
     // Each connection's first bytes say which it is, whatever order the endpoint meets them in.
     let clients: Vec<TcpStream> = (0..CONNECTIONS)
@@ -68,6 +74,44 @@ fn two_thousand_connections_at_once_keep_their_bytes_apart(#[case] datapath: Dat
         .filter(|access| access.reason != "done" || access.datapath != datapath.name())
         .collect();
     assert!(bad.is_empty(), "{} of them, first {:?}", bad.len(), bad[0]);
+    until("the descriptors are given back", SOON, || {
+        rig.router.descriptors() <= descriptors + POOLED
+    });
+}
+
+/// Sixteen pairs that send both ways as fast as they can, each with a hash of its own.
+#[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
+fn streams_at_full_speed_side_by_side_arrive_intact(#[case] datapath: Datapath) {
+    const LEN: u64 = 24 << 20;
+    let _alone = alone();
+    let rig = Rig::start(datapath, &[]);
+    let pairs: Vec<Pair> = (0..16).map(|_| rig.open()).collect();
+    let limit = Duration::from_secs(60);
+    thread::scope(|scope| {
+        for (n, pair) in (0..).zip(&pairs) {
+            let ends = [(&pair.client, &pair.server), (&pair.server, &pair.client)];
+            for (way, (from, to)) in (0..).zip(ends) {
+                let sender = scope.spawn(move || {
+                    let sum = bulk::send(from, Pattern::new(2 * n + way), LEN).expect("send");
+                    from.shutdown(Shutdown::Write).expect("shutdown");
+                    sum
+                });
+                scope.spawn(move || {
+                    let (received, end) = bulk::receive(to, limit);
+                    assert_eq!(end, End::Fin, "pair {n}");
+                    assert_eq!(received, sender.join().expect("the sender"), "pair {n}");
+                });
+            }
+        }
+    });
+    for pair in pairs {
+        let access = rig.access(pair.address);
+        assert_eq!(access.reason, "done", "{access:?}");
+        assert_eq!(access.bytes_up, pair.hello + LEN, "{access:?}");
+        assert_eq!(access.bytes_down, LEN, "{access:?}");
+    }
 }
 
 /// Some hundreds of bytes of their own.

@@ -9,6 +9,7 @@ mod bulk;
 mod choice;
 mod endings;
 mod endpoints;
+mod handover;
 mod hellos;
 mod hosts;
 mod lab;
