@@ -84,17 +84,18 @@ impl HelloReader {
         }
     }
 
-    /// Takes the bytes of the handshake header that the current record has.
+    /// Takes the bytes of the handshake header that the current record has. Nothing is taken of
+    /// another message than a ClientHello, so that asking again gives the same answer.
     fn read_header(&mut self, content: &[u8]) -> Result<(), Refusal> {
         while self.header_len < HANDSHAKE_HEADER {
             let Some(&byte) = content.get(self.header_len - self.before) else {
                 break;
             };
+            if self.header_len == 0 && byte != CLIENT_HELLO {
+                return Err(MalformedReason::NotClientHello.into());
+            }
             self.header[self.header_len] = byte;
             self.header_len += 1;
-        }
-        if self.header_len > 0 && self.header[0] != CLIENT_HELLO {
-            return Err(MalformedReason::NotClientHello.into());
         }
         Ok(())
     }
