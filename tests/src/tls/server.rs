@@ -62,11 +62,8 @@ fn answer(stream: TcpStream, name: &str, config: Arc<ServerConfig>) -> io::Resul
     let mut tls = reader.into_inner();
     let answer = describe(name, &tls.conn);
     let body = serde_json::to_string(&answer)?;
-    write!(
-        tls,
-        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )?;
+    // Without a length, so that the client reads to the end of the stream before it closes.
+    write!(tls, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}")?;
     tls.conn.send_close_notify();
     tls.flush()?;
     // Closing with the client's close_notify unread would reset the connection.

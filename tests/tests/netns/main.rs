@@ -7,6 +7,7 @@
 mod admin;
 mod bulk;
 mod choice;
+mod cli;
 mod endings;
 mod endpoints;
 mod handover;
