@@ -208,7 +208,8 @@ fn is_stale(name: &str) -> bool {
     let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else {
         return false;
     };
-    !Path::new("/proc").join(pid.to_string()).exists()
+    // A zombie, which nobody may ever reap, has no executable any more.
+    fs::read_link(format!("/proc/{pid}/exe")).is_err()
 }
 
 /// Deletes a namespace of the lab and kills what still runs in it. Never panics: it runs in drops.
