@@ -1,24 +1,24 @@
 //! Backends: from a Service and its port to the addresses behind it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Resolved;
+use super::object::Kind;
 use super::slices::{Slices, TargetPort};
+use super::sorted::Sorted;
 use crate::model::ObjectKey;
 use crate::name::Host;
 use crate::problem::Severity;
 
 /// Services and what is known of their endpoints.
 pub(super) struct Services<'a> {
-    services: &'a BTreeMap<ObjectKey, Arc<Service>>,
+    objects: &'a Sorted,
     slices: Slices<'a>,
     resolved: &'a Resolved,
     /// Names that endpoints have instead of addresses.
@@ -44,14 +44,10 @@ pub(super) struct Trouble {
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(
-        services: &'a BTreeMap<ObjectKey, Arc<Service>>,
-        slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
-        resolved: &'a Resolved,
-    ) -> Self {
+    pub(super) fn new(objects: &'a Sorted, resolved: &'a Resolved) -> Self {
         Self {
-            services,
-            slices: Slices::new(slices),
+            objects,
+            slices: Slices::new(objects.slices.iter()),
             resolved,
             external: RefCell::default(),
             known: RefCell::default(),
@@ -75,13 +71,21 @@ impl<'a> Services<'a> {
     }
 
     fn look_up(&self, key: &ObjectKey, port: &str) -> Resolution {
-        let Some(service) = self.services.get(key) else {
+        let Some(service) = self.objects.services.get(key) else {
+            if self.objects.is_bad(Kind::Service, key) {
+                let what = format!("the Service {key} is wrong itself");
+                return Resolution::failed(what, "see its problems");
+            }
             return Resolution::failed(format!("there is no Service {key}"), "add it");
         };
-        let spec = service.spec.clone().unwrap_or_default();
-        let ports = spec.ports.as_deref().unwrap_or_default();
+        let spec = service.spec.as_ref();
+        let ports = spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default();
         let found = find_port(ports, port);
-        if spec.type_.as_deref() == Some("ExternalName") {
+        if let Some(spec) = spec
+            && spec.type_.as_deref() == Some("ExternalName")
+        {
             return self.external_name(key, spec.external_name.as_deref(), port, found);
         }
         let Some(found) = found else {
@@ -92,10 +96,10 @@ impl<'a> Services<'a> {
             let what = format!("the port {port} of the Service {key} is not TCP");
             return Resolution::failed(what, "TLS needs a TCP port");
         }
-        self.from_slices(key, port, found)
+        self.listed_endpoints(key, port, found)
     }
 
-    fn from_slices(&self, key: &ObjectKey, port: &str, found: &ServicePort) -> Resolution {
+    fn listed_endpoints(&self, key: &ObjectKey, port: &str, found: &ServicePort) -> Resolution {
         let target = TargetPort {
             name: found.name.as_deref().unwrap_or_default(),
             number: match &found.target_port {

@@ -1,24 +1,25 @@
 //! The certificates bound to a Listener: never used on a connection, checked because a wrong one
 //! is usually a wrong Listener.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
 
-use k8s_openapi::api::core::v1::Secret;
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::X509Certificate;
+use x509_parser::time::ASN1Time;
 
 use super::CertificateCheck;
 use super::crd::{Certificate, SecretRef};
+use super::object::Kind;
 use super::report::Report;
+use super::sorted::Sorted;
 use crate::model::ObjectKey;
 use crate::name::HostPattern;
 
 /// What certificates are checked against.
 pub(super) struct Certificates<'a> {
     pub(super) check: CertificateCheck,
-    pub(super) secrets: &'a BTreeMap<ObjectKey, Arc<Secret>>,
+    pub(super) objects: &'a Sorted,
     /// Now, in seconds since 1970.
     pub(super) now: i64,
 }
@@ -132,8 +133,9 @@ impl Certificates<'_> {
                 let what = format!(
                     "{name:?} stands beside secret: instead of below it; taken as its name"
                 );
-                let hint =
-                    format!("indent it by two more: `- secret:`, next line `    name: {name}`");
+                let hint = format!(
+                    "write `- secret:`, and on the next line `    name: {name}`, two deeper"
+                );
                 report.warning(format!("{path}.name"), what, &hint);
                 let secret = SecretRef {
                     name: name.clone(),
@@ -161,9 +163,18 @@ impl Certificates<'_> {
         names: &mut CoveredNames,
         report: &mut Report,
     ) {
-        let Some(secret) = self.secrets.get(key) else {
-            let hint = "add it, or run with --certificates=declared";
-            report.error(path, format!("there is no Secret {key}"), hint);
+        let Some(secret) = self.objects.secrets.get(key) else {
+            let (what, hint) = match self.objects.is_bad(Kind::Secret, key) {
+                true => (
+                    format!("the Secret {key} is wrong itself"),
+                    "see its problems",
+                ),
+                false => (
+                    format!("there is no Secret {key}"),
+                    "add it, or run with --certificates=declared",
+                ),
+            };
+            report.error(path, what, hint);
             return;
         };
         if secret.type_.as_deref() != Some(TLS_SECRET) {
@@ -237,17 +248,22 @@ impl Certificates<'_> {
         if self.now > validity.not_after.timestamp() {
             let what = format!(
                 "the certificate of the Secret {key} expired on {}",
-                validity.not_after
+                day(validity.not_after)
             );
             report.warning(path, what, "renew it");
         } else if self.now < validity.not_before.timestamp() {
             let what = format!(
                 "the certificate of the Secret {key} is not valid before {}",
-                validity.not_before
+                day(validity.not_before)
             );
             report.warning(path, what, "check the clock of this machine");
         }
     }
+}
+
+/// As `2026-01-31`.
+fn day(time: ASN1Time) -> String {
+    time.to_datetime().date().to_string()
 }
 
 fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {

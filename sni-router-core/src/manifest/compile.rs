@@ -1,12 +1,9 @@
 //! Snapshots to models.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::backend::Services;
 use super::certificate::Certificates;
@@ -15,11 +12,12 @@ use super::last_good::LastGood;
 use super::listener::Judge;
 use super::locate::{Locator, Origin};
 use super::merge::{Attached, Merge, without_conflicts};
-use super::object::{Key, Kind, Object};
+use super::object::{Key, Kind};
 use super::report::Report;
 use super::slices;
+use super::sorted::Sorted;
 use super::store::Store;
-use super::{Build, Options, Resolved, Snapshot, crd};
+use super::{Build, Options, Resolved, Snapshot};
 use crate::model::{Model, ObjectKey};
 use crate::problem::{ObjectRef, Problem};
 
@@ -47,43 +45,39 @@ impl Compiler {
     pub fn build(&mut self, snapshot: &Snapshot, resolved: &Resolved, now: i64) -> Build {
         let objects = self.store.update(snapshot);
         let mut problems = objects.problems;
-        let objects_by_kind = Sorted::new(objects.by_key);
+        let sorted = Sorted::new(objects.by_key, &objects.origins);
         let classes = Classes {
             served: &self.options.ingress_classes,
-            objects: &objects_by_kind.classes,
+            objects: &sorted.classes,
         };
         let judge = Judge {
             classes: &classes,
             certificates: Certificates {
                 check: self.options.certificates,
-                secrets: &objects_by_kind.secrets,
+                objects: &sorted,
                 now,
             },
         };
         let right = self
             .last_good
-            .listeners(&objects_by_kind.listeners, &judge, &mut problems);
+            .listeners(&sorted.listeners, &judge, &mut problems);
         let listeners = without_conflicts(right, &mut problems);
-        let readings =
-            self.last_good
-                .ingresses(&objects_by_kind.ingresses, &classes, &mut problems);
-        for slice in &objects_by_kind.slices {
+        let readings = self
+            .last_good
+            .ingresses(&sorted.ingresses, &classes, &mut problems);
+        for slice in &sorted.slices {
             let mut report = Report::new(reference(Kind::EndpointSlice, &key_of(&slice.metadata)));
             slices::check(slice, &mut report);
             problems.extend(report.into_problems());
         }
 
-        let services = Services::new(
-            &objects_by_kind.services,
-            objects_by_kind.slices.iter(),
-            resolved,
-        );
+        let services = Services::new(&sorted, resolved);
         let mut merge = Merge {
             services: &services,
             problems: &mut problems,
             shadowed: Vec::new(),
         };
-        let attached = Attached::new(&listeners, &objects_by_kind.listeners, readings, &mut merge);
+        let attached = Attached::new(&listeners, &sorted, readings, &mut merge);
         let served = listeners
             .iter()
             .map(|(key, settings)| merge.listener(key, settings, attached.to(key)))
@@ -102,38 +96,6 @@ impl Compiler {
     }
 }
 
-/// The objects in force, by kind.
-#[derive(Debug, Default)]
-struct Sorted {
-    listeners: BTreeMap<ObjectKey, Arc<crd::Listener>>,
-    ingresses: BTreeMap<ObjectKey, Arc<Ingress>>,
-    classes: BTreeMap<String, Arc<IngressClass>>,
-    services: BTreeMap<ObjectKey, Arc<Service>>,
-    secrets: BTreeMap<ObjectKey, Arc<Secret>>,
-    slices: Vec<Arc<EndpointSlice>>,
-}
-
-impl Sorted {
-    fn new(objects: BTreeMap<Key, Object>) -> Self {
-        let mut sorted = Self::default();
-        for (key, object) in objects {
-            let Key {
-                namespace, name, ..
-            } = key;
-            let key = ObjectKey { namespace, name };
-            match object {
-                Object::Listener(object) => drop(sorted.listeners.insert(key, object)),
-                Object::Ingress(object) => drop(sorted.ingresses.insert(key, object)),
-                Object::IngressClass(object) => drop(sorted.classes.insert(key.name, object)),
-                Object::Service(object) => drop(sorted.services.insert(key, object)),
-                Object::Secret(object) => drop(sorted.secrets.insert(key, object)),
-                Object::EndpointSlice(object) => sorted.slices.push(object),
-            }
-        }
-        sorted
-    }
-}
-
 pub(super) fn reference(kind: Kind, key: &ObjectKey) -> ObjectRef {
     Key {
         kind,
@@ -143,7 +105,7 @@ pub(super) fn reference(kind: Kind, key: &ObjectKey) -> ObjectRef {
     .reference()
 }
 
-fn key_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> ObjectKey {
+fn key_of(metadata: &ObjectMeta) -> ObjectKey {
     ObjectKey {
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone().unwrap_or_default(),

@@ -22,6 +22,10 @@ pub fn definition() -> serde_json::Value {
 
 /// What a front-end virtual IP and port is made of.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::duplicated_attributes,
+    reason = "columns of a type have that type in common"
+)]
 #[kube(
     group = "citrix.com",
     version = "v1",

@@ -24,7 +24,6 @@ pub(super) enum Identity {
 pub(super) fn identify(
     value: &mut Value,
     file: &ObjectRef,
-    path: &str,
     inherited: Option<&(String, String)>,
 ) -> Identity {
     let Some(fields) = value.as_object_mut() else {
@@ -32,7 +31,7 @@ pub(super) fn identify(
             "{} is not a Kubernetes object",
             super::check::kind_of(value)
         );
-        return Identity::Other(Problem::error(file, path, what));
+        return Identity::Other(Problem::error(file, "", what));
     };
     if let Some((api_version, kind)) = inherited {
         fields
@@ -49,7 +48,7 @@ pub(super) fn identify(
     };
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     if kind.is_empty() {
-        let problem = Problem::error(file, path, "an object without a kind");
+        let problem = Problem::error(file, "", "an object without a kind");
         return Identity::Other(problem.hint("write apiVersion, kind and metadata.name"));
     }
     if let Some(item_kind) = kind.strip_suffix("List")
@@ -78,13 +77,8 @@ pub(super) fn identify(
             Value::String(name) => format!("{name:?} cannot be the name of a {kind}"),
             _ => format!("the name of a {kind} is not a string"),
         };
-        let at = if path.is_empty() {
-            "metadata.name".into()
-        } else {
-            format!("{path}.metadata.name")
-        };
         let hint = "names are lower-case letters, digits, - and .";
-        return Identity::Other(Problem::error(file, at, what).hint(hint));
+        return Identity::Other(Problem::error(file, "metadata.name", what).hint(hint));
     }
     if known.is_namespaced() && !is_object_name(namespace) {
         let object = unread_object(&kind, namespace, name, file);

@@ -1,6 +1,7 @@
 //! Ingress objects: which hosts go to which Service.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule,
@@ -13,7 +14,7 @@ use super::names::is_object_name;
 use super::policy::{LBVSERVER, Policies};
 use super::report::Report;
 use crate::model::{BackendKey, ObjectKey};
-use crate::name::HostPattern;
+use crate::name::{HostError, HostPattern};
 
 /// What an Ingress asks of its Listener.
 #[derive(Clone, Debug)]
@@ -139,11 +140,8 @@ impl Reader<'_> {
         let pattern = match text.trim().parse::<HostPattern>() {
             Ok(pattern) => pattern,
             Err(error) => {
-                self.report.error(
-                    host_path,
-                    format!("{text:?}: {error}"),
-                    "write a DNS name, or *. and a DNS name",
-                );
+                let (what, hint) = bad_host(text, &error);
+                self.report.error(host_path, what, hint);
                 return;
             }
         };
@@ -281,3 +279,33 @@ impl Reader<'_> {
         });
     }
 }
+
+/// What to say of a text that is no host; long ones are shortened.
+fn bad_host(text: &str, error: &HostError) -> (String, &'static str) {
+    let shown = match text.char_indices().nth(MAX_QUOTE) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    };
+    if text.contains("://") {
+        return (
+            format!("{shown} is a URL, not a host name"),
+            "write the name alone",
+        );
+    }
+    if let Some((_, port)) = text.rsplit_once(':')
+        && text.parse::<IpAddr>().is_err()
+        && port.parse::<u16>().is_ok()
+    {
+        return (
+            format!("{shown} has a port"),
+            "write the name alone, the port is the Listener's",
+        );
+    }
+    let hint = match error {
+        HostError::Wildcard if text == "*" => "leave the host out to take what matches no host",
+        _ => "write a DNS name, or *. and a DNS name",
+    };
+    (format!("{shown}: {error}"), hint)
+}
+
+const MAX_QUOTE: usize = 80;

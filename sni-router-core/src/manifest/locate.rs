@@ -23,11 +23,17 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn item_prefix(&self) -> String {
-        if self.item.is_empty() {
-            String::new()
-        } else {
-            format!("{}.", self.item)
+    /// Where its document starts.
+    pub(super) fn place(&self) -> Place {
+        place(&self.file, self.line)
+    }
+
+    /// The path of one of the object's fields inside of its document.
+    pub(super) fn field(&self, path: &str) -> String {
+        match (self.item.as_str(), path) {
+            (item, "") => item.into(),
+            ("", path) => path.into(),
+            (item, path) => format!("{item}.{path}"),
         }
     }
 }
@@ -94,10 +100,7 @@ impl Lines {
 
     /// The place of a field of the object at `origin`, or of the nearest field above it.
     fn place(&self, origin: &Origin, field: &str) -> Place {
-        let mut path = match field {
-            "" => origin.item.clone(),
-            field => format!("{}{field}", origin.item_prefix()),
-        };
+        let mut path = origin.field(field);
         loop {
             if let Some(&line) = self.0.get(&path) {
                 return place(&origin.file, line);
@@ -183,46 +186,49 @@ fn end_value(path: &mut Path, levels: &mut [Level]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::{Document, documents};
     use super::*;
 
     #[test]
     fn line_of_a_field_is_the_line_of_its_key() {
         let text = "# head\n---\nspec:\n  vip: x\n  certificates:\n  - secret:\n      name: a\n";
         let text = format!("{text}  - {{preconfigured: b, \"a/b\": [1,\n 2]}}\n");
-        let origin = Origin {
-            file: "f.yaml".into(),
-            start: 0,
-            line: 1,
-            item: String::new(),
-        };
-        let lines = Lines::of("f.yaml", &text, &origin);
-        for (path, line) in [
-            ("spec.vip", 4),
-            ("spec.certificates[0].secret.name", 7),
-            ("spec.certificates[1].preconfigured", 8),
-            ("spec.certificates[1][\"a/b\"][1]", 9),
-            ("spec.certificates[1].missing", 8),
-            ("spec.port", 3),
-            ("nothing", 1),
-        ] {
-            assert_eq!(lines.place(&origin, path).line, line, "{path}");
-        }
+        assert_lines(
+            &text,
+            0,
+            &[
+                ("spec.vip", 4),
+                ("spec.certificates[0].secret.name", 7),
+                ("spec.certificates[1].preconfigured", 8),
+                ("spec.certificates[1][\"a/b\"][1]", 9),
+                ("spec.certificates[1].missing", 8),
+                ("spec.port", 3),
+                ("nothing", 3),
+            ],
+        );
     }
 
     #[test]
     fn line_in_a_later_document_counts_from_the_file() {
-        let text = "a: 1\n---\nb:\n  c: 2\n";
+        assert_lines(
+            "a: 1\n---\n\nb:\n  c: 2\n",
+            1,
+            &[("b", 4), ("b.c", 5), ("", 4)],
+        );
+    }
+
+    fn assert_lines(text: &str, nth: usize, expected: &[(&str, u32)]) {
+        let document = documents("f.yaml", text).remove(nth).unwrap();
+        let Document { start, line, .. } = document;
         let origin = Origin {
             file: "f.yaml".into(),
-            start: 5,
-            line: 2,
+            start,
+            line,
             item: String::new(),
         };
-        assert_eq!(
-            Lines::of("f.yaml", text, &origin)
-                .place(&origin, "b.c")
-                .line,
-            4
-        );
+        let lines = Lines::of("f.yaml", text, &origin);
+        for (path, line) in expected {
+            assert_eq!(lines.place(&origin, path).line, *line, "{path}");
+        }
     }
 }

@@ -10,11 +10,11 @@ use super::age::Age;
 use super::annotations::LISTENER;
 use super::backend::Services;
 use super::compile::reference;
-use super::crd;
 use super::ingress::{Rank, Reading, Wish};
 use super::listener::Settings;
 use super::object::Kind;
 use super::path::annotation;
+use super::sorted::Sorted;
 use crate::model::{self, Backend, ObjectKey, Route, Vip};
 use crate::name::HostPattern;
 use crate::problem::{ObjectRef, Problem};
@@ -73,7 +73,7 @@ impl Attached {
     /// Sorts the Ingresses to the Listeners that are served, and tells those that name another.
     pub(super) fn new(
         served: &BTreeMap<ObjectKey, Arc<Settings>>,
-        objects: &BTreeMap<ObjectKey, Arc<crd::Listener>>,
+        objects: &Sorted,
         readings: Vec<(ObjectKey, Arc<Reading>)>,
         merge: &mut Merge<'_>,
     ) -> Self {
@@ -98,19 +98,19 @@ impl Attached {
     }
 }
 
-fn no_listener(
-    key: &ObjectKey,
-    wanted: &ObjectKey,
-    objects: &BTreeMap<ObjectKey, Arc<crd::Listener>>,
-) -> Problem {
+fn no_listener(key: &ObjectKey, wanted: &ObjectKey, objects: &Sorted) -> Problem {
     let ingress = reference(Kind::Ingress, key);
     let path = annotation(LISTENER);
-    if objects.contains_key(wanted) {
+    if objects.listeners.contains_key(wanted) || objects.is_bad(Kind::Listener, wanted) {
         let what = format!("the Listener {wanted} is not served, so this is not either");
         return Problem::error(&ingress, path, what).hint("see the problems of the Listener");
     }
     let problem = Problem::error(&ingress, path, format!("there is no Listener {wanted}"));
-    match objects.keys().find(|other| other.name == wanted.name) {
+    match objects
+        .listeners
+        .keys()
+        .find(|other| other.name == wanted.name)
+    {
         Some(other) => problem.hint(format!("did you mean {other}")),
         None => problem.hint("write name, or namespace/name"),
     }

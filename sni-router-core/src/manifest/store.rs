@@ -3,15 +3,14 @@
 //! A file is parsed again only when its text changed. The store keeps hashes, never texts: a text
 //! may hold a private key.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 
-use super::identify::{Identity, identify};
-use super::locate::{Locator, Origin, place};
-use super::object::{Key, Object, read};
-use super::text::documents;
-use super::{Snapshot, SourceFile};
-use crate::problem::{ObjectRef, Problem, Severity};
+use super::Snapshot;
+use super::file::{Entry, FileState};
+use super::locate::Origin;
+use super::object::{Key, Object};
+use crate::problem::{ObjectRef, Problem};
 
 /// Every file's objects, and those in force.
 #[derive(Debug, Default)]
@@ -32,29 +31,6 @@ pub(super) struct Objects {
     pub(super) problems: Vec<Problem>,
 }
 
-#[derive(Debug, Default)]
-struct FileState {
-    hash: u64,
-    entries: Vec<Entry>,
-    /// Problems that belong to no entry.
-    problems: Vec<Problem>,
-    /// Whether some of the text could not be understood, so that objects may be missing.
-    incomplete: bool,
-    /// Objects this file gave, also in versions before the text became incomplete.
-    given: HashSet<Key>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    key: Key,
-    origin: Origin,
-    /// A hash of what it says, to tell copies from contradictions.
-    hash: u64,
-    /// `None` if it is bad.
-    object: Option<Object>,
-    problems: Vec<Problem>,
-}
-
 impl Store {
     /// Takes a snapshot in, and gives the objects that are in force after it.
     pub(super) fn update(&mut self, snapshot: &Snapshot) -> Objects {
@@ -63,17 +39,13 @@ impl Store {
             let hash = self.hasher.hash_one(&file.text);
             let state = match before.remove(&file.path) {
                 Some(state) if state.hash == hash => state,
-                old => self.parse(file, hash, old),
+                old => FileState::parse(file, hash, old.as_ref(), &self.hasher),
             };
             self.files.insert(file.path.clone(), state);
         }
         for unreadable in &snapshot.unreadable {
-            let mut state = before.remove(&unreadable.path).unwrap_or_default();
-            let file = ObjectRef::file(&unreadable.path);
-            state.hash = 0;
-            state.entries.clear();
-            state.problems = vec![Problem::error(&file, "", unreadable.why.clone())];
-            state.incomplete = true;
+            let old = before.remove(&unreadable.path);
+            let state = FileState::unreadable(&unreadable.path, &unreadable.why, old);
             self.files.insert(unreadable.path.clone(), state);
         }
         let objects = self.merge();
@@ -83,92 +55,6 @@ impl Store {
             .map(|(key, object)| (key.clone(), object.clone()))
             .collect();
         objects
-    }
-
-    fn parse(&self, file: &SourceFile, hash: u64, old: Option<FileState>) -> FileState {
-        let mut state = FileState {
-            hash,
-            ..FileState::default()
-        };
-        let blame = ObjectRef::file(&file.path);
-        for document in documents(&file.path, &file.text) {
-            match document {
-                Ok(document) => {
-                    let origin = Origin {
-                        file: file.path.clone(),
-                        start: document.start,
-                        line: document.line,
-                        item: String::new(),
-                    };
-                    self.take(document.value, &origin, &blame, None, &mut state);
-                }
-                Err(unreadable) => {
-                    state.incomplete = true;
-                    let what = format!(
-                        "line {} cannot be read: {}",
-                        unreadable.line, unreadable.what
-                    );
-                    let mut problem = Problem::error(&blame, "", what);
-                    problem.at = Some(place(&file.path, unreadable.line));
-                    state.problems.push(problem);
-                }
-            }
-        }
-        let mut locator = Locator::new([file]);
-        for entry in &mut state.entries {
-            for problem in &mut entry.problems {
-                locator.attach(problem, &entry.origin);
-            }
-        }
-        state.given = state
-            .entries
-            .iter()
-            .map(|entry| entry.key.clone())
-            .collect();
-        if state.incomplete {
-            state
-                .given
-                .extend(old.into_iter().flat_map(|old| old.given));
-        }
-        state
-    }
-
-    fn take(
-        &self,
-        mut value: serde_json::Value,
-        origin: &Origin,
-        blame: &ObjectRef,
-        inherited: Option<&(String, String)>,
-        state: &mut FileState,
-    ) {
-        match identify(&mut value, blame, &origin.item, inherited) {
-            Identity::Known(key) => {
-                let hash = self.hasher.hash_one(value.to_string());
-                let (object, problems) = read(&key, value);
-                state.entries.push(Entry {
-                    key,
-                    origin: origin.clone(),
-                    hash,
-                    object,
-                    problems,
-                });
-            }
-            Identity::List(items, inherited) => {
-                for (index, item) in items.into_iter().enumerate() {
-                    let item_origin = Origin {
-                        item: format!("{}items[{index}]", origin.item_prefix()),
-                        ..origin.clone()
-                    };
-                    // A list in a list is no more than a list; the depth of a value is limited.
-                    self.take(item, &item_origin, blame, inherited.as_ref(), state);
-                }
-            }
-            Identity::Other(mut problem) => {
-                state.incomplete |= problem.severity == Severity::Error;
-                problem.at = Some(place(&origin.file, origin.line));
-                state.problems.push(problem);
-            }
-        }
     }
 
     /// One object a key: the first in the order of the files' paths.
@@ -241,7 +127,7 @@ impl Store {
 
 fn duplicate(entry: &Entry, first: &Entry) -> Problem {
     let object = entry.key.reference();
-    let at = place(&first.origin.file, first.origin.line);
+    let at = first.origin.place();
     let mut problem = match entry.hash == first.hash {
         true => Problem::note(&object, "", format!("is a copy of the one at {at}")),
         false => Problem::error(
@@ -251,6 +137,6 @@ fn duplicate(entry: &Entry, first: &Entry) -> Problem {
         )
         .hint("the first in the order of the files' names is used; remove one"),
     };
-    problem.at = Some(place(&entry.origin.file, entry.origin.line));
+    problem.at = Some(entry.origin.place());
     problem
 }

@@ -27,6 +27,8 @@ pub(super) struct Unreadable {
     pub(super) line: u32,
     /// The parser's words.
     pub(super) what: String,
+    /// What may help.
+    pub(super) hint: &'static str,
 }
 
 /// Reads every document of a text. Empty ones are left out.
@@ -36,6 +38,7 @@ pub(super) fn documents(path: &str, text: &str) -> Vec<Result<Document, Unreadab
         return json_documents(text);
     }
     chunks(text)
+        .filter(|chunk| !chunk.text.is_empty())
         .filter_map(|chunk| match parse_yaml(chunk.text) {
             Ok(Value::Null) => None,
             Ok(value) => Some(Ok(Document {
@@ -69,9 +72,15 @@ fn parse_yaml(text: &str) -> Result<Value, Unreadable> {
         Ok(tree) => Ok(tree.map_or(Value::Null, |Tree(value)| value)),
         Err(error) => {
             let line = error.location().map_or(1, |at| at.line().max(1));
+            let hint = if text.contains("{{") {
+                "render the template first"
+            } else {
+                ""
+            };
             Err(Unreadable {
                 line: u32::try_from(line).unwrap_or(1),
                 what: words(&error),
+                hint,
             })
         }
     }
@@ -101,19 +110,23 @@ fn yaml_options() -> serde_saphyr::Options {
     }
 }
 
-/// The message without the position, which a [`Unreadable`] carries as a number.
+/// The message without the position, which a [`Unreadable`] carries as a number, and without
+/// advice that is meant for programmers.
 fn words(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let text = text.lines().next().unwrap_or_default();
-    let text = match text.rfind(" at line ") {
-        Some(end) => &text[..end],
-        None => text,
-    };
-    match text.strip_prefix("budget breached: ") {
-        Some(limit) if limit.starts_with("Depth") => format!("nested more than {MAX_DEPTH} deep"),
-        Some(_) => "too large, or aliases make it too large".into(),
-        None => lower_first(text.trim_end_matches(['.', ':'])),
+    let text = text.find(" at line ").map_or(text, |end| &text[..end]);
+    if let Some(rest) = text.strip_prefix("duplicate mapping key: ") {
+        let key = rest.split(", set ").next().unwrap_or(rest);
+        return format!("the key {key} is there twice");
     }
+    if text.starts_with("budget breached: Depth") || text.starts_with("recursion limit") {
+        return format!("nested more than {MAX_DEPTH} deep");
+    }
+    if text.starts_with("budget breached: ") || text.starts_with("alias replay limit") {
+        return "too large, or made too large by aliases".into();
+    }
+    lower_first(text.trim_end_matches(['.', ':']))
 }
 
 fn lower_first(text: &str) -> String {
@@ -144,7 +157,11 @@ fn json_documents(text: &str) -> Vec<Result<Document, Unreadable>> {
                 let position = format!(" at line {} column {}", error.line(), error.column());
                 let what = error.to_string().replace(&position, "");
                 let line = u32::try_from(error.line().max(1)).unwrap_or(1);
-                found.push(Err(Unreadable { line, what }));
+                found.push(Err(Unreadable {
+                    line,
+                    what,
+                    hint: "",
+                }));
                 return found;
             }
         }
@@ -189,26 +206,41 @@ struct Chunk<'a> {
     line: u32,
 }
 
-/// Cuts a YAML text into texts of one document each.
+/// Cuts a YAML text into texts of one document each, without the comments in front of them.
 fn chunks(text: &str) -> impl Iterator<Item = Chunk<'_>> {
     let mut rest = text;
-    let mut start = 0;
-    let mut line = 1;
+    let mut lines = Lines::new(text);
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let end = chunk_end(rest);
-        let chunk = Chunk {
-            text: &rest[..end],
+        let (document, after) = rest.split_at(chunk_end(rest));
+        let start = text.len() - rest.len() + prologue(document);
+        rest = after;
+        let end = text.len() - rest.len();
+        Some(Chunk {
+            text: &text[start..end],
             start,
-            line,
-        };
-        line += chunk.text.bytes().filter(|&byte| byte == b'\n').count() as u32;
-        start += end;
-        rest = &rest[end..];
-        Some(chunk)
+            line: lines.at(start),
+        })
     })
+}
+
+/// How much of a document's text is comments, empty lines and its own `---`, so that it can be
+/// said on which line the document begins. Directives are kept with the `---` that ends them.
+fn prologue(document: &str) -> usize {
+    let mut length = 0;
+    for line in document.split_inclusive('\n') {
+        let bare = line
+            .strip_prefix("---")
+            .filter(|_| is_marker(line, "---"))
+            .unwrap_or(line);
+        if !bare.trim().is_empty() && !bare.trim_start().starts_with('#') {
+            break;
+        }
+        length += line.len();
+    }
+    length
 }
 
 /// Where the first document of `text` ends.
@@ -273,7 +305,7 @@ mod tests {
         assert!((3..=5).contains(&error.line), "{error:?}");
         assert_eq!(
             found[2].as_ref().unwrap(),
-            &(5, serde_json::json!({"d": 4}))
+            &(6, serde_json::json!({"d": 4}))
         );
     }
 
@@ -334,7 +366,6 @@ mod tests {
         for found in documents("x.yaml", text) {
             let error = found.unwrap_err();
             assert!(!error.what.contains("SECRET"), "{error:?}");
-            println!("{error:?}");
         }
     }
 }
