@@ -1,0 +1,267 @@
+//! Snapshots of a directory of manifests.
+//!
+//! A change only marks the directory dirty; a moment later the whole of it is read again, and
+//! published if it says something else. What cannot be read changes nothing: the last snapshot
+//! stays.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{error, info, warn};
+
+use super::fingerprint::Fingerprint;
+use super::watcher::Watcher;
+
+/// A directory that is watched as long as this lives.
+pub struct Directory<S> {
+    snapshots: watch::Receiver<Arc<S>>,
+    reload: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
+    /// Reads `path` with `read` and begins to watch it.
+    ///
+    /// `read` runs where blocking is allowed. Needs a tokio runtime with time.
+    pub async fn open(
+        path: PathBuf,
+        read: impl Fn(&Path) -> io::Result<S> + Send + Sync + 'static,
+    ) -> Result<Self, DirectoryError> {
+        let source = Arc::new(Source {
+            path,
+            read: Box::new(read),
+            changed: Arc::default(),
+        });
+        let look = source.look().await?;
+        let (publish, snapshots) = watch::channel(Arc::new(source.understood(look.snapshot)?));
+        let reload = Arc::new(Notify::new());
+        let mut follower = Follower {
+            source,
+            reload: Arc::clone(&reload),
+            publish,
+            fingerprint: look.fingerprint,
+            watcher: None,
+            read_error: None,
+            watch_error: None,
+        };
+        follower.keep(look.watcher);
+        Ok(Self {
+            snapshots,
+            reload,
+            task: tokio::spawn(follower.run()),
+        })
+    }
+
+    /// The last snapshot that could be read, and those to come.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<S>> {
+        self.snapshots.clone()
+    }
+
+    /// Reads the directory again now, whether or not it seems changed.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+}
+
+impl<S> Drop for Directory<S> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why there is no new snapshot.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    /// The system does not let us read it.
+    #[error("cannot read the manifests in {}: {source} ({})", path.display(), remedy(source))]
+    Unreadable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A bug.
+    #[error("reading the manifests in {} panicked (please report this)", .0.display())]
+    Panicked(PathBuf),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "create it, or name another one with --manifests",
+        io::ErrorKind::NotADirectory => "--manifests takes a directory, not a file",
+        io::ErrorKind::PermissionDenied => "let the user the router runs as read it",
+        _ => "check the file system it is on",
+    }
+}
+
+/// What is looked at, and how.
+struct Source<S> {
+    path: PathBuf,
+    read: Box<dyn Fn(&Path) -> io::Result<S> + Send + Sync>,
+    /// Woken by the watcher.
+    changed: Arc<Notify>,
+}
+
+/// The directory at one moment.
+struct Look<S> {
+    watcher: notify::Result<Watcher>,
+    fingerprint: Option<Fingerprint>,
+    snapshot: io::Result<S>,
+}
+
+impl<S: Send + Sync + 'static> Source<S> {
+    async fn look(self: &Arc<Self>) -> Result<Look<S>, DirectoryError> {
+        let source = Arc::clone(self);
+        // This order: what changes while we read is seen by the new watcher or fingerprint.
+        let look = spawn_blocking(move || Look {
+            watcher: Watcher::new(&source.path, Arc::clone(&source.changed)),
+            fingerprint: Fingerprint::of(&source.path).ok(),
+            snapshot: (source.read)(&source.path),
+        });
+        look.await
+            .map_err(|_| DirectoryError::Panicked(self.path.clone()))
+    }
+
+    fn understood(&self, snapshot: io::Result<S>) -> Result<S, DirectoryError> {
+        snapshot.map_err(|source| DirectoryError::Unreadable {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// The task that follows the directory.
+struct Follower<S> {
+    source: Arc<Source<S>>,
+    reload: Arc<Notify>,
+    publish: watch::Sender<Arc<S>>,
+    /// As of the last look; `None` where there was no directory.
+    fingerprint: Option<Fingerprint>,
+    watcher: Option<Watcher>,
+    /// What was logged last and still holds.
+    read_error: Option<String>,
+    watch_error: Option<String>,
+}
+
+impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
+    async fn run(mut self) {
+        let mut pause = POLL;
+        loop {
+            tokio::select! {
+                () = self.source.changed.notified() => self.settle().await,
+                () = self.reload.notified() => info!("reading the manifests again, as asked"),
+                () = sleep(pause) => {
+                    let began = Instant::now();
+                    let dirty = self.looks_different().await;
+                    pause = POLL.max(began.elapsed() * POLL_SHARE);
+                    if !dirty {
+                        continue;
+                    }
+                }
+            }
+            self.read().await;
+        }
+    }
+
+    /// Waits until whoever is writing seems to have finished.
+    async fn settle(&self) {
+        let end = Instant::now() + SETTLE_MOST;
+        while Instant::now() < end {
+            let quiet = end.min(Instant::now() + SETTLE);
+            if timeout_at(quiet, self.source.changed.notified())
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    }
+
+    async fn looks_different(&self) -> bool {
+        let source = Arc::clone(&self.source);
+        let now = spawn_blocking(move || Fingerprint::of(&source.path).ok())
+            .await
+            .ok()
+            .flatten();
+        // After a failure there is nothing to compare with: the cause need not be in the
+        // directory.
+        now != self.fingerprint || self.read_error.is_some()
+    }
+
+    async fn read(&mut self) {
+        let snapshot = match self.source.look().await {
+            Ok(look) => {
+                self.fingerprint = look.fingerprint;
+                self.keep(look.watcher);
+                self.source.understood(look.snapshot)
+            }
+            Err(error) => Err(error),
+        };
+        match snapshot {
+            Ok(snapshot) => self.publish(snapshot),
+            Err(error) => {
+                let error = error.to_string();
+                if self.read_error.as_ref() != Some(&error) {
+                    error!("{error}; the last snapshot stays in force");
+                    self.read_error = Some(error);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, snapshot: S) {
+        if self.read_error.take().is_some() {
+            info!(
+                "the manifests in {} can be read again",
+                self.source.path.display()
+            );
+        }
+        self.publish.send_if_modified(|last| {
+            let differs = **last != snapshot;
+            if differs {
+                *last = Arc::new(snapshot);
+            }
+            differs
+        });
+    }
+
+    /// Takes the new watcher in the place of the old one.
+    fn keep(&mut self, watcher: notify::Result<Watcher>) {
+        let error = watcher.as_ref().err().map(ToString::to_string);
+        if let Some(error) = &error
+            && self.watch_error.as_ref() != Some(error)
+            && self.fingerprint.is_some()
+        {
+            warn!(
+                "no events for {}: {error}; changes are found by looking every {POLL:?} (raise \
+                 fs.inotify.max_user_watches or max_user_instances if the system ran out of them)",
+                self.source.path.display(),
+            );
+        }
+        self.watch_error = error;
+        self.watcher = watcher.ok();
+    }
+}
+
+/// A file written in several steps gives events all along; they are over when none came for so
+/// long. A directory that never rests is read all the same, soon enough to have applied a change
+/// within a second.
+const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE_MOST: Duration = Duration::from_millis(500);
+
+/// How often to look without an event: network file systems, some overlays, and a path that
+/// itself is a symbolic link give none.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Looking at a hundred thousand files takes a while. The pause between looks is at least so
+/// many times as long, so that they never cost more than 5 % of a core.
+const POLL_SHARE: u32 = 20;
+
+#[cfg(test)]
+mod tests;
