@@ -5,7 +5,7 @@ use sni_router_core::hello::{DEFAULT_MAX_SIZE, HelloReader, Progress};
 
 /// Panics where the reader's answer to `stream` depends on the cuts, is not final, or says what is
 /// not in the bytes.
-pub fn check(stream: &[u8]) {
+pub(crate) fn check(stream: &[u8]) {
     let whole = HelloReader::new(DEFAULT_MAX_SIZE).advance(stream);
     assert_eq!(
         dripped(stream, DEFAULT_MAX_SIZE, |_| 1),
@@ -69,7 +69,11 @@ pub fn check(stream: &[u8]) {
 
 /// The answer to `stream` when it comes in pieces of `piece(offset)` bytes. Every answer but
 /// `NeedMore` is final, so the first of them is the one.
-pub fn dripped(stream: &[u8], max_size: usize, mut piece: impl FnMut(usize) -> usize) -> Progress {
+pub(crate) fn dripped(
+    stream: &[u8],
+    max_size: usize,
+    mut piece: impl FnMut(usize) -> usize,
+) -> Progress {
     let mut reader = HelloReader::new(max_size);
     let mut received = 0;
     while received < stream.len() {
@@ -80,12 +84,13 @@ pub fn dripped(stream: &[u8], max_size: usize, mut piece: impl FnMut(usize) -> u
             assert_eq!(again, progress, "asked a second time");
             return progress;
         }
+        assert!(received < max_size, "more is wanted than may be had");
     }
     Progress::NeedMore
 }
 
 /// The handshake bytes of a stream of whole records.
-pub fn without_record_headers(mut stream: &[u8]) -> Vec<u8> {
+pub(crate) fn without_record_headers(mut stream: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     while let Some((&[_, _, _, high, low], rest)) = stream.split_first_chunk() {
         let (fragment, rest) = rest.split_at(u16::from_be_bytes([high, low]).into());
@@ -96,11 +101,11 @@ pub fn without_record_headers(mut stream: &[u8]) -> Vec<u8> {
 }
 
 /// xorshift64: the same bytes are always cut the same, so that a finding can be replayed.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// Seeds by the FNV-1a hash of `bytes`.
-    pub fn seeded_by(bytes: &[u8]) -> Self {
+    pub(crate) fn seeded_by(bytes: &[u8]) -> Self {
         let hash = bytes
             .iter()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| {
@@ -110,7 +115,7 @@ impl Random {
     }
 
     /// A number below `limit`.
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -4,7 +4,7 @@
 use sni_router_core::name::{Host, HostPattern};
 
 /// Panics where a name that parsed is not canonical, or a pattern does not mean what it shows.
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;
     };

@@ -24,7 +24,7 @@ pub struct HelloReader {
 
 impl HelloReader {
     /// A reader that gives up with [`Progress::TooLarge`] where more than `max_size` bytes of
-    /// stream would be needed.
+    /// stream would be needed. So [`Progress::NeedMore`] is only answered to fewer than `max_size`.
     pub fn new(max_size: usize) -> Self {
         Self {
             max_size,
@@ -57,6 +57,7 @@ impl HelloReader {
     /// at the same one.
     fn find_end(&mut self, received: &[u8]) -> Result<Option<usize>, Refusal> {
         loop {
+            self.check_size(MAX_RECORD)?;
             let rest = received.get(self.record..).unwrap_or_default();
             let Some(len) = record_len(rest, self.record == 0)? else {
                 return Ok(None);
@@ -107,8 +108,8 @@ impl HelloReader {
             .then(|| HANDSHAKE_HEADER + u32::from_be_bytes([0, high, middle, low]) as usize)
     }
 
-    /// Whether the hello can still end within the limit, when the current record has `len` bytes
-    /// and whatever is left comes in as few records as possible.
+    /// Refuses a hello that cannot end within the limit any more, where the current record has
+    /// `len` bytes and whatever is left comes in as few records as possible.
     fn check_size(&self, len: usize) -> Result<(), Refusal> {
         let message = self.message_len().unwrap_or(HANDSHAKE_HEADER);
         let here = message.saturating_sub(self.before).min(len);
