@@ -1,7 +1,6 @@
 //! Why a ClientHello was refused.
 
 use thiserror::Error;
-use tls_parser::TlsAlertDescription;
 
 /// Why a ClientHello cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
@@ -88,29 +87,5 @@ impl MalformedReason {
             Self::SupportedVersions => "supported_versions",
             Self::Ech => "ech",
         }
-    }
-
-    /// The description of the TLS alert (RFC 8446, 6) that answers this best: what a server that
-    /// found the same would send.
-    pub fn alert(self) -> u8 {
-        let description = match self {
-            Self::RecordType | Self::EmptyRecord | Self::NotClientHello | Self::TrailingData => {
-                TlsAlertDescription::UnexpectedMessage
-            }
-            Self::RecordVersion => TlsAlertDescription::ProtocolVersion,
-            Self::RecordTooLong => TlsAlertDescription::RecordOverflow,
-            Self::DuplicateExtension
-            | Self::DuplicateServerName
-            | Self::IpServerName
-            | Self::BadServerName => TlsAlertDescription::IllegalParameter,
-            Self::Body
-            | Self::Extensions
-            | Self::ServerNameList
-            | Self::EmptyServerName
-            | Self::Alpn
-            | Self::SupportedVersions
-            | Self::Ech => TlsAlertDescription::DecodeError,
-        };
-        description.0
     }
 }
