@@ -16,36 +16,41 @@ use crate::toolchain::{ROUTE_VARIABLE, Route, bpf_linker};
 mod toolchain;
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace around")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("no workspace around")?;
     println!("cargo:rerun-if-env-changed={ROUTE_VARIABLE}");
     println!("cargo:rerun-if-env-changed=AYA_BUILD_SKIP");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed={}", root.join("sni-router-common").display());
-    println!("cargo:rerun-if-changed={}", root.join("Cargo.toml").display());
+    // aya-build adds the BPF crate itself.
+    for source in ["sni-router-common", "Cargo.toml", "xtask/src/toolchain.rs"] {
+        println!("cargo:rerun-if-changed={}", root.join(source).display());
+    }
 
     let object = PathBuf::from(env::var_os("OUT_DIR").context("no OUT_DIR")?).join(OBJECT);
     if is_skipped() {
+        println!("cargo:warning=building without BPF: AYA_BUILD_SKIP is set");
         return Ok(fs::write(object, [])?);
     }
-    let route = Route::choose().map_err(|error| anyhow!(error))?;
-    let linker = bpf_linker();
-    // A path that does not exist counts as changed: once setup has installed what is missing, the
-    // next build notices.
-    println!("cargo:rerun-if-changed={}", linker.as_deref().unwrap_or(Path::new("none")).display());
-    if linker.is_none() || !route.is_ready() {
+    // A path that does not exist counts as changed, so that the next build notices what setup has
+    // installed meanwhile.
+    let linker = bpf_linker().unwrap_or_else(|| "none".into());
+    println!("cargo:rerun-if-changed={}", linker.display());
+    let Some(route) = Route::choose().map_err(|error| anyhow!(error))? else {
         println!("cargo:rerun-if-changed=none");
         println!(
-            "cargo:warning=building without BPF: no {} toolchain with core for BPF, or no \
-             bpf-linker; `cargo xtask setup` installs them",
-            route.toolchain()
+            "cargo:warning=building without BPF: no toolchain for it, or no bpf-linker that fits; \
+             `cargo xtask setup` installs them"
         );
         return Ok(fs::write(object, [])?);
-    }
+    };
     let crate_dir = root.join("sni-router-ebpf");
     aya_build::build_ebpf(
         [Package {
             name: "sni-router-ebpf",
-            root_dir: crate_dir.to_str().context("the path of the workspace is not UTF-8")?,
+            root_dir: crate_dir
+                .to_str()
+                .context("the path of the workspace is not UTF-8")?,
             ..Package::default()
         }],
         Toolchain::Custom(route.toolchain()),

@@ -1,1 +1,65 @@
-fn main(){}
+//! `cargo xtask VERB`: everything a developer does with sni-router.
+//!
+//! Every verb sets up what is missing first, so any of them works on a fresh machine. Builds run
+//! as the user who asks; only finished programs that need root are started through `sudo -E`.
+
+mod ci;
+mod command;
+mod demo;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Everything a developer does with sni-router.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing to build, test and demonstrate; says so when nothing is
+    Setup,
+    /// Build the release binary, kernel programs included
+    Build,
+    /// Build, then run `sni-router run ARGS` as root
+    Run {
+        /// What follows `sni-router run`, as `--manifests examples/passthrough --claim-vips`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGS"
+        )]
+        args: Vec<std::ffi::OsString>,
+    },
+    /// Show the router working, with real clients and servers in network namespaces
+    Demo(demo::Args),
+    /// Run every test: unit and property tests as you, integration tests as root
+    Test,
+    /// Formatting, clippy for host and BPF, documentation, layers
+    Lint,
+    /// What CI runs: setup, lint, test
+    Ci,
+}
+
+fn main() -> Result<ExitCode> {
+    match Cli::parse().verb {
+        Verb::Setup => setup::setup()?,
+        Verb::Build => run::build()?,
+        Verb::Run { args } => run::run(&args)?,
+        Verb::Demo(args) => return demo::demo(&args),
+        Verb::Test => return test::test(),
+        Verb::Lint => lint::lint()?,
+        Verb::Ci => return ci::ci(),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,38 @@
+//! `build` and `run`.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{self, as_root, cargo, target_dir};
+use crate::setup;
+
+/// Builds the release binary.
+pub fn build() -> Result<()> {
+    setup::ensure()?;
+    command::run(cargo().args(["build", "--release", "--package", "sni-router"]))
+}
+
+/// Builds, then becomes `sni-router run ARGS`, as root.
+pub fn run(args: &[OsString]) -> Result<()> {
+    build()?;
+    become_command(as_root(binary())?.arg("run").args(args))
+}
+
+/// The release binary.
+pub fn binary() -> PathBuf {
+    target_dir().join("release/sni-router")
+}
+
+/// Replaces this process, so that signals and the exit status are the command's own.
+///
+/// # Errors
+///
+/// It cannot be started; otherwise this does not return.
+pub fn become_command(command: &mut Command) -> Result<()> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", command::line(command)))
+}
