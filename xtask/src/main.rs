@@ -51,8 +51,16 @@ enum Verb {
     Ci,
 }
 
-fn main() -> Result<ExitCode> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    // One line, the causes in it; a backtrace would only show xtask.
+    run(Cli::parse().verb).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
         Verb::Setup => setup::setup()?,
         Verb::Build => run::build()?,
         Verb::Run { args } => run::run(&args)?,

@@ -146,3 +146,85 @@ impl Probe {
         row
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn row_is_right_when_the_servers_own_certificate_answered() {
+        let row = served("aa", &record(SITES[0].host, SITES[0].endpoint));
+        assert!(row.is_right(), "{:?}", row.wrong);
+        assert_eq!(row.datapath, "sockmap");
+    }
+
+    #[test]
+    fn row_is_wrong_when_another_certificate_answered() {
+        let right = record(SITES[0].host, SITES[0].endpoint);
+        assert!(!served("bb", &right).is_right(), "the other server's");
+        assert!(!served("cc", &right).is_right(), "nobody's");
+    }
+
+    #[test]
+    fn row_is_wrong_when_the_log_tells_another_story() {
+        let right = record(SITES[0].host, SITES[0].endpoint);
+        for (field, value) in [
+            ("sni", "other.test"),
+            ("endpoint", SITES[1].endpoint),
+            ("reason", "endpoint_reset"),
+            ("datapath", ""),
+        ] {
+            let mut record = right.clone();
+            record[field] = json!(value);
+            assert!(!served("aa", &record).is_right(), "{field}");
+        }
+    }
+
+    #[test]
+    fn refusal_is_right_only_when_expected_for_that_reason_and_with_an_alert() {
+        let is_right = |host, said: &str, reason| {
+            let mut record = record(host, "");
+            record["reason"] = json!(reason);
+            probe(host)
+                .judge(&Answer::Refused(said.to_owned()), &record, &servers())
+                .is_right()
+        };
+        let unknown = "unknown-netscaler.com";
+        assert!(is_right(unknown, "tlsv1 unrecognized name", "unknown_host"));
+        assert!(!is_right(unknown, "tlsv1 unrecognized name", "no_sni"));
+        assert!(!is_right(unknown, "(7) Failed to connect", "unknown_host"));
+        assert!(!is_right(
+            SITES[0].host,
+            "tlsv1 unrecognized name",
+            "unknown_host"
+        ));
+    }
+
+    fn served(fingerprint: &str, record: &Value) -> Row {
+        let answer = Answer::Served {
+            fingerprint: fingerprint.to_owned(),
+            first_byte: Duration::from_millis(1),
+        };
+        probe(SITES[0].host).judge(&answer, record, &servers())
+    }
+
+    fn probe(host: &str) -> Probe {
+        let found = probes().into_iter().find(|probe| probe.host == Some(host));
+        found.expect("a probe of this host")
+    }
+
+    fn record(host: &str, endpoint: &str) -> Value {
+        json!({ "sni": host, "endpoint": endpoint, "reason": "done", "datapath": "sockmap" })
+    }
+
+    fn servers() -> [Server; 2] {
+        [
+            Server::imagined(SITES[0], "aa"),
+            Server::imagined(SITES[1], "bb"),
+        ]
+    }
+}

@@ -100,6 +100,18 @@ fn listens(pid: u32, endpoint: &str) -> bool {
 }
 
 #[cfg(test)]
+impl Server {
+    /// One that does not run.
+    pub fn imagined(site: Site, fingerprint: &str) -> Self {
+        Self {
+            site,
+            fingerprint: fingerprint.to_owned(),
+            certificate: PathBuf::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::command::workspace;
