@@ -1,0 +1,196 @@
+//! `sni-router check`: what is wrong in a directory of manifests.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+use sni_router_core::manifest::{Build, CertificateCheck, Compiler, Options, Resolved};
+use sni_router_core::problem::{Problem, Severity};
+
+use crate::source::read::read_dir;
+
+/// Validate manifests: prints every problem at once.
+///
+/// Exits with 0 where there is no error, 1 where there is one, 2 where the manifests cannot be
+/// read. Warnings and notes are no errors.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    manifests: Manifests,
+
+    /// How problems are printed
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Which manifests are read, and how; as `run` takes it.
+#[derive(clap::Args, Debug)]
+pub struct Manifests {
+    /// Directory of manifests (*.yaml, *.yml, *.json; subdirectories too), or one file
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+
+    /// Only take Ingresses and Listeners of this class (repeatable)
+    #[arg(long = "ingress-class", value_name = "NAME")]
+    ingress_classes: Vec<String>,
+
+    /// What a Listener's certificates must be: `verify` loads them, `declared` only asks that one
+    /// is named, `ignore` asks nothing
+    #[arg(long, value_enum, default_value_t = Certificates::Verify)]
+    certificates: Certificates,
+}
+
+/// [`CertificateCheck`] for the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Certificates {
+    Verify,
+    Declared,
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+impl Manifests {
+    /// Reads and builds them, without asking DNS.
+    pub fn build(self) -> Result<Build> {
+        let snapshot = read_dir(&self.directory).with_context(|| {
+            format!("cannot read the manifests in {}", self.directory.display())
+        })?;
+        let options = Options {
+            ingress_classes: self.ingress_classes,
+            certificates: match self.certificates {
+                Certificates::Verify => CertificateCheck::Verify,
+                Certificates::Declared => CertificateCheck::Declared,
+                Certificates::Ignore => CertificateCheck::Ignore,
+            },
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        Ok(Compiler::new(options).build(&snapshot, &Resolved::new(), now))
+    }
+}
+
+/// Prints every problem.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let build = args.manifests.build()?;
+    let text = match args.output {
+        Output::Text => as_text(&build),
+        Output::Json => as_json(&build)?,
+    };
+    print(&text)?;
+    Ok(match build.count(Severity::Error) {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Prints to standard output. That a reader like `head` has gone is no error.
+pub fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A problem as a line, with its place in front as compilers print it.
+pub fn problem_line(problem: &Problem) -> String {
+    match &problem.at {
+        Some(at) => format!("{at}: {problem}"),
+        None => problem.to_string(),
+    }
+}
+
+fn as_text(build: &Build) -> String {
+    let mut lines: Vec<_> = build.problems.iter().map(problem_line).collect();
+    let routes = build
+        .model
+        .listeners
+        .iter()
+        .map(|listener| listener.routes.len())
+        .sum();
+    lines.push(format!(
+        "{} with {}; {}, {}, {}",
+        count(build.model.listeners.len(), "listener"),
+        count(routes, "route"),
+        count(build.count(Severity::Error), "error"),
+        count(build.count(Severity::Warning), "warning"),
+        count(build.count(Severity::Note), "note"),
+    ));
+    lines.join("\n") + "\n"
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    listeners: usize,
+    routes: usize,
+    errors: usize,
+    warnings: usize,
+    notes: usize,
+    problems: &'a [Problem],
+}
+
+fn as_json(build: &Build) -> Result<String> {
+    let listeners = &build.model.listeners;
+    let summary = Summary {
+        listeners: listeners.len(),
+        routes: listeners.iter().map(|listener| listener.routes.len()).sum(),
+        errors: build.count(Severity::Error),
+        warnings: build.count(Severity::Warning),
+        notes: build.count(Severity::Note),
+        problems: &build.problems,
+    };
+    Ok(serde_json::to_string_pretty(&summary)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use sni_router_core::manifest::{Snapshot, SourceFile};
+
+    use super::*;
+
+    fn build(text: &str) -> Build {
+        let file = SourceFile {
+            path: "a.yaml".into(),
+            text: text.into(),
+        };
+        Compiler::new(Options::default()).build(&Snapshot::from(vec![file]), &Resolved::new(), 0)
+    }
+
+    #[test]
+    fn text_has_a_line_a_problem_and_a_summary() {
+        let text = as_text(&build("kind: X\n---\n[\n"));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(
+            lines[1].starts_with("a.yaml:4: error: ") || lines[1].starts_with("a.yaml:3: error: ")
+        );
+        assert_eq!(
+            lines[2],
+            "0 listeners with 0 routes; 1 error, 0 warnings, 1 note"
+        );
+    }
+
+    #[test]
+    fn json_has_the_same_numbers_and_problems() {
+        let json = as_json(&build("- a\n")).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["errors"], 1);
+        assert_eq!(value["problems"][0]["severity"], "error");
+        assert_eq!(value["problems"][0]["at"]["line"], 1);
+    }
+}
