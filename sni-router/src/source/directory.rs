@@ -103,10 +103,12 @@ fn remedy(error: &io::Error) -> &'static str {
 /// What is looked at, and how.
 struct Source<S> {
     path: PathBuf,
-    read: Box<dyn Fn(&Path) -> io::Result<S> + Send + Sync>,
+    read: Box<Read<S>>,
     /// Woken by the watcher.
     changed: Arc<Notify>,
 }
+
+type Read<S> = dyn Fn(&Path) -> io::Result<S> + Send + Sync;
 
 /// The directory at one moment.
 struct Look<S> {

@@ -11,7 +11,10 @@ use tokio::sync::Notify;
 ///
 /// What exists below the directory is looked up once, so a watcher is made anew after a change:
 /// the old one knows nothing of what is behind a symbolic link that was swapped.
-pub(super) struct Watcher(#[expect(dead_code, reason = "lives to be dropped")] RecommendedWatcher);
+pub(super) struct Watcher {
+    /// Ends with its drop.
+    _events: RecommendedWatcher,
+}
 
 impl Watcher {
     /// Watches `directory` and all below it.
@@ -23,7 +26,7 @@ impl Watcher {
             }
         })?;
         watcher.watch(directory, RecursiveMode::Recursive)?;
-        Ok(Self(watcher))
+        Ok(Self { _events: watcher })
     }
 }
 

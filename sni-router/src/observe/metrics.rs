@@ -1,0 +1,390 @@
+//! The router's metrics.
+//!
+//! Labels that come from enums are given as indices into the lists of [`Labels`], so that this
+//! module need not know whose enums they are.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use sni_router_core::model::ObjectKey;
+
+pub use super::cells::Values;
+use super::cells::{Counters, Gauges, Histogram};
+pub use super::listeners::ListenerMetrics;
+use super::listeners::{Closed, Listeners, Opened};
+
+/// What the labels can say, each list in the order of its enum.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels {
+    /// How connections end.
+    pub reasons: Values,
+    /// The datapaths.
+    pub datapaths: Values,
+    /// Why a datapath refuses a connection.
+    pub declines: Values,
+    /// How connecting to an endpoint fails.
+    pub connect_failures: Values,
+}
+
+/// All metrics. Counting takes no lock.
+pub struct Metrics {
+    registry: Registry,
+    listeners: Arc<Listeners>,
+    active: Gauges,
+    bytes: Counters,
+    hello_seconds: Histogram,
+    hello_bytes: Histogram,
+    connect_seconds: Histogram,
+    connect_failures: Counters,
+    retries: Counter,
+    declines: Counters,
+    reloads: Counters,
+    generation: Gauge,
+    problems: Gauges,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new(labels: Labels) -> Self {
+        let listeners = Arc::new(Listeners::new(labels.reasons, labels.datapaths));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("sni_router"),
+            listeners,
+            active: Gauges::new("datapath", labels.datapaths),
+            bytes: Counters::new("direction", &["up", "down"]),
+            hello_seconds: Histogram::new(MICROSECONDS, 1e6),
+            hello_bytes: Histogram::new(BYTES, 1.0),
+            connect_seconds: Histogram::new(MICROSECONDS, 1e6),
+            connect_failures: Counters::new("kind", labels.connect_failures),
+            retries: Counter::default(),
+            declines: Counters::new("reason", labels.declines),
+            reloads: Counters::new("result", &["applied", "failed"]),
+            generation: Gauge::default(),
+            problems: Gauges::new("severity", &["note", "warning", "error"]),
+        };
+        metrics.register();
+        metrics
+    }
+
+    /// The counters of a listener; of connections to no listener without a key.
+    pub fn listener(&self, key: Option<&ObjectKey>) -> Arc<ListenerMetrics> {
+        self.listeners.of(key)
+    }
+
+    /// A datapath took a connection over.
+    pub fn carrying(&self, datapath: usize) {
+        self.active.add(datapath, 1);
+    }
+
+    /// A datapath is done with a connection.
+    pub fn carried(&self, datapath: usize) {
+        self.active.add(datapath, -1);
+    }
+
+    /// Bytes were carried: `up` from the client, `down` to it.
+    pub fn bytes(&self, up: u64, down: u64) {
+        self.bytes.add(0, up);
+        self.bytes.add(1, down);
+    }
+
+    /// A hello of `bytes` was complete, `took` after its connection was accepted.
+    pub fn hello(&self, took: Duration, bytes: usize) {
+        self.hello_seconds.observe(microseconds(took));
+        self.hello_bytes.observe(bytes as u64);
+    }
+
+    /// An endpoint was connected to, after `retries` others had failed.
+    pub fn connected(&self, took: Duration, retries: u32) {
+        self.connect_seconds.observe(microseconds(took));
+        self.retries.inc_by(retries.into());
+    }
+
+    /// An endpoint could not be connected to.
+    pub fn connect_failed(&self, kind: usize) {
+        self.connect_failures.add(kind, 1);
+    }
+
+    /// A datapath refused a connection.
+    pub fn declined(&self, reason: usize) {
+        self.declines.add(reason, 1);
+    }
+
+    /// A snapshot is in force, with so many problems of each severity.
+    pub fn applied(&self, generation: u64, problems: Problems) {
+        self.reloads.add(0, 1);
+        self.generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        for (index, count) in [problems.notes, problems.warnings, problems.errors]
+            .into_iter()
+            .enumerate()
+        {
+            self.problems
+                .set(index, i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// A snapshot could not be put in force; the last one is.
+    pub fn apply_failed(&self) {
+        self.reloads.add(1, 1);
+    }
+
+    /// The OpenMetrics text of all of them.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    fn register(&mut self) {
+        let all = &mut self.registry;
+        all.register(
+            "build",
+            "The version that is running",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        all.register(
+            "connections_opened",
+            "Connections accepted",
+            Opened(Arc::clone(&self.listeners)),
+        );
+        all.register(
+            "connections_closed",
+            "Connections that ended, by how, and by the datapath that carried them",
+            Closed(Arc::clone(&self.listeners)),
+        );
+        all.register(
+            "connections_active",
+            "Connections carried now",
+            self.active.clone(),
+        );
+        all.register(
+            "bytes",
+            "Bytes carried, up from clients and down to them, as connections end",
+            self.bytes.clone(),
+        );
+        all.register_with_unit(
+            "hello",
+            "Time from accept to the last byte of the ClientHello",
+            Unit::Seconds,
+            self.hello_seconds.clone(),
+        );
+        all.register_with_unit(
+            "hello",
+            "Size of the ClientHello",
+            Unit::Bytes,
+            self.hello_bytes.clone(),
+        );
+        all.register_with_unit(
+            "connect",
+            "Time to connect to an endpoint, all retries together",
+            Unit::Seconds,
+            self.connect_seconds.clone(),
+        );
+        all.register(
+            "connect_failures",
+            "Endpoints that could not be connected to",
+            self.connect_failures.clone(),
+        );
+        all.register(
+            "retries",
+            "Endpoints that were passed over before a connection succeeded",
+            self.retries.clone(),
+        );
+        all.register(
+            "datapath_declines",
+            "Connections that a better datapath refused",
+            self.declines.clone(),
+        );
+        all.register(
+            "reloads",
+            "Snapshots of manifests, by what became of them",
+            self.reloads.clone(),
+        );
+        all.register(
+            "config_generation",
+            "Number of the snapshot in force",
+            self.generation.clone(),
+        );
+        all.register(
+            "config_problems",
+            "Problems in the snapshot in force",
+            self.problems.clone(),
+        );
+    }
+}
+
+/// How many problems there are, by severity.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Problems {
+    /// Worth knowing.
+    pub notes: usize,
+    /// Served, but not as meant.
+    pub warnings: usize,
+    /// Not served.
+    pub errors: usize,
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// From an endpoint on the same host to the timeout of 5 s that hellos have by default.
+const MICROSECONDS: &[u64] = &[
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000,
+];
+
+/// A classic hello has about 250 bytes, one padded for old load balancers 517, a post-quantum one
+/// 1,500 to 2,000; the limit is 64 KiB.
+const BYTES: &[u64] = &[256, 512, 1024, 1536, 2048, 4096, 8192, 16_384, 65_536];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_has_every_family_when_nothing_happened() {
+        let text = metrics().encode().unwrap();
+        for line in [
+            concat!(
+                "sni_router_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
+            "# TYPE sni_router_connections_opened counter",
+            "# TYPE sni_router_connections_closed counter",
+            r#"sni_router_connections_active{datapath="tc"} 0"#,
+            r#"sni_router_bytes_total{direction="up"} 0"#,
+            "sni_router_hello_seconds_count 0",
+            "sni_router_hello_bytes_count 0",
+            r#"sni_router_connect_seconds_bucket{le="+Inf"} 0"#,
+            r#"sni_router_connect_failures_total{kind="refused"} 0"#,
+            "sni_router_retries_total 0",
+            r#"sni_router_datapath_declines_total{reason="full"} 0"#,
+            r#"sni_router_reloads_total{result="failed"} 0"#,
+            "sni_router_config_generation 0",
+            r#"sni_router_config_problems{severity="error"} 0"#,
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|l| l == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn text_tells_what_was_counted() {
+        let metrics = metrics();
+        let web = ObjectKey {
+            namespace: "default".into(),
+            name: "web".into(),
+        };
+        let listener = metrics.listener(Some(&web));
+        listener.opened();
+        metrics.listener(Some(&web)).opened();
+        listener.closed(0, Some(1));
+        listener.closed(1, None);
+        let lost = metrics.listener(None);
+        lost.opened();
+        lost.closed(1, None);
+        metrics.carrying(0);
+        metrics.carrying(1);
+        metrics.carried(0);
+        metrics.bytes(10, 20);
+        metrics.hello(Duration::from_micros(900), 517);
+        metrics.hello(Duration::from_secs(60), 512);
+        metrics.connected(Duration::from_millis(1), 2);
+        metrics.connect_failed(1);
+        metrics.declined(0);
+        metrics.applied(
+            7,
+            Problems {
+                notes: 1,
+                warnings: 2,
+                errors: 3,
+            },
+        );
+        metrics.apply_failed();
+
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"sni_router_connections_opened_total{listener="default/web"} 2"#,
+            r#"sni_router_connections_opened_total{listener=""} 1"#,
+            r#"sni_router_connections_closed_total{listener="default/web",reason="done",datapath="userspace"} 1"#,
+            r#"sni_router_connections_closed_total{listener="default/web",reason="lost",datapath="none"} 1"#,
+            r#"sni_router_connections_closed_total{listener="",reason="lost",datapath="none"} 1"#,
+            r#"sni_router_connections_active{datapath="tc"} 0"#,
+            r#"sni_router_connections_active{datapath="userspace"} 1"#,
+            r#"sni_router_bytes_total{direction="up"} 10"#,
+            r#"sni_router_bytes_total{direction="down"} 20"#,
+            r#"sni_router_hello_seconds_bucket{le="0.0005"} 0"#,
+            r#"sni_router_hello_seconds_bucket{le="0.001"} 1"#,
+            r#"sni_router_hello_seconds_bucket{le="5.0"} 1"#,
+            r#"sni_router_hello_seconds_bucket{le="+Inf"} 2"#,
+            "sni_router_hello_seconds_sum 60.0009",
+            "sni_router_hello_seconds_count 2",
+            // The bound belongs to its bucket.
+            r#"sni_router_hello_bytes_bucket{le="512.0"} 1"#,
+            r#"sni_router_hello_bytes_bucket{le="1024.0"} 2"#,
+            "sni_router_hello_bytes_sum 1029.0",
+            r#"sni_router_connect_seconds_bucket{le="0.001"} 1"#,
+            "sni_router_retries_total 2",
+            r#"sni_router_connect_failures_total{kind="refused"} 0"#,
+            r#"sni_router_connect_failures_total{kind="timeout"} 1"#,
+            r#"sni_router_datapath_declines_total{reason="full"} 1"#,
+            r#"sni_router_reloads_total{result="applied"} 1"#,
+            r#"sni_router_reloads_total{result="failed"} 1"#,
+            "sni_router_config_generation 7",
+            r#"sni_router_config_problems{severity="note"} 1"#,
+            r#"sni_router_config_problems{severity="warning"} 2"#,
+            r#"sni_router_config_problems{severity="error"} 3"#,
+        ] {
+            assert!(
+                text.lines().any(|l| l == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_when_threads_meet_a_new_listener() {
+        let metrics = metrics();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for number in 0..100 {
+                        let name = format!("l{number}");
+                        let key = ObjectKey {
+                            namespace: "default".into(),
+                            name,
+                        };
+                        metrics.listener(Some(&key)).opened();
+                    }
+                });
+            }
+        });
+        let text = metrics.encode().unwrap();
+        let opened: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("connections_opened_total{"))
+            .collect();
+        assert_eq!(opened.len(), 100);
+        assert!(opened.iter().all(|line| line.ends_with(" 4")), "{opened:?}");
+    }
+
+    fn metrics() -> Metrics {
+        Metrics::new(Labels {
+            reasons: &["done", "lost"],
+            datapaths: &["tc", "userspace"],
+            declines: &["full"],
+            connect_failures: &["refused", "timeout"],
+        })
+    }
+}

@@ -1,0 +1,9 @@
+//! What an operator sees: log lines, metrics, and the admin API.
+
+pub mod admin;
+mod cells;
+mod listeners;
+pub mod log;
+pub mod metrics;
+pub mod readiness;
+mod unix_socket;
