@@ -48,6 +48,11 @@ pub const fn v4_mapped(v4: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
+/// The bytes of four words in network order, as kernel contexts hold IPv6 addresses.
+pub fn network_words(words: [u32; 4]) -> [u8; 16] {
+    zerocopy::transmute!(words)
+}
+
 const _: () = assert!(size_of::<RuleKey>() == 20);
 const _: () = assert!(size_of::<Rule>() == 4);
 

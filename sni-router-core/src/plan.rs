@@ -1,1 +1,60 @@
-//! The table as the contents of the kernel's maps.
+//! The route table as what the host must have: steering rules, listening addresses, local VIPs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use sni_router_common::rule::{Rule, RuleKey};
+
+use crate::model::Vip;
+use crate::table::RouteTable;
+
+/// What a table needs of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Contents of the kernel's rule map.
+    pub rules: BTreeMap<RuleKey, Rule>,
+    /// Addresses to bind where the kernel does not steer; the unspecified ones for every local
+    /// address.
+    pub bind: BTreeSet<SocketAddr>,
+    /// Addresses that packets must be delivered locally for.
+    pub vips: BTreeSet<IpAddr>,
+}
+
+impl Plan {
+    /// The plan of a table.
+    pub fn of(table: &RouteTable) -> Self {
+        let mut plan = Self::default();
+        for (index, listener) in table.listeners().enumerate() {
+            // Tables are far smaller than 2^32 listeners; the number is for people only.
+            let rule = Rule {
+                listener: u32::try_from(index).unwrap_or(u32::MAX),
+            };
+            for vip in &listener.vips {
+                plan.add(*vip, listener.port, rule);
+            }
+        }
+        plan
+    }
+
+    fn add(&mut self, vip: Vip, port: u16, rule: Rule) {
+        match vip {
+            Vip::Any => {
+                self.rules.insert(RuleKey::any(port), rule);
+                self.bind.insert((Ipv4Addr::UNSPECIFIED, port).into());
+                self.bind.insert((Ipv6Addr::UNSPECIFIED, port).into());
+            }
+            Vip::Addr(addr) => {
+                self.rules.insert(RuleKey::new(octets(addr), port), rule);
+                self.bind.insert((addr, port).into());
+                self.vips.insert(addr);
+            }
+        }
+    }
+}
+
+fn octets(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use sni_router_common::names::{LISTEN_V4, LISTEN_V6};
-use sni_router_common::rule::{RuleKey, v4_mapped};
+use sni_router_common::rule::{RuleKey, network_words};
 
 use crate::maps::{LISTEN, RULES};
 
@@ -39,43 +39,41 @@ pub fn steer(ctx: &SkLookupContext) -> Steer {
 /// Local address and port, and which listening socket suits; `None` unless it is TCP over IP.
 fn local(ctx: &SkLookupContext) -> Option<([u8; 16], u16, u32)> {
     let lookup: *const bpf_sk_lookup = ctx.lookup;
-    // SAFETY: the context is valid while the program runs; the verifier rewrites and checks each
-    // field access.
+    // Every field is loaded before any is looked at, and volatile: the verifier takes loads of
+    // whole fields at fixed offsets only, and the compiler likes to merge the loads of two
+    // branches into one through a computed pointer.
+    // SAFETY: the context is valid while the program runs.
     #[allow(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "context access")]
-    unsafe {
-        if (*lookup).protocol != IPPROTO_TCP {
-            return None;
-        }
-        // local_port is in host order, the addresses are in network order (uapi/linux/bpf.h).
-        let port = (*lookup).local_port as u16;
-        match (*lookup).family {
-            AF_INET => {
-                Some((v4_mapped((*lookup).local_ip4.to_ne_bytes()), port, LISTEN_V4))
-            }
-            AF_INET6 => {
-                let words = [
-                    (*lookup).local_ip6[0],
-                    (*lookup).local_ip6[1],
-                    (*lookup).local_ip6[2],
-                    (*lookup).local_ip6[3],
-                ];
-                Some((bytes(words), port, LISTEN_V6))
-            }
-            _ => None,
-        }
+    let (protocol, family, port, v4, v6) = unsafe {
+        (
+            (&raw const (*lookup).protocol).read_volatile(),
+            (&raw const (*lookup).family).read_volatile(),
+            (&raw const (*lookup).local_port).read_volatile(),
+            (&raw const (*lookup).local_ip4).read_volatile(),
+            [
+                (&raw const (*lookup).local_ip6[0]).read_volatile(),
+                (&raw const (*lookup).local_ip6[1]).read_volatile(),
+                (&raw const (*lookup).local_ip6[2]).read_volatile(),
+                (&raw const (*lookup).local_ip6[3]).read_volatile(),
+            ],
+        )
+    };
+    if protocol != IPPROTO_TCP {
+        return None;
     }
-}
-
-#[inline(always)] // keeps the array in registers
-fn bytes(words: [u32; 4]) -> [u8; 16] {
-    let [a, b, c, d] = words.map(u32::to_ne_bytes);
-    [
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
-        d[3],
-    ]
+    // The port is in host order, the addresses are in network order (uapi/linux/bpf.h).
+    let port = port as u16;
+    match family {
+        AF_INET => Some((network_words([0, 0, V4_MAPPED, v4]), port, LISTEN_V4)),
+        AF_INET6 => Some((network_words(v6), port, LISTEN_V6)),
+        _ => None,
+    }
 }
 
 const IPPROTO_TCP: u32 = 6;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const ENOENT: i32 = 2;
+
+/// The third word of `::ffff:a.b.c.d`.
+const V4_MAPPED: u32 = 0xffff_u32.to_be();

@@ -8,9 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
-use sni_router_core::manifest::{Build, CertificateCheck, Compiler, Options, Resolved};
+use sni_router_core::manifest::{Build, Compiler, Options, Resolved};
 use sni_router_core::problem::{Problem, Severity};
 
+use super::certificates::Certificates;
 use crate::source::read::read_dir;
 
 /// Validate manifests: prints every problem at once.
@@ -44,14 +45,6 @@ pub struct Manifests {
     certificates: Certificates,
 }
 
-/// [`CertificateCheck`] for the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Certificates {
-    Verify,
-    Declared,
-    Ignore,
-}
-
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Output {
     Text,
@@ -66,11 +59,7 @@ impl Manifests {
         })?;
         let options = Options {
             ingress_classes: self.ingress_classes,
-            certificates: match self.certificates {
-                Certificates::Verify => CertificateCheck::Verify,
-                Certificates::Declared => CertificateCheck::Declared,
-                Certificates::Ignore => CertificateCheck::Ignore,
-            },
+            certificates: self.certificates.into(),
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -2,6 +2,7 @@
 //! names aya.
 
 pub mod bpf;
+pub mod choose;
 mod clock;
 pub mod sockmap;
 pub mod userspace;

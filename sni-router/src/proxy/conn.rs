@@ -126,7 +126,9 @@ impl<'p> Routed<'p> {
         let mut attempts = Attempts::default();
         let within = proxy.settings.connect_timeout;
         let peer = record.client.ip();
-        let result = connect(&route.backend, peer, &received, within, &mut attempts).await;
+        let observer = &*proxy.observer;
+        let result =
+            connect(&route.backend, peer, &received, within, &mut attempts, observer).await;
         record.retries = attempts.failed;
         record.failed = attempts.log;
         match result {
@@ -162,10 +164,13 @@ impl Connected<'_> {
         };
         let mut datapath: &dyn Datapath = &*proxy.datapath;
         loop {
-            record.datapath = Some(datapath.kind());
-            match datapath.carry(pair, &limits, &record.traffic).await {
+            let kind = datapath.kind();
+            record.datapath = Some(kind);
+            proxy.observer.carrying(kind);
+            let result = datapath.carry(pair, &limits, &record.traffic).await;
+            proxy.observer.carried(kind);
+            match result {
                 Ok(end) => {
-                    record.observer().carried(datapath.kind());
                     record.reason = reason(end);
                     return;
                 }

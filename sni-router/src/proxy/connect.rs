@@ -11,6 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::reason::CloseReason;
+use super::record::Observer;
 
 /// A connection to an endpoint that has been sent the hello.
 pub(super) struct Connected {
@@ -28,6 +29,50 @@ pub(super) struct Attempts {
     pub(super) log: String,
 }
 
+/// How connecting failed, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// Nobody listens there.
+    Refused,
+    /// No answer in time.
+    Timeout,
+    /// No route, or the network says so.
+    Unreachable,
+    /// It took the connection, but not the hello.
+    Reset,
+    /// Something else: mostly this host being out of ports, descriptors or memory.
+    Other,
+}
+
+impl ConnectFailure {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 5] =
+        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Reset, Self::Other];
+
+    /// The label in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::Other => "other",
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Self::Unreachable
+            }
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Reset,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Tries endpoint after endpoint, each at most once, until one has taken `hello` or the time is
 /// over. The hello can be sent again as long as nobody has answered it.
 pub(super) async fn connect(
@@ -36,6 +81,7 @@ pub(super) async fn connect(
     hello: &[u8],
     within: Duration,
     attempts: &mut Attempts,
+    observer: &dyn Observer,
 ) -> Result<Connected, CloseReason> {
     let deadline = Instant::now() + within;
     let mut tried: Vec<SocketAddr> = Vec::new();
@@ -51,6 +97,7 @@ pub(super) async fn connect(
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
         lease.endpoint().record_failure();
+        observer.connect_failed(ConnectFailure::of(&error));
         attempts.failed += 1;
         let separator = if attempts.log.is_empty() { "" } else { "; " };
         // Writing to a string cannot fail.

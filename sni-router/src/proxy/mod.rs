@@ -6,7 +6,7 @@
 //! This module knows sockets and the route table; it does not know where the table comes from,
 //! what a datapath does, or who counts.
 
-mod connect;
+pub mod connect;
 mod conn;
 mod hello;
 mod pending;

@@ -8,6 +8,7 @@ use sni_router_core::hello::Hello;
 use sni_router_core::table::{Listener, Route};
 use tracing::info;
 
+use super::connect::ConnectFailure;
 use super::reason::CloseReason;
 use crate::carry::{Decline, Kind, Traffic};
 
@@ -19,7 +20,11 @@ pub trait Observer: Send + Sync {
     fn greeted(&self, took: Duration, size: usize);
     /// An endpoint was connected to, after `retries` others had failed.
     fn connected(&self, took: Duration, retries: u32);
-    /// A datapath took the connection over.
+    /// An endpoint could not be connected to.
+    fn connect_failed(&self, failure: ConnectFailure);
+    /// A datapath is given the connection.
+    fn carrying(&self, kind: Kind);
+    /// A datapath is done with the connection, or has refused it.
     fn carried(&self, kind: Kind);
     /// A datapath refused the connection.
     fn declined(&self, decline: Decline);

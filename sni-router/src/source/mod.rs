@@ -3,4 +3,5 @@
 pub mod directory;
 pub mod dns;
 mod fingerprint;
+pub mod read;
 mod watcher;

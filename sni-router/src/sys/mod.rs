@@ -3,5 +3,6 @@
 //! Everything here is a thin, safe function over one system call or one mapping.
 #![allow(unsafe_code, reason = "raw system calls live here and nowhere else")]
 
+pub mod readable;
 pub mod shared;
 pub mod sockopt;

@@ -42,12 +42,11 @@ pub fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct TcpInfo {
-    state: u8,
-    _bytes: [u8; 7],
+    _state_to_flags: [u8; 8],
     _rto_to_total_retrans: [u32; 24],
     _pacing_rate: u64,
     _max_pacing_rate: u64,
-    bytes_acked: u64,
+    _bytes_acked: u64,
     bytes_received: u64,
     _segs: [u32; 2],
     notsent_bytes: u32,
@@ -66,26 +65,13 @@ impl TcpInfo {
         (self.bytes_sent + u64::from(self.notsent_bytes)).saturating_sub(self.bytes_retrans)
     }
 
-    /// Bytes the peer has acknowledged; the SYN of a connection we opened counts as one.
-    pub fn bytes_acked(&self) -> u64 {
-        self.bytes_acked
-    }
-
     /// Bytes received in order; a FIN counts as one.
     pub fn bytes_received(&self) -> u64 {
         self.bytes_received
     }
-
-    /// `TCP_CLOSE`: reset, timed out, or both sides done.
-    pub fn is_closed(&self) -> bool {
-        self.state == TCP_CLOSE
-    }
 }
 
 const _: () = assert!(size_of::<TcpInfo>() == 216);
-
-/// include/net/tcp_states.h
-const TCP_CLOSE: u8 = 7;
 
 fn get<T: FromBytes>(socket: impl AsFd, level: c_int, name: c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();

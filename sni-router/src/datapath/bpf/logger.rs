@@ -2,11 +2,11 @@
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::{debug, warn};
 
 use super::Kernel;
+use crate::sys::readable::readable;
 
 /// Forwards the programs' log records to `tracing` until the task is dropped. Does nothing where
 /// debug logs are off: the programs then write none.
@@ -19,7 +19,7 @@ pub fn forward(kernel: &mut Kernel) {
         Ok(logger) => logger,
         Err(error) => return warn!(%error, "no logs of the kernel programs"),
     };
-    match AsyncFd::register_with_interest(logger, Interest::READABLE) {
+    match readable(logger) {
         Ok(logger) => {
             tokio::spawn(run(logger));
         }

@@ -9,10 +9,9 @@ use aya::maps::sock::SockMapFd;
 use aya::maps::{HashMap, MapData, RingBuf, SockHash};
 use sni_router_common::names::MAX_SLOTS;
 use sni_router_common::stream::{Stream, offset};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::io_error;
+use crate::sys::readable::readable;
 use crate::sys::shared::SharedArray;
 
 /// Sockets by slot, slots by cookie, and the streams in shared memory.
@@ -73,7 +72,7 @@ impl Sockets {
     /// Calls `on_event` with the slot of each event, until the task is dropped. Can be run once.
     pub async fn events(&self, mut on_event: impl FnMut(u32)) -> io::Result<()> {
         let ring = lock(&self.events).take().ok_or(io::ErrorKind::ResourceBusy)?;
-        let mut ring = AsyncFd::register_with_interest(ring, Interest::READABLE)?;
+        let mut ring = readable(ring)?;
         loop {
             let mut ready = ring.readable_mut().await?;
             while let Some(event) = ready.get_inner_mut().next() {

@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::error;
 
 use super::slots::Slots;
+use crate::sys::readable::readable;
 
 /// Has `slot`'s connection woken on this thread when `socket` sees FIN, RST or an error, once for
 /// each. Ends when the socket is closed.
@@ -38,9 +38,9 @@ pub(super) fn watch(slots: &Arc<Slots>, slot: u32, socket: impl AsFd) -> io::Res
 /// Makes the thread's watcher and starts its task on the thread's runtime.
 fn start(slots: Arc<Slots>) -> io::Result<Rc<OwnedFd>> {
     let watcher = epoll::create(CreateFlags::CLOEXEC)?;
-    let readable = AsyncFd::register_with_interest(watcher.try_clone()?, Interest::READABLE)?;
+    let fd = readable(watcher.try_clone()?)?;
     tokio::spawn(async move {
-        if let Err(error) = run(&readable, &slots).await {
+        if let Err(error) = run(&fd, &slots).await {
             error!(%error, "hang-ups of carried connections are no longer seen");
         }
     });

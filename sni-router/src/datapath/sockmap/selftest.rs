@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -177,39 +177,40 @@ fn end_is(expected: End, end: End) -> io::Result<()> {
     Err(io::Error::other(format!("ended as {end:?}, not as {expected:?}")))
 }
 
-async fn expect(stream: &mut (impl AsyncReadExt + Unpin), len: usize) -> io::Result<()> {
-    let mut buffer = vec![0; 64 * 1024];
+async fn expect(stream: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result<()> {
+    let sent = pattern(PERIOD);
+    let mut buffer = vec![0; PERIOD];
     let mut seen = 0;
     while seen < len {
-        let most = buffer.len().min(len - seen);
+        // Never across the end of a period, so that a piece can be compared as a whole.
+        let at = seen % PERIOD;
+        let most = (PERIOD - at).min(len - seen);
         let read = stream.read(&mut buffer[..most]).await?;
         if read == 0 {
             return Err(io::Error::other(format!("{} of {len} bytes are missing", len - seen)));
         }
-        if let Some(at) = (0..read).find(|at| buffer[*at] != byte(seen + at)) {
-            return Err(io::Error::other(format!("byte {} is not what was sent", seen + at)));
+        if buffer[..read] != sent[at..at + read] {
+            return Err(io::Error::other(format!("bytes from {seen} on are not what was sent")));
         }
         seen += read;
     }
     Ok(())
 }
 
-async fn expect_end(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<()> {
+async fn expect_end(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     match stream.read(&mut [0; 1]).await? {
         0 => Ok(()),
         _ => Err(io::Error::other("more bytes than were sent")),
     }
 }
 
+/// A stream in which every shift of less than a period is visible.
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(byte).collect()
+    let period: Vec<u8> = (0..PERIOD).map(|at| (at ^ (at >> 8)) as u8).collect();
+    period.into_iter().cycle().take(len).collect()
 }
 
-/// A stream in which every shift of less than 64 KiB is visible.
-fn byte(position: usize) -> u8 {
-    (position ^ (position >> 8)) as u8
-}
-
+const PERIOD: usize = 64 * 1024;
 const QUEUED: usize = 16 * 1024;
 const BULK: usize = 64 << 20;
 const SLOW: Duration = Duration::from_millis(30);

@@ -78,9 +78,9 @@ async fn both_ways(pair: &Pair, traffic: &Traffic) -> End {
                 Err(Broken::Source) => return End::EndpointReset,
                 Err(Broken::Sink) => return End::ClientReset,
             },
-            // After its FIN a side is no longer read from: its RST must be watched for.
-            () = reset(client), if up_done => return End::ClientReset,
-            () = reset(endpoint), if down_done => return End::EndpointReset,
+            // A side is not read from after its FIN, nor while the other one is slow.
+            () = reset(client) => return End::ClientReset,
+            () = reset(endpoint) => return End::EndpointReset,
         }
     }
     End::Done

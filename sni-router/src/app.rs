@@ -1,0 +1,260 @@
+//! The composition root: the one file that knows every module and puts them together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
+use serde_json::json;
+use sni_router_common::counter::Counter;
+use sni_router_core::manifest::{CertificateCheck, Compiler, Options, Resolved, Snapshot};
+use sni_router_core::model::Model;
+use sni_router_core::problem::Severity;
+use sni_router_core::table::RouteTable;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::claim::Claims;
+use crate::control::{Applied, Control};
+use crate::counted::{Counted, labels};
+use crate::datapath::bpf::{Counters, Kernel, forward_logs};
+use crate::datapath::choose::{Choice, Chosen, choose};
+use crate::listen::{Groups, Steering};
+use crate::observe::admin::{Admin, AdminAddr, Status};
+use crate::observe::metrics::{Metrics, Problems};
+use crate::observe::readiness::Readiness;
+use crate::proxy::Proxy;
+use crate::proxy::settings::Settings as ProxySettings;
+use crate::proxy::worker::Worker;
+use crate::source::directory::Directory;
+use crate::source::dns::{Dns, SystemResolver};
+use crate::source::read::read_dir;
+
+/// Everything an operator can set.
+pub struct Settings {
+    /// Where the manifests are.
+    pub manifests: PathBuf,
+    /// What shall carry connections.
+    pub datapath: Choice,
+    /// Whether VIPs that no interface has get a local route.
+    pub claim_vips: bool,
+    /// The classes that are served; all if there are none.
+    pub ingress_classes: Vec<String>,
+    /// What is asked of a Listener's certificates.
+    pub certificates: CertificateCheck,
+    /// Where the admin API is served, if anywhere.
+    pub admin: Option<AdminAddr>,
+    /// Worker threads, at least one.
+    pub workers: usize,
+    /// How long connections may take to finish at the end.
+    pub drain_timeout: Duration,
+    /// Settings of the connection path.
+    pub proxy: ProxySettings,
+}
+
+/// Runs until it is told to stop, and then until connections have finished or their time is over.
+pub async fn run(settings: Settings) -> Result<()> {
+    // First, so that a signal during the start is not lost, nor deadly.
+    let mut signals = Signals::new()?;
+    let directory = Directory::open(settings.manifests, read_dir).await?;
+    let dns = Dns::start(SystemResolver::default());
+    let metrics = Arc::new(Metrics::new(labels()));
+    let readiness = Arc::new(Readiness::default());
+
+    let mut chosen = choose(settings.datapath).await?;
+    if let Some(kernel) = &mut chosen.kernel {
+        forward_logs(kernel);
+    }
+    let table = Arc::new(ArcSwap::from_pointee(RouteTable::compile(&Model::default(), 0, None)));
+    let (close_all, closing) = watch::channel(false);
+    let proxy = Arc::new(Proxy::new(
+        settings.proxy,
+        Arc::clone(&table),
+        Arc::clone(&chosen.datapath),
+        Arc::new(Counted(Arc::clone(&metrics))),
+        closing,
+    ));
+    let workers = (0..settings.workers)
+        .map(|index| Worker::start(index, Arc::clone(&proxy)))
+        .collect::<Result<Vec<_>, _>>()
+        .context("cannot start the worker threads")?;
+    let steering = steer(chosen.kernel.as_mut(), &workers)?;
+    let mut control = Control {
+        compiler: Compiler::new(Options {
+            ingress_classes: settings.ingress_classes,
+            certificates: settings.certificates,
+        }),
+        table: Arc::clone(&table),
+        steering,
+        claims: Claims::new(settings.claim_vips)
+            .inspect_err(|error| warn!(%error, "no netlink: VIPs are neither claimed nor checked"))
+            .ok(),
+        workers,
+        problems: Vec::new(),
+    };
+    let _admin = match &settings.admin {
+        Some(addr) => {
+            let status = status(&chosen, table, Arc::clone(&proxy));
+            let served = Admin::serve(addr, Arc::clone(&readiness), Arc::clone(&metrics), status);
+            Some(served.await?)
+        }
+        None => None,
+    };
+
+    follow(&mut control, &directory, &dns, &metrics, &readiness, &mut signals).await;
+
+    info!(connections = proxy.active(), "draining");
+    readiness.set_draining();
+    control.stop_steering();
+    sleep(HANDSHAKES).await;
+    control.stop_listening();
+    drain(&proxy, settings.drain_timeout, &mut signals).await;
+    close_all.send_replace(true);
+    drain(&proxy, LAST_WORDS, &mut signals).await;
+    control.finish().await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Attaches `snir_lookup` in front of the workers' sockets, or has every address bound.
+fn steer(kernel: Option<&mut Kernel>, workers: &[Worker]) -> Result<Steering> {
+    let Some(kernel) = kernel else {
+        return Ok(Steering::Bind(Default::default()));
+    };
+    let groups = Groups::open(workers.len()).context("cannot open the listening sockets")?;
+    let (v4, v6) = groups.representatives();
+    kernel.attach_lookup(v4, v6).context("cannot steer connections")?;
+    groups.serve(workers);
+    Ok(Steering::Lookup(kernel.rules()?))
+}
+
+/// Applies every snapshot until the process is told to stop.
+async fn follow(
+    control: &mut Control,
+    directory: &Directory<Snapshot>,
+    dns: &Dns,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    signals: &mut Signals,
+) {
+    let mut snapshots = directory.snapshots();
+    let mut resolved = dns.resolved();
+    loop {
+        let snapshot: Arc<Snapshot> = Arc::clone(&snapshots.borrow_and_update());
+        let addresses: Arc<Resolved> = Arc::clone(&resolved.borrow_and_update());
+        let applied = control.apply(&snapshot, &addresses).await;
+        dns.want(&applied.build.model.external_names);
+        count(metrics, &applied, control.table.load().generation());
+        if applied.is_served {
+            readiness.set_ready();
+        }
+        loop {
+            tokio::select! {
+                Ok(()) = snapshots.changed() => break,
+                Ok(()) = resolved.changed() => break,
+                _ = signals.reload.recv() => directory.reload(),
+                () = stop(&mut signals.terminate, &mut signals.interrupt) => return,
+            }
+        }
+    }
+}
+
+fn count(metrics: &Metrics, applied: &Applied, generation: u64) {
+    if !applied.is_served {
+        return metrics.apply_failed();
+    }
+    let problems = Problems {
+        notes: applied.build.count(Severity::Note),
+        warnings: applied.build.count(Severity::Warning),
+        errors: applied.build.count(Severity::Error),
+    };
+    metrics.applied(generation, problems);
+}
+
+/// Waits until there is no connection left, the time is over, or a second signal says at once.
+async fn drain(proxy: &Proxy, within: Duration, signals: &mut Signals) {
+    let deadline = Instant::now() + within;
+    while proxy.active() > 0 && Instant::now() < deadline {
+        tokio::select! {
+            () = sleep(DRAIN_TICK) => {}
+            () = signals.stop() => return,
+        }
+    }
+}
+
+/// What `/api/v1/status` says.
+fn status(chosen: &Chosen, table: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>) -> Status {
+    let datapath = chosen.datapath.kind().as_str();
+    let declined = chosen.declined.clone();
+    let counters = chosen.counters.clone();
+    Box::new(move || {
+        let table = table.load();
+        let listeners: Vec<_> = table
+            .listeners()
+            .map(|listener| {
+                json!({
+                    "name": listener.key.to_string(),
+                    "vips": listener.vips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "port": listener.port,
+                    "routes": listener.routes().count(),
+                })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": table.generation(),
+            "connections": proxy.active(),
+            "datapath": datapath,
+            "declined": declined,
+            "listeners": listeners,
+            "kernel": counters.as_deref().map(kernel_counters),
+        })
+    })
+}
+
+fn kernel_counters(counters: &Counters) -> serde_json::Value {
+    let counts = Counter::ALL.map(|counter| (counter.as_str().to_owned(), counters.read(counter)));
+    json!(std::collections::BTreeMap::from(counts))
+}
+
+/// The signals a daemon gets.
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).context("cannot receive signals");
+        Ok(Self {
+            reload: on(SignalKind::hangup())?,
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    /// SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        stop(&mut self.terminate, &mut self.interrupt).await;
+    }
+}
+
+async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// What a client whose SYN was already answered gets to complete its handshake: a listening socket
+/// that closes resets it.
+const HANDSHAKES: Duration = Duration::from_millis(200);
+
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+
+/// How long connections that are told to end may take to write their records.
+const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -1,0 +1,168 @@
+//! `sni-router run`: the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args as ClapArgs;
+use tokio::runtime::Builder;
+
+use super::certificates::Certificates;
+use crate::app::{self, Settings};
+use crate::datapath::choose::Choice;
+use crate::observe::admin::AdminAddr;
+use crate::observe::log::{self, Format};
+use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
+
+/// Route TLS by server name, from a directory of Kubernetes manifests.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Directory of manifests (*.yaml, *.yml, *.json; subdirectories too). Changes are applied
+    /// within a second, also on SIGHUP; no connection is closed by one
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+
+    /// What carries established connections. `auto` takes the best that passes its self-test;
+    /// `sockmap` refuses to start without it; `userspace` uses no BPF at all
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    datapath: Choice,
+
+    /// Add a local route for VIPs that no interface has; removed at exit
+    #[arg(long)]
+    claim_vips: bool,
+
+    /// Only take Ingresses and Listeners of this class (repeatable)
+    #[arg(long = "ingress-class", value_name = "NAME")]
+    ingress_classes: Vec<String>,
+
+    /// What a Listener's certificates must be: `verify` loads them, `declared` only asks that one
+    /// is named, `ignore` asks nothing. Private keys are never loaded
+    #[arg(long, value_enum, default_value_t = Certificates::Verify)]
+    certificates: Certificates,
+
+    /// Serve health, readiness and metrics on IP:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<AdminAddr>,
+
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+
+    /// What is logged, as `info` or `warn,access=off`; RUST_LOG overrides it
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log_level: String,
+
+    /// Worker threads [default: one per CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+
+    /// Time from accept to the last byte of the hello
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    hello_timeout: Duration,
+
+    /// Largest hello in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
+    hello_max_size: usize,
+
+    /// Connections that may be without a complete hello at one time; more are reset
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    max_pending_hellos: usize,
+
+    /// Time to connect to an endpoint, all retries together
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    connect_timeout: Duration,
+
+    /// Longest time without a byte in either direction
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    idle_timeout: Duration,
+
+    /// Longest time of a connection in all [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    max_duration: Option<Duration>,
+
+    /// Time that connections get to finish after SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    drain_timeout: Duration,
+
+    /// Answer to a name that no route takes
+    #[arg(long, value_enum, default_value_t = Answer::Alert)]
+    on_unknown_host: Answer,
+
+    /// Answer to a hello without a name, where the listener has no default route
+    #[arg(long, value_enum, default_value_t = Answer::Alert)]
+    on_no_sni: Answer,
+
+    /// Answer to what is not TLS
+    #[arg(long, value_enum, default_value_t = Answer::Alert)]
+    on_not_tls: Answer,
+
+    /// Answer to a hello that cannot be read
+    #[arg(long, value_enum, default_value_t = Answer::Alert)]
+    on_malformed: Answer,
+
+    /// Answer to a hello larger than --hello-max-size
+    #[arg(long, value_enum, default_value_t = Answer::Alert)]
+    on_too_large: Answer,
+
+    /// Answer to a hello that did not come in time
+    #[arg(long, value_enum, default_value_t = Answer::Alert)]
+    on_timeout: Answer,
+}
+
+/// Runs until it is told to stop.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let _flush = log::init(args.log_format, &args.log_level)?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control threads")?;
+    runtime.block_on(app::run(args.into_settings()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    fn into_settings(self) -> Settings {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Settings {
+            manifests: self.manifests,
+            datapath: self.datapath,
+            claim_vips: self.claim_vips,
+            ingress_classes: self.ingress_classes,
+            certificates: self.certificates.into(),
+            admin: self.admin,
+            workers: self.workers.map_or(cpus, usize::from),
+            drain_timeout: self.drain_timeout,
+            proxy: ProxySettings {
+                hello_timeout: self.hello_timeout,
+                hello_max_size: self.hello_max_size,
+                max_pending_hellos: self.max_pending_hellos,
+                connect_timeout: self.connect_timeout,
+                idle_timeout: self.idle_timeout,
+                max_duration: self.max_duration,
+                answers: Answers {
+                    unknown_host: self.on_unknown_host,
+                    no_sni: self.on_no_sni,
+                    not_tls: self.on_not_tls,
+                    malformed: self.on_malformed,
+                    too_large: self.on_too_large,
+                    timeout: self.on_timeout,
+                },
+            },
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error} (write 500ms, 5s, 1h 30m)")),
+    }
+}
+
+/// The control threads read manifests, answer the admin API and collect events; connections are
+/// the workers' business.
+const CONTROL_THREADS: usize = 1;

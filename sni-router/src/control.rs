@@ -1,0 +1,114 @@
+//! The control loop's work: from a snapshot of manifests to what is served.
+//!
+//! Order: add what is new to the host, then publish the table, then remove what is stale. So a
+//! connection never arrives for a listener that the proxy does not know longer than the moment in
+//! between, and an address whose listener is gone is refused by the kernel, not by us.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use sni_router_core::manifest::{Build, Compiler, Resolved, Snapshot};
+use sni_router_core::plan::Plan;
+use sni_router_core::problem::{Problem, Severity};
+use sni_router_core::table::RouteTable;
+use tracing::{error, info, warn};
+
+use crate::claim::Claims;
+use crate::listen::Steering;
+use crate::proxy::worker::Worker;
+
+/// What the control loop works on.
+pub struct Control {
+    pub compiler: Compiler,
+    pub table: Arc<ArcSwap<RouteTable>>,
+    pub steering: Steering,
+    pub claims: Option<Claims>,
+    pub workers: Vec<Worker>,
+    /// The problems of the last snapshot, to tell what is new.
+    pub problems: Vec<Problem>,
+}
+
+/// What a snapshot came to.
+pub struct Applied {
+    /// Whether its table is being served.
+    pub is_served: bool,
+    /// The build it came from.
+    pub build: Build,
+}
+
+impl Control {
+    /// Makes a snapshot what is served. A snapshot that the host refuses leaves everything as it
+    /// is.
+    pub async fn apply(&mut self, snapshot: &Snapshot, resolved: &Resolved) -> Applied {
+        let start = Instant::now();
+        let build = self.compiler.build(snapshot, resolved, now());
+        self.tell(&build.problems);
+        let current = self.table.load_full();
+        let next = RouteTable::compile(&build.model, current.generation() + 1, Some(&current));
+        let plan = Plan::of(&next);
+        if let Some(claims) = &mut self.claims {
+            claims.add(&plan.vips).await;
+        }
+        if let Err(error) = self.steering.add(&plan, &self.workers) {
+            error!(%error, "the kernel refused the new listeners; the old ones stay");
+            return Applied { is_served: false, build };
+        }
+        let (generation, listeners) = (next.generation(), next.listeners().len());
+        let routes: usize = next.listeners().map(|listener| listener.routes().count()).sum();
+        self.table.store(Arc::new(next));
+        if let Err(error) = self.steering.remove_others(&plan, &self.workers) {
+            error!(%error, "an old listener could not be removed");
+        }
+        if let Some(claims) = &mut self.claims {
+            claims.remove_others(&plan.vips).await;
+        }
+        let took_ms = start.elapsed().as_millis() as u64;
+        info!(generation, listeners, routes, took_ms, "applied");
+        Applied { is_served: true, build }
+    }
+
+    /// New connections no longer reach us: they are refused, or another program gets them.
+    pub fn stop_steering(&mut self) {
+        if let Err(error) = self.steering.remove_others(&Plan::default(), &self.workers) {
+            error!(%error, "a listener could not be removed");
+        }
+    }
+
+    /// Stops accepting; connections go on.
+    pub fn stop_listening(&self) {
+        self.workers.iter().for_each(Worker::stop_listening);
+    }
+
+    /// Gives back what the host lent us, and ends the workers.
+    pub async fn finish(self) {
+        if let Some(mut claims) = self.claims {
+            claims.remove_others(&Default::default()).await;
+        }
+        for worker in self.workers {
+            worker.join();
+        }
+    }
+
+    /// Logs the problems that the last snapshot did not have, and how many it no longer has.
+    fn tell(&mut self, problems: &[Problem]) {
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            match problem.severity {
+                Severity::Error => error!("{problem}"),
+                Severity::Warning => warn!("{problem}"),
+                Severity::Note => info!("{problem}"),
+            }
+        }
+        let solved = self.problems.iter().filter(|problem| !problems.contains(problem)).count();
+        if solved > 0 {
+            info!(solved, "problems solved");
+        }
+        self.problems = problems.to_vec();
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,62 @@
+//! Counting what the proxy tells: the bridge between `proxy` and `observe`, which do not know each
+//! other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sni_router_core::table::Listener;
+
+use crate::carry::{Decline, Kind};
+use crate::observe::metrics::{Labels, Metrics};
+use crate::proxy::connect::ConnectFailure;
+use crate::proxy::reason::CloseReason;
+use crate::proxy::record::{Observer, Record};
+
+/// An observer that counts.
+pub struct Counted(pub Arc<Metrics>);
+
+/// The labels of the counters, each list in the order of its enum's numbers. Made once a process.
+pub fn labels() -> Labels {
+    Labels {
+        reasons: Vec::leak(CloseReason::ALL.map(CloseReason::as_str).to_vec()),
+        datapaths: Vec::leak(Kind::ALL.map(Kind::as_str).to_vec()),
+        declines: Vec::leak(Decline::ALL.map(Decline::as_str).to_vec()),
+        connect_failures: Vec::leak(ConnectFailure::ALL.map(ConnectFailure::as_str).to_vec()),
+    }
+}
+
+impl Observer for Counted {
+    fn accepted(&self, listener: Option<&Listener>) {
+        self.0.listener(listener.map(|listener| &listener.key)).opened();
+    }
+
+    fn greeted(&self, took: Duration, size: usize) {
+        self.0.hello(took, size);
+    }
+
+    fn connect_failed(&self, failure: ConnectFailure) {
+        self.0.connect_failed(failure as usize);
+    }
+
+    fn connected(&self, took: Duration, retries: u32) {
+        self.0.connected(took, retries);
+    }
+
+    fn carrying(&self, kind: Kind) {
+        self.0.carrying(kind as usize);
+    }
+
+    fn carried(&self, kind: Kind) {
+        self.0.carried(kind as usize);
+    }
+
+    fn declined(&self, decline: Decline) {
+        self.0.declined(decline as usize);
+    }
+
+    fn closed(&self, record: &Record) {
+        let listener = self.0.listener(record.listener.as_ref().map(|listener| &listener.key));
+        listener.closed(record.reason as usize, record.datapath.map(|kind| kind as usize));
+        self.0.bytes(record.traffic.up(), record.traffic.down());
+    }
+}
