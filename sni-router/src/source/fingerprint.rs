@@ -7,7 +7,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What the file system says of a directory and all below it, as one number; no file is opened.
+/// What the file system says of a file, or of a directory and all below it, as one number; no
+/// file is opened.
 ///
 /// Two fingerprints differ when a file was added, removed, renamed, replaced or written, also
 /// behind a symbolic link. That they are equal is no proof: a write within the file system's
@@ -16,11 +17,16 @@ use std::path::Path;
 pub(super) struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// Fails only if `directory` itself cannot be listed; what cannot be looked at below it
-    /// counts as a fact like any other.
-    pub(super) fn of(directory: &Path) -> io::Result<Self> {
+    /// Fails only if `path` itself cannot be looked at; what cannot be below it counts as a fact
+    /// like any other.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let meta = fs::metadata(path)?;
         let mut walk = Walk::default();
-        walk.directory(directory, &fs::metadata(directory)?)?;
+        if meta.is_dir() {
+            walk.directory(path, &meta)?;
+        } else {
+            walk.add(path, Ok(&meta));
+        }
         Ok(Self(walk.hash))
     }
 }
@@ -123,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprint_fails_when_there_is_no_directory() {
+    fn fingerprint_fails_when_there_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Fingerprint::of(&dir.path().join("none")).is_err());
     }

@@ -56,6 +56,26 @@ async fn change_is_published_when_the_path_is_a_link_that_is_swapped() {
 }
 
 #[tokio::test]
+async fn change_is_published_when_a_single_file_is_replaced() {
+    let dir = directory(&[("a.yaml", "one")]);
+    let path = dir.path().join("a.yaml");
+    let source = Directory::open(path.clone(), |path| fs::read_to_string(path))
+        .await
+        .unwrap();
+    let mut snapshots = source.snapshots();
+    for text in ["two", "three"] {
+        // As editors save: the file that was watched is gone afterwards.
+        fs::write(dir.path().join("new"), text).unwrap();
+        fs::rename(dir.path().join("new"), &path).unwrap();
+        timeout(Duration::from_secs(1), snapshots.changed())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(**snapshots.borrow_and_update(), text);
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_published_when_the_texts_are_the_same() {
     let dir = directory(&[("a.yaml", "one")]);
     let mut watched = Watched::open(dir.path()).await;
