@@ -53,10 +53,7 @@ pub fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
         return Ok(Command::new(program));
     }
     if find_program("sudo").is_none() {
-        bail!(
-            "{} needs root, and there is no sudo: run this as root",
-            program.as_ref().display()
-        );
+        bail!("this needs root, and there is no sudo: run it as root");
     }
     let mut command = Command::new("sudo");
     command.arg("-E").arg(program);

@@ -18,6 +18,7 @@ pub fn build() -> Result<()> {
 
 /// Builds, then becomes `sni-router run ARGS`, as root.
 pub fn run(args: &[OsString]) -> Result<()> {
+    as_root("true")?;
     build()?;
     become_command(as_root(binary())?.arg("run").args(args))
 }

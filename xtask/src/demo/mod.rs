@@ -67,6 +67,8 @@ impl Datapath {
 
 /// Builds as the user, then shows it as root.
 pub fn demo(args: &Args) -> Result<ExitCode> {
+    // Without root and sudo it is of no use to build.
+    as_root("true")?;
     if !args.built && !args.down {
         run::build()?;
     }
@@ -85,13 +87,10 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
     let stop = stop_flag()?;
     let mut lab = Lab::create(&stop)?;
     let result = show(&mut lab, args);
-    if let Err(error) = result {
+    let is_right = result.inspect_err(|_| {
         // The log is about to be removed with the lab.
         eprintln!("{}", router::last_words(&lab));
-        lab.remove().context("remove the demo")?;
-        return Err(error);
-    }
-    let is_right = result?;
+    })?;
     if args.keep {
         tell_how_to_try(&lab);
         lab.keep();

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Result, anyhow, bail};
 
-use self::need::{Need, missing};
+use self::need::Need;
 use crate::command::{as_root, run};
 use crate::toolchain::{LINKER_VERSION, Route, find_program};
 
@@ -23,8 +23,7 @@ pub fn setup() -> Result<()> {
     if find_program("rustup").is_none() {
         bail!("the BPF toolchain is managed by rustup: install it from https://rustup.rs");
     }
-    let route = route()?;
-    let needs = missing(route);
+    let (route, needs) = look()?;
     if needs.is_empty() {
         println!(
             "setup: nothing is missing (BPF by the {} toolchain)",
@@ -33,7 +32,7 @@ pub fn setup() -> Result<()> {
         return Ok(());
     }
     install(route, &needs)?;
-    let left = missing(route);
+    let (_, left) = look()?;
     if !left.is_empty() {
         bail!(
             "setup has run, but these are still missing:\n{}",
@@ -50,21 +49,33 @@ pub fn setup() -> Result<()> {
 ///
 /// As [`setup`].
 pub fn ensure() -> Result<()> {
-    if let Ok(Some(route)) = Route::choose()
-        && missing(route).is_empty()
-    {
-        return Ok(());
+    match look() {
+        Ok((_, needs)) if needs.is_empty() => Ok(()),
+        _ => setup(),
     }
-    setup()
 }
 
-/// The route to set up: the forced one, else one that is ready, else nightly where it has
-/// rust-src and apt the LLVM that bpf-linker needs for it, else Debian's rustc.
-fn route() -> Result<Route> {
-    if let Some(route) = Route::forced().map_err(|error| anyhow!(error))? {
-        return Ok(route);
+/// The route that is ready, or else is to be made so, and what is missing.
+fn look() -> Result<(Route, Vec<Need>)> {
+    let ready = Route::choose().map_err(|error| anyhow!(error))?;
+    let mut needs = need::programs();
+    let route = match ready {
+        Some(route) => route,
+        None => to_prepare()?,
+    };
+    if !need::has_clippy(route) || (ready.is_none() && !route.has_core()) {
+        needs.extend(need::compiler(route));
     }
-    if let Some(route) = Route::choose().map_err(|error| anyhow!(error))? {
+    if ready.is_none() {
+        needs.extend(need::fitting_linker(route));
+    }
+    Ok((route, needs))
+}
+
+/// The route to prepare where none is ready: the forced one, else nightly where it has rust-src
+/// and apt the LLVM that bpf-linker needs for it, else Debian's rustc.
+fn to_prepare() -> Result<Route> {
+    if let Some(route) = Route::forced().map_err(|error| anyhow!(error))? {
         return Ok(route);
     }
     if !Route::Nightly.has_core() {

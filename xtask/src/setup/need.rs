@@ -19,6 +19,9 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("setpriv", "util-linux"),
 ];
 
+/// Components of the toolchain that builds for the host, with a program in each.
+const COMPONENTS: [(&str, &str); 2] = [("clippy", "cargo-clippy"), ("rustfmt", "rustfmt")];
+
 /// Something that is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -111,30 +114,37 @@ impl fmt::Display for Need {
     }
 }
 
-/// Everything that is missing for this route, in the order of installing.
-pub fn missing(route: Route) -> Vec<Need> {
-    let mut needs = Vec::new();
-    for (name, package) in PROGRAMS {
-        if find_program(name).is_none() {
-            needs.push(Need::Program { name, package });
-        }
-    }
-    for (name, program) in [("clippy", "cargo-clippy"), ("rustfmt", "rustfmt")] {
-        if !has_component(program) {
-            needs.push(Need::Component(name));
-        }
-    }
+/// Programs that are missing, whatever the route.
+pub fn programs() -> Vec<Need> {
+    let programs = PROGRAMS.into_iter();
+    let programs = programs.filter(|(name, _)| find_program(name).is_none());
+    let components = COMPONENTS.into_iter();
+    let components = components.filter(|(_, program)| !has_component(program));
+    programs
+        .map(|(name, package)| Need::Program { name, package })
+        .chain(components.map(|(name, _)| Need::Component(name)))
+        .collect()
+}
+
+/// All it takes to have the compiler of a route, and its clippy.
+pub fn compiler(route: Route) -> Vec<Need> {
     match route {
-        Route::Nightly if route.has_core() && has_clippy(route) => {}
-        Route::Nightly => needs.push(Need::Nightly),
-        Route::Bpf if route.has_core() && has_clippy(route) => {}
-        Route::Bpf => needs.extend([Need::DebianRustc, Need::Link]),
+        Route::Nightly => vec![Need::Nightly],
+        Route::Bpf => vec![Need::DebianRustc, Need::Link],
     }
+}
+
+/// Whether the toolchain of a route has clippy, for the lints of the BPF crate.
+pub fn has_clippy(route: Route) -> bool {
+    let rustc = route.rustc();
+    rustc.is_some_and(|rustc| rustc.with_file_name("cargo-clippy").is_file())
+}
+
+/// The linker, unless the one that is here fits the compiler of a route.
+pub fn fitting_linker(route: Route) -> Option<Need> {
     let llvm = route.llvm();
-    if llvm.is_none() || linker_llvm() != llvm {
-        needs.push(Need::Linker { llvm });
-    }
-    needs
+    let fits = llvm.is_some() && linker_llvm() == llvm;
+    (!fits).then_some(Need::Linker { llvm })
 }
 
 /// The linker that fits this route's compiler.
@@ -199,10 +209,4 @@ fn rustup(args: &[&str]) -> Command {
 fn has_component(program: &str) -> bool {
     let which = rustup(&["which", program]).output();
     which.is_ok_and(|output| output.status.success())
-}
-
-/// Whether the toolchain of a route has clippy, for the lints of the BPF crate.
-fn has_clippy(route: Route) -> bool {
-    let rustc = route.rustc();
-    rustc.is_some_and(|rustc| rustc.with_file_name("cargo-clippy").is_file())
 }
