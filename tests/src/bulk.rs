@@ -118,6 +118,7 @@ pub fn send_until_stalled(mut to: &TcpStream, mut pattern: Pattern, stall: Durat
                     sum.update(&bytes[..written]);
                     return sum.finish();
                 }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => panic!("write: {e}"),
             }
         }

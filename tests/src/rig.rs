@@ -131,8 +131,9 @@ impl Rig {
             .service("one", [lab.endpoint(0)])
     }
 
-    /// Opens a connection through the router: the client has sent its hello, and the endpoint has
-    /// received exactly that.
+    /// Opens a connection through the router: the endpoint has received exactly the client's hello,
+    /// and the client a first byte from the endpoint, which it can only have once the datapath has
+    /// taken over.
     #[track_caller]
     pub fn open(&self) -> Pair {
         let client = self.lab.connect(Family::V4);
@@ -140,11 +141,14 @@ impl Rig {
         write(&client, &hello);
         let server = self.accept();
         assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
+        write(&server, b"!");
+        assert_eq!(read_exactly(&client, 1, SOON), b"!");
         Pair {
             address: client.local_addr().expect("a connected socket"),
             client,
             server,
-            hello: hello.len() as u64,
+            up: hello.len() as u64,
+            down: 1,
         }
     }
 
@@ -173,6 +177,8 @@ pub struct Pair {
     pub server: TcpStream,
     /// The client's address.
     pub address: SocketAddr,
-    /// The length of the hello, in bytes.
-    pub hello: u64,
+    /// Bytes that have gone from the client to the endpoint: the hello.
+    pub up: u64,
+    /// Bytes that have gone from the endpoint to the client.
+    pub down: u64,
 }

@@ -43,8 +43,8 @@ fn gibibyte_up_then_down_arrives_intact(#[case] datapath: Datapath) {
 
     let access = rig.access(pair.address);
     assert_eq!(access.reason, "done", "{access:?}");
-    assert_eq!(access.bytes_up, pair.hello + GIB, "{access:?}");
-    assert_eq!(access.bytes_down, GIB, "{access:?}");
+    assert_eq!(access.bytes_up, pair.up + GIB, "{access:?}");
+    assert_eq!(access.bytes_down, pair.down + GIB, "{access:?}");
 }
 
 #[rstest]
@@ -64,6 +64,6 @@ fn gibibyte_both_ways_at_once_arrives_intact(#[case] datapath: Datapath) {
 
     let access = rig.access(pair.address);
     assert_eq!(access.reason, "done", "{access:?}");
-    assert_eq!(access.bytes_up, pair.hello + GIB, "{access:?}");
-    assert_eq!(access.bytes_down, GIB, "{access:?}");
+    assert_eq!(access.bytes_up, pair.up + GIB, "{access:?}");
+    assert_eq!(access.bytes_down, pair.down + GIB, "{access:?}");
 }

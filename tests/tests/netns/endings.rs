@@ -48,7 +48,11 @@ fn client_half_close_leaves_the_way_down_open(#[case] datapath: Datapath) {
     half_close(&pair.client, &pair.server);
     let access = rig.access(pair.address);
     assert_eq!(access.reason, "done", "{access:?}");
-    assert_eq!(access.bytes_down, 3 * 4 + 64 * MIB, "{access:?}");
+    assert_eq!(
+        access.bytes_down,
+        pair.down + 3 * 4 + 64 * MIB,
+        "{access:?}"
+    );
 }
 
 #[rstest]
@@ -60,7 +64,7 @@ fn endpoint_half_close_leaves_the_way_up_open(#[case] datapath: Datapath) {
     half_close(&pair.server, &pair.client);
     let access = rig.access(pair.address);
     assert_eq!(access.reason, "done", "{access:?}");
-    assert_eq!(access.bytes_up, pair.hello + 3 * 4 + 64 * MIB, "{access:?}");
+    assert_eq!(access.bytes_up, pair.up + 3 * 4 + 64 * MIB, "{access:?}");
 }
 
 #[rstest]
@@ -194,8 +198,12 @@ fn five_hundred_short_connections_lose_nothing_at_close(#[case] datapath: Datapa
         }
         let access = rig.access(pair.address);
         assert_eq!(access.reason, "done", "round {round}: {access:?}");
-        assert_eq!(access.bytes_up, pair.hello + up.len() as u64, "{access:?}");
-        assert_eq!(access.bytes_down, down.len() as u64, "{access:?}");
+        assert_eq!(access.bytes_up, pair.up + up.len() as u64, "{access:?}");
+        assert_eq!(
+            access.bytes_down,
+            pair.down + down.len() as u64,
+            "{access:?}"
+        );
     }
 }
 

@@ -53,6 +53,8 @@ fn endpoint_that_refuses_is_passed_over(#[case] datapath: Datapath) {
         write(&client, &hello);
         let server = accept(&up, SOON);
         assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
+        write(&server, b"!");
+        assert_eq!(read_exactly(&client, 1, SOON), b"!", "carried");
         let address = client.local_addr().expect("a socket");
         drop((client, server));
 

@@ -109,8 +109,8 @@ fn streams_at_full_speed_side_by_side_arrive_intact(#[case] datapath: Datapath) 
     for pair in pairs {
         let access = rig.access(pair.address);
         assert_eq!(access.reason, "done", "{access:?}");
-        assert_eq!(access.bytes_up, pair.hello + LEN, "{access:?}");
-        assert_eq!(access.bytes_down, LEN, "{access:?}");
+        assert_eq!(access.bytes_up, pair.up + LEN, "{access:?}");
+        assert_eq!(access.bytes_down, pair.down + LEN, "{access:?}");
     }
 }
 

@@ -47,12 +47,13 @@ fn finish(rig: &Rig, pair: Pair) -> (u64, u64) {
         client,
         server,
         address,
-        hello,
+        up,
+        down,
     } = pair;
     drop((client, server));
     let access = rig.access(address);
     assert_eq!(access.reason, "done", "{access:?}");
-    (access.bytes_up - hello, access.bytes_down)
+    (access.bytes_up - up, access.bytes_down - down)
 }
 
 #[rstest]
