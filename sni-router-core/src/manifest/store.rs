@@ -57,19 +57,26 @@ impl Store {
         objects
     }
 
-    /// One object a key: the first in the order of the files' paths.
+    /// One object a key: the first that is right, in the order of the files' paths.
     fn merge(&self) -> Objects {
+        let mut first: HashMap<&Key, &Entry> = HashMap::new();
+        for entry in self.files.values().flat_map(|file| &file.entries) {
+            let chosen = first.entry(&entry.key).or_insert(entry);
+            if chosen.object.is_none() && entry.object.is_some() {
+                *chosen = entry;
+            }
+        }
         let mut merged = Objects::default();
-        let mut seen: HashMap<&Key, &Entry> = HashMap::new();
         for file in self.files.values() {
             merged.problems.extend(file.problems.iter().cloned());
             for entry in &file.entries {
-                if let Some(first) = seen.get(&entry.key) {
-                    merged.problems.push(duplicate(entry, first));
-                    continue;
+                match first[&entry.key] {
+                    chosen if std::ptr::eq(chosen, entry) => self.put(entry, &mut merged),
+                    _ if entry.object.is_none() => {
+                        merged.problems.extend(entry.problems.iter().cloned());
+                    }
+                    chosen => merged.problems.push(duplicate(entry, chosen)),
                 }
-                seen.insert(&entry.key, entry);
-                self.put(entry, &mut merged);
             }
         }
         for (path, file) in self.files.iter().filter(|(_, file)| file.incomplete) {

@@ -1,0 +1,107 @@
+//! Texts of manifests, and short words for what was built from them.
+#![allow(dead_code, reason = "every test file uses some of it")]
+
+use sni_router_core::manifest::{
+    Build, CertificateCheck, Compiler, Options, Resolved, Snapshot, SourceFile,
+};
+use sni_router_core::model::{Listener, Route};
+use sni_router_core::problem::Severity;
+
+/// Named texts.
+pub fn snapshot(files: &[(&str, &str)]) -> Snapshot {
+    let files = files.iter().map(|(path, text)| SourceFile {
+        path: (*path).into(),
+        text: (*text).into(),
+    });
+    Snapshot::from(files.collect::<Vec<_>>())
+}
+
+/// A compiler that asks nothing of certificates.
+pub fn compiler() -> Compiler {
+    Compiler::new(Options {
+        certificates: CertificateCheck::Ignore,
+        ..Options::default()
+    })
+}
+
+/// Builds one text once.
+pub fn build(text: &str) -> Build {
+    compiler().build(&snapshot(&[("a.yaml", text)]), &Resolved::new(), 0)
+}
+
+/// The same, with classes.
+pub fn build_for(classes: &[&str], text: &str) -> Build {
+    let mut compiler = Compiler::new(Options {
+        ingress_classes: classes.iter().map(|class| (*class).into()).collect(),
+        certificates: CertificateCheck::Ignore,
+    });
+    compiler.build(&snapshot(&[("a.yaml", text)]), &Resolved::new(), 0)
+}
+
+/// A Listener of that name on `192.0.2.1:port`.
+pub fn listener(name: &str, port: u16) -> String {
+    format!(
+        "---\napiVersion: citrix.com/v1\nkind: Listener\nmetadata:\n  name: {name}\nspec:\n  \
+         vip: 192.0.2.1\n  port: {port}\n  protocol: https\n  passthrough: true\n"
+    )
+}
+
+/// An Ingress that sends `host` to port 443 of `service`, attached to the Listener `web`.
+pub fn ingress(name: &str, host: &str, service: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: {name}\n  \
+         annotations:\n    ingress.citrix.com/listener: web\nspec:\n  rules:\n  \
+         - host: \"{host}\"\n    http:\n      paths:\n      - path: /\n        \
+         pathType: Prefix\n        backend:\n          service:\n            \
+         name: {service}\n            port:\n              number: 443\n"
+    )
+}
+
+/// A Service of that name and one slice with one endpoint.
+pub fn service(name: &str, endpoint: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  ports:\n  \
+         - port: 443\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+         name: {name}-1\n  labels:\n    kubernetes.io/service-name: {name}\naddressType: IPv4\n\
+         endpoints:\n- addresses: [{endpoint}]\nports:\n- port: 8443\n"
+    )
+}
+
+/// Every route as `listener pattern service:port [endpoints]`.
+pub fn routes(build: &Build) -> Vec<String> {
+    let of = |listener: &Listener| {
+        let name = listener.key.name.clone();
+        let line = move |route: &Route| {
+            let endpoints = route.backend.endpoints.iter().map(ToString::to_string);
+            let endpoints = endpoints.collect::<Vec<_>>().join(", ");
+            let key = &route.backend.key;
+            format!("{name} {} {}:{} [{endpoints}]", route.pattern, key.service.name, key.port)
+        };
+        listener.routes.iter().map(line).collect::<Vec<_>>()
+    };
+    build.model.listeners.iter().flat_map(of).collect()
+}
+
+/// Every listener as `name vip,vip:port`.
+pub fn listeners(build: &Build) -> Vec<String> {
+    let of = |listener: &Listener| {
+        let vips: Vec<_> = listener.vips.iter().map(ToString::to_string).collect();
+        format!("{} {}:{}", listener.key.name, vips.join(","), listener.port)
+    };
+    build.model.listeners.iter().map(of).collect()
+}
+
+/// The errors as they are printed.
+pub fn errors(build: &Build) -> Vec<String> {
+    told(build, Severity::Error)
+}
+
+/// The warnings as they are printed.
+pub fn warnings(build: &Build) -> Vec<String> {
+    told(build, Severity::Warning)
+}
+
+fn told(build: &Build, severity: Severity) -> Vec<String> {
+    let of = build.problems.iter().filter(|problem| problem.severity == severity);
+    of.map(ToString::to_string).collect()
+}
