@@ -19,9 +19,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
-use tracing::info;
+use tracing::{error, info};
 
 use super::metrics::Metrics;
 use super::readiness::Readiness;
@@ -33,7 +33,6 @@ pub type Status = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 /// The API, served as long as this lives.
 pub struct Admin {
     task: JoinHandle<()>,
-    addr: AdminAddr,
     _file: Option<SocketFile>,
 }
 
@@ -50,36 +49,39 @@ impl Admin {
             metrics,
             status,
         };
-        let router = router(Arc::new(answers));
         let bind_error = |source| AdminError::Bind {
             addr: addr.clone(),
             source,
         };
-        let (task, addr, file) = match addr {
-            AdminAddr::Tcp(ip_port) => {
-                let listener = TcpListener::bind(ip_port).await.map_err(bind_error)?;
-                let local = listener.local_addr().map_err(bind_error)?;
-                let router = router.layer(from_fn(refuse_names));
-                let task = tokio::spawn(async move { served(axum::serve(listener, router).await) });
-                (task, AdminAddr::Tcp(local), None)
+        match addr {
+            AdminAddr::Tcp(addr) => {
+                let listener = TcpListener::bind(addr).await.map_err(bind_error)?;
+                Ok(Self::on_tcp(listener, answers))
             }
             AdminAddr::Unix(path) => {
                 let (listener, file) = unix_socket::bind(path).map_err(bind_error)?;
-                let task = tokio::spawn(async move { served(axum::serve(listener, router).await) });
-                (task, addr.clone(), Some(file))
+                Ok(Self::on_unix(listener, file, answers))
             }
-        };
-        info!("the admin API is at {addr}");
-        Ok(Self {
-            task,
-            addr,
-            _file: file,
-        })
+        }
     }
 
-    /// Where it is served; with the port that was found where port 0 was asked for.
-    pub fn addr(&self) -> &AdminAddr {
-        &self.addr
+    fn on_tcp(listener: TcpListener, answers: Answers) -> Self {
+        if let Ok(addr) = listener.local_addr() {
+            info!("the admin API is at http://{addr}");
+        }
+        let router = router(answers).layer(from_fn(refuse_names));
+        let task = tokio::spawn(async move { served(axum::serve(listener, router).await) });
+        Self { task, _file: None }
+    }
+
+    fn on_unix(listener: UnixListener, file: SocketFile, answers: Answers) -> Self {
+        info!("the admin API is at {}", file.path().display());
+        let router = router(answers);
+        let task = tokio::spawn(async move { served(axum::serve(listener, router).await) });
+        Self {
+            task,
+            _file: Some(file),
+        }
     }
 }
 
@@ -162,7 +164,7 @@ fn remedy(addr: &AdminAddr, error: &io::Error) -> &'static str {
 /// Serving has no end but the end of the task; a failed accept is tried again.
 fn served(end: io::Result<()>) {
     if let Err(error) = end {
-        tracing::error!("the admin API stopped: {error}");
+        error!("the admin API stopped: {error}");
     }
 }
 
@@ -173,14 +175,14 @@ struct Answers {
     status: Status,
 }
 
-fn router(answers: Arc<Answers>) -> Router {
+fn router(answers: Answers) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
-        .with_state(answers)
+        .with_state(Arc::new(answers))
 }
 
 async fn ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {

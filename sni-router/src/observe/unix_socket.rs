@@ -18,6 +18,13 @@ pub(super) struct SocketFile {
     id: (u64, u64),
 }
 
+impl SocketFile {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Listens at `path`, for the owner and the group. A file that a dead process left is replaced.
 pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;

@@ -7,46 +7,46 @@ use super::*;
 
 #[tokio::test]
 async fn readyz_follows_readiness_and_healthz_does_not() {
-    let (admin, readiness) = start("127.0.0.1:0").await;
-    assert_eq!(get_tcp(&admin, "/healthz", "127.0.0.1").await.status, 200);
-    let answer = get_tcp(&admin, "/readyz", "127.0.0.1").await;
+    let (_admin, addr, readiness) = start("127.0.0.1:0").await;
+    assert_eq!(get_tcp(addr, "/healthz", "127.0.0.1").await.status, 200);
+    let answer = get_tcp(addr, "/readyz", "127.0.0.1").await;
     assert_eq!(
         (answer.status, answer.body.contains("starting")),
         (503, true)
     );
 
     readiness.set_ready();
-    assert_eq!(get_tcp(&admin, "/readyz", "127.0.0.1").await.status, 200);
+    assert_eq!(get_tcp(addr, "/readyz", "127.0.0.1").await.status, 200);
     readiness.set_draining();
     readiness.set_ready();
-    let answer = get_tcp(&admin, "/readyz", "127.0.0.1").await;
+    let answer = get_tcp(addr, "/readyz", "127.0.0.1").await;
     assert_eq!(
         (answer.status, answer.body.contains("draining")),
         (503, true)
     );
-    assert_eq!(get_tcp(&admin, "/healthz", "127.0.0.1").await.status, 200);
+    assert_eq!(get_tcp(addr, "/healthz", "127.0.0.1").await.status, 200);
 }
 
 #[tokio::test]
 async fn metrics_and_status_are_served() {
-    let (admin, _) = start("[::1]:0").await;
-    let answer = get_tcp(&admin, "/metrics", "[::1]:9901").await;
+    let (_admin, addr, _) = start("[::1]:0").await;
+    let answer = get_tcp(addr, "/metrics", "[::1]:9901").await;
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains(OPENMETRICS), "{}", answer.head);
     assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
-    let answer = get_tcp(&admin, "/api/v1/status", "[::1]:9901").await;
+    let answer = get_tcp(addr, "/api/v1/status", "[::1]:9901").await;
     assert_eq!(answer.status, 200);
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&answer.body).unwrap(),
         STATUS()
     );
-    let answer = get_tcp(&admin, "/else", "[::1]:9901").await;
+    let answer = get_tcp(addr, "/else", "[::1]:9901").await;
     assert_eq!((answer.status, answer.body.as_str()), (404, INDEX));
 }
 
 #[tokio::test]
 async fn request_is_refused_when_its_host_is_a_name() {
-    let (admin, _) = start("127.0.0.1:0").await;
+    let (_admin, addr, _) = start("127.0.0.1:0").await;
     for (host, status) in [
         ("127.0.0.1", 200),
         ("127.0.0.1:9901", 200),
@@ -61,7 +61,7 @@ async fn request_is_refused_when_its_host_is_a_name() {
         ("", 403),
     ] {
         for path in ["/healthz", "/metrics", "/api/v1/status", "/else"] {
-            let answer = get_tcp(&admin, path, host).await;
+            let answer = get_tcp(addr, path, host).await;
             let expected = if status == 200 && path == "/else" {
                 404
             } else {
@@ -76,7 +76,7 @@ async fn request_is_refused_when_its_host_is_a_name() {
 async fn any_host_is_served_on_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.sock");
-    let (admin, _) = start(&format!("unix:{}", path.display())).await;
+    let admin = serve(&AdminAddr::Unix(path.clone())).await.unwrap();
     let stream = UnixStream::connect(&path).await.unwrap();
     assert_eq!(
         get_on(stream, "/healthz", "whatever.test").await.status,
@@ -88,8 +88,12 @@ async fn any_host_is_served_on_a_unix_socket() {
 
 #[tokio::test]
 async fn serving_fails_with_flag_and_remedy_when_the_port_is_taken() {
-    let (admin, _) = start("127.0.0.1:0").await;
-    let error = serve(&admin.addr).await.err().unwrap().to_string();
+    let (_admin, addr, _) = start("127.0.0.1:0").await;
+    let error = serve(&AdminAddr::Tcp(addr))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         error.contains("127.0.0.1:") && error.contains("give --admin a port"),
         "{error}"
@@ -131,21 +135,35 @@ fn address_is_parsed_or_refused_with_an_example() {
     }
 }
 
-async fn start(addr: &str) -> (Admin, Arc<Readiness>) {
-    serve(&addr.parse().unwrap()).await.unwrap()
+async fn start(addr: &str) -> (Admin, SocketAddr, Arc<Readiness>) {
+    let listener = TcpListener::bind(addr).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let answers = answers();
+    let readiness = Arc::clone(&answers.readiness);
+    (Admin::on_tcp(listener, answers), addr, readiness)
 }
 
-async fn serve(addr: &AdminAddr) -> Result<(Admin, Arc<Readiness>), AdminError> {
-    let readiness = Arc::new(Readiness::default());
+async fn serve(addr: &AdminAddr) -> Result<Admin, AdminError> {
+    let Answers {
+        readiness,
+        metrics,
+        status,
+    } = answers();
+    Admin::serve(addr, readiness, metrics, status).await
+}
+
+fn answers() -> Answers {
     let labels = Labels {
         reasons: &[],
         datapaths: &[],
         declines: &[],
         connect_failures: &[],
     };
-    let metrics = Arc::new(Metrics::new(labels));
-    let admin = Admin::serve(addr, Arc::clone(&readiness), metrics, Box::new(STATUS)).await?;
-    Ok((admin, readiness))
+    Answers {
+        readiness: Arc::default(),
+        metrics: Arc::new(Metrics::new(labels)),
+        status: Box::new(STATUS),
+    }
 }
 
 const STATUS: fn() -> serde_json::Value = || json!({ "generation": 3, "listeners": [] });
@@ -156,10 +174,7 @@ struct Answer {
     body: String,
 }
 
-async fn get_tcp(admin: &Admin, path: &str, host: &str) -> Answer {
-    let AdminAddr::Tcp(addr) = admin.addr() else {
-        panic!("not served on TCP")
-    };
+async fn get_tcp(addr: SocketAddr, path: &str, host: &str) -> Answer {
     get_on(TcpStream::connect(addr).await.unwrap(), path, host).await
 }
 
