@@ -58,7 +58,10 @@ fn build(files: Vec<SourceFile>) -> (Model, String) {
 
 /// The route of good.yaml is served as if nothing else were there.
 fn assert_good_is_served(model: &Model, name: &str) {
-    let listener = model.listeners.iter().find(|listener| listener.key.name == "good");
+    let listener = model
+        .listeners
+        .iter()
+        .find(|listener| listener.key.name == "good");
     let listener = listener.unwrap_or_else(|| panic!("{name} took the good Listener away"));
     let route = listener
         .routes
@@ -66,7 +69,11 @@ fn assert_good_is_served(model: &Model, name: &str) {
         .find(|route| route.pattern.to_string() == "good.test")
         .unwrap_or_else(|| panic!("{name} took the good route away"));
     assert_eq!(route.origin.name, "good", "{name}");
-    assert_eq!(route.backend.endpoints, ["198.51.100.1:8443".parse().unwrap()], "{name}");
+    assert_eq!(
+        route.backend.endpoints,
+        ["198.51.100.1:8443".parse().unwrap()],
+        "{name}"
+    );
 }
 
 fn served(model: &Model) -> String {

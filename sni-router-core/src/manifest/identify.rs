@@ -73,9 +73,9 @@ pub(super) fn identify(
     }
     if !is_object_name(name) {
         let what = match &metadata["name"] {
-            Value::Null => format!("a {kind} without a name"),
-            Value::String(name) => format!("{name:?} cannot be the name of a {kind}"),
-            _ => format!("the name of a {kind} is not a string"),
+            Value::Null => format!("this {kind} has no name"),
+            Value::String(name) => format!("{name:?} cannot be a name"),
+            _ => "is not a string".into(),
         };
         let hint = "names are lower-case letters, digits, - and .";
         return Identity::Other(Problem::error(file, "metadata.name", what).hint(hint));

@@ -75,7 +75,10 @@ pub fn routes(build: &Build) -> Vec<String> {
             let endpoints = route.backend.endpoints.iter().map(ToString::to_string);
             let endpoints = endpoints.collect::<Vec<_>>().join(", ");
             let key = &route.backend.key;
-            format!("{name} {} {}:{} [{endpoints}]", route.pattern, key.service.name, key.port)
+            format!(
+                "{name} {} {}:{} [{endpoints}]",
+                route.pattern, key.service.name, key.port
+            )
         };
         listener.routes.iter().map(line).collect::<Vec<_>>()
     };
@@ -102,6 +105,9 @@ pub fn warnings(build: &Build) -> Vec<String> {
 }
 
 fn told(build: &Build, severity: Severity) -> Vec<String> {
-    let of = build.problems.iter().filter(|problem| problem.severity == severity);
+    let of = build
+        .problems
+        .iter()
+        .filter(|problem| problem.severity == severity);
     of.map(ToString::to_string).collect()
 }
