@@ -25,18 +25,21 @@ pub fn get(socket: &Path, path: &str) -> Option<Response> {
     parse(&text)
 }
 
-/// The value of a metric with these labels (`name{a="b"}`, as it is written), 0 when it is absent:
-/// a counter nobody has touched is not listed.
-pub fn metric(metrics: &str, series: &str) -> f64 {
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.map_or(0.0, |value| {
-        value
-            .trim()
-            .parse()
-            .unwrap_or_else(|e| panic!("{series}: {value:?}: {e}"))
-    })
+/// The sum of a metric's series that have these labels among theirs, in Prometheus' text format; 0
+/// when there is none, since a counter that nothing has touched may not be listed.
+pub fn metric(metrics: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let values = metrics.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+        let has = |(label, value): &(&str, &str)| {
+            let pair = format!("{label}=\"{value}\"");
+            rest.trim_end_matches('}').split(',').any(|it| it == pair)
+        };
+        (found == name && labels.iter().all(has)).then_some(value)
+    });
+    values
+        .map(|value| value.parse::<f64>().expect("a metric's value"))
+        .sum()
 }
 
 fn parse(text: &str) -> Option<Response> {
@@ -57,10 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metric_is_found_by_its_whole_name_and_labels() {
-        let text = "# HELP a\na_total{x=\"1\"} 3\na_total{x=\"12\"} 4\na 5\n";
-        assert_eq!(metric(text, "a_total{x=\"1\"}"), 3.0);
-        assert_eq!(metric(text, "a"), 5.0);
-        assert_eq!(metric(text, "a_total{x=\"2\"}"), 0.0);
+    fn metric_is_the_sum_of_the_series_with_these_labels() {
+        let text = "# HELP a\na{x=\"1\",y=\"1\"} 3\na{x=\"1\",y=\"2\"} 4\na{x=\"12\"} 8\nab 5\n";
+        assert_eq!(metric(text, "a", &[("x", "1")]), 7.0);
+        assert_eq!(metric(text, "a", &[("y", "2"), ("x", "1")]), 4.0);
+        assert_eq!(metric(text, "a", &[]), 15.0);
+        assert_eq!(metric(text, "a", &[("x", "3")]), 0.0);
+        assert_eq!(metric(text, "ab", &[]), 5.0);
     }
 }

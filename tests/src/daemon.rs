@@ -167,10 +167,10 @@ impl Router {
         generation.unwrap_or_else(|| panic!("no generation in {status}"))
     }
 
-    /// The value of a metric's series, written as in the text format.
+    /// The sum of a metric's series with these labels.
     #[track_caller]
-    pub fn metric(&self, series: &str) -> f64 {
-        admin::metric(&self.get("/metrics").body, series)
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        admin::metric(&self.get("/metrics").body, name, labels)
     }
 
     /// Waits until a newer snapshot than this one is applied.

@@ -15,15 +15,27 @@ fn counters_follow_a_connection(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     assert_eq!(rig.router.get("/healthz").status, 200);
     assert_eq!(rig.router.get("/nothing").status, 404);
-    let done = r#"sni_router_connections_closed_total{reason="done"}"#;
-    let before = rig.router.metric(done);
+    let closed = || {
+        let labels = [("reason", "done"), ("datapath", datapath.name())];
+        let name = "sni_router_connections_closed_total";
+        rig.router.metric(name, &labels)
+    };
+    assert_eq!(closed(), 0.0);
+    let mut up = 0;
     for _ in 0..3 {
         let address = rig.open().address;
-        assert_eq!(rig.access(address).reason, "done");
+        let access = rig.access(address);
+        assert_eq!(access.reason, "done");
+        up += access.bytes_up;
     }
-    until("three connections are counted", SOON, || {
-        rig.router.metric(done) == before + 3.0
+    until("three connections are counted", SOON, || closed() == 3.0);
+    until("no connection is active", SOON, || {
+        rig.router.metric("sni_router_connections_active", &[]) == 0.0
     });
+    let bytes = rig
+        .router
+        .metric("sni_router_bytes_total", &[("direction", "up")]);
+    assert_eq!(bytes, up as f64);
 }
 
 /// The same over TCP, from inside the router's namespace.
@@ -35,7 +47,7 @@ fn admin_over_tcp_answers_where_it_was_told_to() {
     let launch = Launch {
         manifests: &lab.manifests(),
         admin: &at.to_string(),
-        args: &[],
+        args: &["--datapath", "userspace"],
         without: &[],
     };
     let _router = Router::launch(&lab.net.router, &launch);
