@@ -94,6 +94,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             .ok(),
         workers,
         problems: Vec::new(),
+        retired: Vec::new(),
     };
     let _admin = match &settings.admin {
         Some(addr) => {
@@ -156,6 +157,9 @@ async fn follow(
                 Ok(()) = snapshots.changed() => break,
                 Ok(()) = resolved.changed() => break,
                 _ = signals.reload.recv() => directory.reload(),
+                () = sleep(GIVE_UP_TICK), if !control.retired.is_empty() => {
+                    control.give_up_vips().await;
+                }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => return,
             }
         }
@@ -253,6 +257,9 @@ async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
 /// What a client whose SYN was already answered gets to complete its handshake: a listening socket
 /// that closes resets it.
 const HANDSHAKES: Duration = Duration::from_millis(200);
+
+/// How often VIPs of listeners that are gone are looked at.
+const GIVE_UP_TICK: Duration = Duration::from_secs(5);
 
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 

@@ -4,14 +4,15 @@
 //! connection never arrives for a listener that the proxy does not know longer than the moment in
 //! between, and an address whose listener is gone is refused by the kernel, not by us.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use sni_router_core::manifest::{Build, Compiler, Resolved, Snapshot};
+use sni_router_core::model::Vip;
 use sni_router_core::plan::Plan;
 use sni_router_core::problem::{Problem, Severity};
-use sni_router_core::table::RouteTable;
+use sni_router_core::table::{Listener, RouteTable};
 use tracing::{error, info, warn};
 
 use crate::claim::Claims;
@@ -27,6 +28,8 @@ pub struct Control {
     pub workers: Vec<Worker>,
     /// The problems of the last snapshot, to tell what is new.
     pub problems: Vec<Problem>,
+    /// Listeners of earlier tables, which live on as long as a connection of theirs does.
+    pub retired: Vec<Weak<Listener>>,
 }
 
 /// What a snapshot came to.
@@ -56,16 +59,34 @@ impl Control {
         }
         let (generation, listeners) = (next.generation(), next.listeners().len());
         let routes: usize = next.listeners().map(|listener| listener.routes().count()).sum();
+        self.retired.extend(current.listeners().map(Arc::downgrade));
+        drop(current);
         self.table.store(Arc::new(next));
         if let Err(error) = self.steering.remove_others(&plan, &self.workers) {
             error!(%error, "an old listener could not be removed");
         }
-        if let Some(claims) = &mut self.claims {
-            claims.remove_others(&plan.vips).await;
-        }
+        self.give_up_vips().await;
         let took_ms = start.elapsed().as_millis() as u64;
         info!(generation, listeners, routes, took_ms, "applied");
         Applied { is_served: true, build }
+    }
+
+    /// Gives up claimed VIPs that are in no listener and that no running connection uses: packets
+    /// for a VIP without a local route do not reach its sockets.
+    pub async fn give_up_vips(&mut self) {
+        let Some(claims) = &mut self.claims else { return };
+        let mut vips = Plan::of(&self.table.load()).vips;
+        self.retired.retain(|listener| match listener.upgrade() {
+            Some(listener) => {
+                vips.extend(listener.vips.iter().filter_map(|vip| match vip {
+                    Vip::Addr(addr) => Some(*addr),
+                    Vip::Any => None,
+                }));
+                true
+            }
+            None => false,
+        });
+        claims.remove_others(&vips).await;
     }
 
     /// New connections no longer reach us: they are refused, or another program gets them.

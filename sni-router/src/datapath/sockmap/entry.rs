@@ -4,6 +4,8 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::Maps;
@@ -12,7 +14,7 @@ use super::flow::WINDOW;
 use super::hangup;
 use super::side::Side;
 use super::slots::SlotPair;
-use crate::carry::{Decline, Pair, Refused};
+use crate::carry::{Decline, End, Limits, Pair, Refused};
 use crate::sys::sockopt::{cookie, data_ready};
 
 /// What a connection holds of the maps. Must be dropped after its sockets: a slot that is given to
@@ -28,6 +30,32 @@ impl Drop for Entry {
         for cookie in self.cookies.into_iter().flatten() {
             self.maps.sockets.forget(cookie);
         }
+    }
+}
+
+/// Moves on what the client's socket has received, until there is nothing left to read.
+///
+/// `tcp_read_skb` (net/ipv4/tcp.c) gives the verdict program whole buffers, also one of which a
+/// part has been read already: those bytes would reach the endpoint twice. A queue that was empty
+/// once holds no such buffer. The endpoint's socket has never been read from.
+pub(super) async fn drained(mut pair: Pair, limits: &Limits) -> Result<Pair, End> {
+    while let Some(bytes) = read_some(&pair.client) {
+        match timeout(limits.idle, pair.endpoint.write_all(&bytes)).await {
+            Ok(Ok(())) => pair.forwarded += bytes.len() as u64,
+            Ok(Err(_)) => return Err(End::EndpointReset),
+            Err(_) => return Err(End::Idle),
+        }
+    }
+    Ok(pair)
+}
+
+/// What can be read at once, if anything. FIN and reset count as nothing: what follows finds out.
+/// The buffer is not part of the future, which lives as long as the connection.
+fn read_some(client: &tokio::net::TcpStream) -> Option<Vec<u8>> {
+    let mut buffer = [0; DRAIN_BYTES];
+    match client.try_read(&mut buffer) {
+        Ok(0) | Err(_) => None,
+        Ok(read) => Some(buffer[..read].to_vec()),
     }
 }
 
@@ -105,3 +133,5 @@ fn decline(error: &io::Error) -> Decline {
         _ => Decline::KernelRefused,
     }
 }
+
+const DRAIN_BYTES: usize = 4096;

@@ -64,6 +64,10 @@ impl Datapath for Sockmap {
             let Some(slots) = self.maps.slots.take() else {
                 return Err(Refused { pair, decline: Decline::TableFull });
             };
+            let pair = match entry::drained(pair, limits).await {
+                Ok(pair) => pair,
+                Err(end) => return Ok(end),
+            };
             let carried = entry::enter(&self.maps, slots, pair)?;
             Ok(carried.run(limits, traffic).await)
         })

@@ -35,6 +35,7 @@ pub enum SelfTestError {
 /// Runs every test; takes well under a second where all is well.
 pub async fn run(datapath: &dyn Datapath) -> Result<(), SelfTestError> {
     check("bytes queued before the hand-over", queued_before(datapath)).await?;
+    check("a queue that was read in part", partly_read(datapath)).await?;
     check("half-close both ways", half_close(datapath)).await?;
     check("64 MiB each way to slow readers", bulk(datapath)).await?;
     check("reset by the client", reset(datapath)).await
@@ -65,6 +66,23 @@ async fn queued_before(datapath: &dyn Datapath) -> io::Result<()> {
         expect(&mut client, QUEUED).await?;
         endpoint.shutdown().await?;
         client.shutdown().await
+    };
+    end_is(End::Done, both(datapath, pair, ends).await?)
+}
+
+/// The router has read a part of what the client sent, as it does with a hello that more follows.
+async fn partly_read(datapath: &dyn Datapath) -> io::Result<()> {
+    let Rig { mut client, mut endpoint, mut pair } = Rig::new().await?;
+    client.write_all(&pattern(QUEUED)).await?;
+    let mut part = [0; 1000];
+    pair.client.read_exact(&mut part).await?;
+    pair.endpoint.write_all(&part).await?;
+    pair.forwarded = part.len() as u64;
+    let ends = async {
+        expect(&mut endpoint, QUEUED).await?;
+        client.shutdown().await?;
+        expect_end(&mut endpoint).await?;
+        endpoint.shutdown().await
     };
     end_is(End::Done, both(datapath, pair, ends).await?)
 }
