@@ -12,7 +12,7 @@ use super::Maps;
 use super::carried::Carried;
 use super::flow::WINDOW;
 use super::hangup;
-use super::side::Side;
+use super::side::{Side, abort};
 use super::slots::SlotPair;
 use crate::carry::{Decline, End, Limits, Pair, Refused};
 use crate::sys::sockopt::{cookie, data_ready};
@@ -39,23 +39,34 @@ impl Drop for Entry {
 /// part has been read already: those bytes would reach the endpoint twice. A queue that was empty
 /// once holds no such buffer. The endpoint's socket has never been read from.
 pub(super) async fn drained(mut pair: Pair, limits: &Limits) -> Result<Pair, End> {
-    while let Some(bytes) = read_some(&pair.client) {
+    let end = loop {
+        let bytes = match read_some(&pair.client) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(pair),
+            Err(end) => break end,
+        };
         match timeout(limits.idle, pair.endpoint.write_all(&bytes)).await {
             Ok(Ok(())) => pair.forwarded += bytes.len() as u64,
-            Ok(Err(_)) => return Err(End::EndpointReset),
-            Err(_) => return Err(End::Idle),
+            Ok(Err(_)) => break End::EndpointReset,
+            Err(_) => break End::Idle,
         }
+    };
+    for socket in [&pair.client, &pair.endpoint] {
+        abort(socket);
     }
-    Ok(pair)
+    Err(end)
 }
 
-/// What can be read at once, if anything. FIN and reset count as nothing: what follows finds out.
+/// What can be read at once, if anything. FIN counts as nothing: it can be read again. An error
+/// cannot, and must not be lost.
 /// The buffer is not part of the future, which lives as long as the connection.
-fn read_some(client: &tokio::net::TcpStream) -> Option<Vec<u8>> {
+fn read_some(client: &tokio::net::TcpStream) -> Result<Option<Vec<u8>>, End> {
     let mut buffer = [0; DRAIN_BYTES];
     match client.try_read(&mut buffer) {
-        Ok(0) | Err(_) => None,
-        Ok(read) => Some(buffer[..read].to_vec()),
+        Ok(0) => Ok(None),
+        Ok(read) => Ok(Some(buffer[..read].to_vec())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(_) => Err(End::ClientReset),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -35,7 +36,12 @@ impl Side {
 
     /// Has the kernel send RST when the socket is closed.
     pub(super) fn abort(&self) {
-        // Fails only on a socket that is already gone.
-        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        abort(&self.socket);
     }
+}
+
+/// Has the kernel send RST when `socket` is closed.
+pub(super) fn abort(socket: impl AsFd) {
+    // Fails only on a socket that is already gone.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
