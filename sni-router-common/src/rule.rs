@@ -5,7 +5,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// A local address and port. Shape: 16 address bytes (v4-mapped for IPv4, all zero for every
 /// local address), 2 port bytes in network order, 2 zero bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+)]
 pub struct RuleKey {
     addr: [u8; 16],
     port: [u8; 2],
@@ -15,7 +17,11 @@ pub struct RuleKey {
 impl RuleKey {
     /// The rule of one address; IPv4 addresses are given v4-mapped.
     pub const fn new(addr: [u8; 16], port: u16) -> Self {
-        Self { addr, port: port.to_be_bytes(), _pad: [0; 2] }
+        Self {
+            addr,
+            port: port.to_be_bytes(),
+            _pad: [0; 2],
+        }
     }
 
     /// The rule of every local address.
@@ -45,7 +51,9 @@ pub struct Rule {
 
 /// `::ffff:a.b.c.d` for IPv4 address bytes in network order.
 pub const fn v4_mapped(v4: [u8; 4]) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
 }
 
 /// The bytes of four words in network order, as kernel contexts hold IPv6 addresses.
@@ -67,7 +75,9 @@ mod tests {
         let key = RuleKey::new(v4_mapped([1, 2, 3, 4]), 0x01bb);
         assert_eq!(
             key.as_bytes(),
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 1, 2, 3, 4, 0x01, 0xbb, 0, 0]
+            [
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 1, 2, 3, 4, 0x01, 0xbb, 0, 0
+            ]
         );
         assert_eq!(key.port(), 443);
     }

@@ -140,7 +140,10 @@ fn check_label(label: &str) -> Result<(), HostError> {
     if label.len() > MAX_LABEL {
         return Err(HostError::LabelTooLong(label.into()));
     }
-    if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+    if !label
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    {
         return Err(HostError::BadCharacter(label.into()));
     }
     if label.starts_with('-') || label.ends_with('-') {
@@ -187,16 +190,30 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Host>(), Err(error), "{text:?}");
         }
-        assert_eq!("a".repeat(64).parse::<Host>(), Err(HostError::LabelTooLong("a".repeat(64))));
-        assert_eq!("a.".repeat(127).parse::<Host>().map(|h| h.as_str().len()), Ok(253));
-        assert_eq!("a.".repeat(128).parse::<Host>(), Err(HostError::TooLong(255)));
+        assert_eq!(
+            "a".repeat(64).parse::<Host>(),
+            Err(HostError::LabelTooLong("a".repeat(64)))
+        );
+        assert_eq!(
+            "a.".repeat(127).parse::<Host>().map(|h| h.as_str().len()),
+            Ok(253)
+        );
+        assert_eq!(
+            "a.".repeat(128).parse::<Host>(),
+            Err(HostError::TooLong(255))
+        );
     }
 
     #[test]
     fn wildcard_matches_exactly_one_label() {
         let pattern: HostPattern = "*.Example.com".parse().unwrap();
         assert!(pattern.matches(&"a.example.com".parse().unwrap()));
-        for other in ["example.com", "a.b.example.com", "aexample.com", "a.example.com.evil.test"] {
+        for other in [
+            "example.com",
+            "a.b.example.com",
+            "aexample.com",
+            "a.example.com.evil.test",
+        ] {
             assert!(!pattern.matches(&other.parse().unwrap()), "{other}");
         }
     }

@@ -43,7 +43,11 @@ fn local(ctx: &SkLookupContext) -> Option<([u8; 16], u16, u32)> {
     // whole fields at fixed offsets only, and the compiler likes to merge the loads of two
     // branches into one through a computed pointer.
     // SAFETY: the context is valid while the program runs.
-    #[allow(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "context access")]
+    #[allow(
+        unsafe_code,
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "context access"
+    )]
     let (protocol, family, port, v4, v6) = unsafe {
         (
             (&raw const (*lookup).protocol).read_volatile(),

@@ -96,7 +96,11 @@ struct Progress {
 
 impl Progress {
     #[inline(always)] // returned by value, which BPF calls cannot
-    #[allow(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "map value access")]
+    #[allow(
+        unsafe_code,
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "map value access"
+    )]
     fn read(stream: *mut Stream) -> Self {
         // SAFETY: the pointer is into the array map; fields are aligned and eight bytes long, so a
         // store of the daemon's is seen whole. Volatile, since the daemon writes meanwhile.

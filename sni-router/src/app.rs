@@ -68,7 +68,11 @@ pub async fn run(settings: Settings) -> Result<()> {
     if let Some(kernel) = &mut chosen.kernel {
         forward_logs(kernel);
     }
-    let table = Arc::new(ArcSwap::from_pointee(RouteTable::compile(&Model::default(), 0, None)));
+    let table = Arc::new(ArcSwap::from_pointee(RouteTable::compile(
+        &Model::default(),
+        0,
+        None,
+    )));
     let (close_all, closing) = watch::channel(false);
     let proxy = Arc::new(Proxy::new(
         settings.proxy,
@@ -105,7 +109,15 @@ pub async fn run(settings: Settings) -> Result<()> {
         None => None,
     };
 
-    follow(&mut control, &directory, &dns, &metrics, &readiness, &mut signals).await;
+    follow(
+        &mut control,
+        &directory,
+        &dns,
+        &metrics,
+        &readiness,
+        &mut signals,
+    )
+    .await;
 
     info!(connections = proxy.active(), "draining");
     readiness.set_draining();
@@ -127,7 +139,9 @@ fn steer(kernel: Option<&mut Kernel>, workers: &[Worker]) -> Result<Steering> {
     };
     let groups = Groups::open(workers.len()).context("cannot open the listening sockets")?;
     let (v4, v6) = groups.representatives();
-    kernel.attach_lookup(v4, v6).context("cannot steer connections")?;
+    kernel
+        .attach_lookup(v4, v6)
+        .context("cannot steer connections")?;
     groups.serve(workers);
     Ok(Steering::Lookup(kernel.rules()?))
 }

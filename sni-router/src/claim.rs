@@ -31,7 +31,12 @@ impl Claims {
     pub fn new(enabled: bool) -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle, claimed: BTreeSet::new(), enabled, warned: BTreeSet::new() })
+        Ok(Self {
+            handle,
+            claimed: BTreeSet::new(),
+            enabled,
+            warned: BTreeSet::new(),
+        })
     }
 
     /// Claims those of `vips` that no interface has, or warns about them.
@@ -49,7 +54,14 @@ impl Claims {
                 }
                 continue;
             }
-            match self.handle.route().add(route(vip)).replace().execute().await {
+            match self
+                .handle
+                .route()
+                .add(route(vip))
+                .replace()
+                .execute()
+                .await
+            {
                 Ok(()) => {
                     info!(%vip, "claimed");
                     self.claimed.insert(vip);
@@ -103,10 +115,10 @@ impl Claims {
         for any in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
             let mut messages = self.handle.route().get(filter(any)).execute();
             while let Some(message) = messages.try_next().await? {
-                if message.header.protocol == PROTOCOL {
-                    if let Some(vip) = destination(&message) {
-                        routes.push((vip, message));
-                    }
+                if message.header.protocol == PROTOCOL
+                    && let Some(vip) = destination(&message)
+                {
+                    routes.push((vip, message));
                 }
             }
         }
@@ -117,10 +129,12 @@ impl Claims {
 fn route(vip: IpAddr) -> RouteMessage {
     let mut message = filter(vip);
     message.header.destination_prefix_length = if vip.is_ipv4() { 32 } else { 128 };
-    message.attributes.push(RouteAttribute::Destination(match vip {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    }));
+    message
+        .attributes
+        .push(RouteAttribute::Destination(match vip {
+            IpAddr::V4(v4) => RouteAddress::Inet(v4),
+            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+        }));
     message.attributes.push(RouteAttribute::Oif(LOOPBACK));
     message
 }
@@ -134,16 +148,23 @@ fn filter(addr: IpAddr) -> RouteMessage {
     message.header.table = TABLE_LOCAL;
     message.header.protocol = PROTOCOL;
     message.header.kind = RouteType::Local;
-    message.header.scope = if addr.is_ipv4() { RouteScope::Host } else { RouteScope::Universe };
+    message.header.scope = if addr.is_ipv4() {
+        RouteScope::Host
+    } else {
+        RouteScope::Universe
+    };
     message
 }
 
 fn destination(message: &RouteMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some((*v4).into()),
-        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some((*v6).into()),
-        _ => None,
-    })
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some((*v4).into()),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some((*v6).into()),
+            _ => None,
+        })
 }
 
 /// Not among those iproute2 knows (etc/iproute2/rt_protos); `ip route show table local proto 213`

@@ -55,10 +55,16 @@ impl Control {
         }
         if let Err(error) = self.steering.add(&plan, &self.workers) {
             error!(%error, "the kernel refused the new listeners; the old ones stay");
-            return Applied { is_served: false, build };
+            return Applied {
+                is_served: false,
+                build,
+            };
         }
         let (generation, listeners) = (next.generation(), next.listeners().len());
-        let routes: usize = next.listeners().map(|listener| listener.routes().count()).sum();
+        let routes: usize = next
+            .listeners()
+            .map(|listener| listener.routes().count())
+            .sum();
         self.retired.extend(current.listeners().map(Arc::downgrade));
         drop(current);
         self.table.store(Arc::new(next));
@@ -68,13 +74,18 @@ impl Control {
         self.give_up_vips().await;
         let took_ms = start.elapsed().as_millis() as u64;
         info!(generation, listeners, routes, took_ms, "applied");
-        Applied { is_served: true, build }
+        Applied {
+            is_served: true,
+            build,
+        }
     }
 
     /// Gives up claimed VIPs that are in no listener and that no running connection uses: packets
     /// for a VIP without a local route do not reach its sockets.
     pub async fn give_up_vips(&mut self) {
-        let Some(claims) = &mut self.claims else { return };
+        let Some(claims) = &mut self.claims else {
+            return;
+        };
         let mut vips = Plan::of(&self.table.load()).vips;
         self.retired.retain(|listener| match listener.upgrade() {
             Some(listener) => {
@@ -113,14 +124,21 @@ impl Control {
 
     /// Logs the problems that the last snapshot did not have, and how many it no longer has.
     fn tell(&mut self, problems: &[Problem]) {
-        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+        for problem in problems
+            .iter()
+            .filter(|problem| !self.problems.contains(problem))
+        {
             match problem.severity {
                 Severity::Error => error!("{problem}"),
                 Severity::Warning => warn!("{problem}"),
                 Severity::Note => info!("{problem}"),
             }
         }
-        let solved = self.problems.iter().filter(|problem| !problems.contains(problem)).count();
+        let solved = self
+            .problems
+            .iter()
+            .filter(|problem| !problems.contains(problem))
+            .count();
         if solved > 0 {
             info!(solved, "problems solved");
         }
@@ -130,6 +148,8 @@ impl Control {
 
 /// Seconds since 1970.
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -27,7 +27,9 @@ pub fn labels() -> Labels {
 
 impl Observer for Counted {
     fn accepted(&self, listener: Option<&Listener>) {
-        self.0.listener(listener.map(|listener| &listener.key)).opened();
+        self.0
+            .listener(listener.map(|listener| &listener.key))
+            .opened();
     }
 
     fn greeted(&self, took: Duration, size: usize) {
@@ -55,8 +57,13 @@ impl Observer for Counted {
     }
 
     fn closed(&self, record: &Record) {
-        let listener = self.0.listener(record.listener.as_ref().map(|listener| &listener.key));
-        listener.closed(record.reason as usize, record.datapath.map(|kind| kind as usize));
+        let listener = self
+            .0
+            .listener(record.listener.as_ref().map(|listener| &listener.key));
+        listener.closed(
+            record.reason as usize,
+            record.datapath.map(|kind| kind as usize),
+        );
         self.0.bytes(record.traffic.up(), record.traffic.down());
     }
 }

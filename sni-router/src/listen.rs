@@ -77,7 +77,10 @@ impl Groups {
         let v6 = group((Ipv6Addr::LOCALHOST, 0).into(), workers);
         match (v4, v6) {
             (Err(error), Err(_)) => Err(error),
-            (v4, v6) => Ok(Self { v4: v4.ok(), v6: v6.ok() }),
+            (v4, v6) => Ok(Self {
+                v4: v4.ok(),
+                v6: v6.ok(),
+            }),
         }
     }
 

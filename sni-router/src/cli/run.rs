@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
+use sni_router_core::hello::DEFAULT_MAX_SIZE;
 use tokio::runtime::Builder;
 
 use super::certificates::Certificates;
@@ -62,7 +63,7 @@ pub struct Args {
     hello_timeout: Duration,
 
     /// Largest hello in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_SIZE)]
     hello_max_size: usize,
 
     /// Connections that may be without a complete hello at one time; more are reset

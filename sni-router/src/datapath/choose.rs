@@ -52,8 +52,12 @@ pub enum ChooseError {
 /// Loads, tests and chooses. Must run on the runtime that is to serve the kernel's events.
 pub async fn choose(choice: Choice) -> Result<Chosen, ChooseError> {
     let userspace: Arc<dyn Datapath> = Arc::new(Userspace);
-    let mut chosen =
-        Chosen { datapath: userspace, kernel: None, counters: None, declined: None };
+    let mut chosen = Chosen {
+        datapath: userspace,
+        kernel: None,
+        counters: None,
+        declined: None,
+    };
     if choice == Choice::Userspace {
         chosen.declined = Some("--datapath userspace".to_owned());
         return Ok(chosen);
@@ -67,7 +71,11 @@ pub async fn choose(choice: Choice) -> Result<Chosen, ChooseError> {
             chosen.declined = Some(why);
         }
     }
-    info!(datapath = chosen.datapath.kind().as_str(), steered = chosen.kernel.is_some(), "ready");
+    info!(
+        datapath = chosen.datapath.kind().as_str(),
+        steered = chosen.kernel.is_some(),
+        "ready"
+    );
     Ok(chosen)
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::connect::{Attempts, connect};
 use super::hello::{self, Greeting};
 use super::reason::CloseReason;
-use super::record::Record;
+use super::record::{HelloFacts, Record};
 use super::reject::{reject, reset};
 use super::{Proxy, Settings};
 use crate::carry::{Datapath, End, Limits, Pair};
@@ -20,7 +20,9 @@ use crate::carry::{Datapath, End, Limits, Pair};
 /// Serves one client to the end. The record it leaves is its only result.
 pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr) {
     let _active = Active::enter(&proxy);
-    let Some(accepted) = Accepted::new(&proxy, client, peer) else { return };
+    let Some(accepted) = Accepted::new(&proxy, client, peer) else {
+        return;
+    };
     let greeted = match accepted.greet().await {
         Ok(greeted) => greeted,
         Err(rejected) => return rejected.answer(&proxy.settings).await,
@@ -57,25 +59,49 @@ impl<'p> Accepted<'p> {
         }
         // Fails only on a socket that is already gone, which the next read finds out.
         let _ = client.set_nodelay(true);
-        Some(Self { proxy, client, record })
+        Some(Self {
+            proxy,
+            client,
+            record,
+        })
     }
 
     /// Reads the hello.
     async fn greet(mut self) -> Result<Greeted<'p>, Rejected> {
         let settings = &self.proxy.settings;
         let Some(_place) = self.proxy.pending.enter() else {
-            return Err(Rejected::new(self.client, self.record, CloseReason::TooManyHellos));
+            return Err(Rejected::new(
+                self.client,
+                self.record,
+                CloseReason::TooManyHellos,
+            ));
         };
-        let read = hello::read(&self.client, settings.hello_max_size, settings.hello_timeout);
+        let read = hello::read(
+            &self.client,
+            settings.hello_max_size,
+            settings.hello_timeout,
+        );
         match read.await {
             Ok(Greeting { hello, received }) => {
                 let took = self.record.started().elapsed();
                 self.record.observer().greeted(took, hello.size);
-                self.record.hello = Some(hello);
-                let Self { proxy, client, record } = self;
-                Ok(Greeted { proxy, client, record, received })
+                self.record.hello = Some(HelloFacts::of(hello));
+                let Self {
+                    proxy,
+                    client,
+                    record,
+                } = self;
+                Ok(Greeted {
+                    proxy,
+                    client,
+                    record,
+                    received,
+                })
             }
-            Err(reason) => Err(Rejected::new(self.client, self.record, reason)),
+            Err(unread) => {
+                self.record.detail = unread.detail;
+                Err(Rejected::new(self.client, self.record, unread.reason))
+            }
         }
     }
 }
@@ -92,20 +118,37 @@ struct Greeted<'p> {
 impl<'p> Greeted<'p> {
     /// Finds the route of the hello's name.
     fn route(self) -> Result<Routed<'p>, Rejected> {
-        let Self { proxy, client, mut record, received } = self;
-        let host = record.hello.as_ref().and_then(|hello| hello.server_name.as_ref());
+        let Self {
+            proxy,
+            client,
+            mut record,
+            received,
+        } = self;
+        let host = record
+            .hello
+            .as_ref()
+            .and_then(|hello| hello.server_name.as_ref());
         // The table of now, not of accept: a route added meanwhile counts.
         let table = proxy.table.load();
         let Some(listener) = table.listener(record.vip) else {
             return Err(Rejected::new(client, record, CloseReason::NoListener));
         };
         let Some(route) = listener.route(host).cloned() else {
-            let reason =
-                if host.is_some() { CloseReason::UnknownHost } else { CloseReason::NoSni };
+            let reason = if host.is_some() {
+                CloseReason::UnknownHost
+            } else {
+                CloseReason::NoSni
+            };
             return Err(Rejected::new(client, record, reason));
         };
         record.route = Some(Arc::clone(&route));
-        Ok(Routed { proxy, client, record, received, route })
+        Ok(Routed {
+            proxy,
+            client,
+            record,
+            received,
+            route,
+        })
     }
 }
 
@@ -121,14 +164,27 @@ struct Routed<'p> {
 impl<'p> Routed<'p> {
     /// Connects to an endpoint and writes to it what was received.
     async fn connect(self) -> Result<Connected<'p>, Rejected> {
-        let Self { proxy, client, mut record, received, route } = self;
+        let Self {
+            proxy,
+            client,
+            mut record,
+            received,
+            route,
+        } = self;
         let start = Instant::now();
         let mut attempts = Attempts::default();
         let within = proxy.settings.connect_timeout;
         let peer = record.client.ip();
         let observer = &*proxy.observer;
-        let result =
-            connect(&route.backend, peer, &received, within, &mut attempts, observer).await;
+        let result = connect(
+            &route.backend,
+            peer,
+            &received,
+            within,
+            &mut attempts,
+            observer,
+        )
+        .await;
         record.retries = attempts.failed;
         record.failed = attempts.log;
         match result {
@@ -137,8 +193,18 @@ impl<'p> Routed<'p> {
                 record.endpoint = Some(connected.lease.endpoint().addr());
                 let forwarded = received.len() as u64;
                 let endpoint = connected.stream;
-                let pair = Pair { client, endpoint, forwarded, mapped: None };
-                Ok(Connected { proxy, pair, record, _lease: connected.lease })
+                let pair = Pair {
+                    client,
+                    endpoint,
+                    forwarded,
+                    mapped: None,
+                };
+                Ok(Connected {
+                    proxy,
+                    pair,
+                    record,
+                    _lease: connected.lease,
+                })
             }
             Err(reason) => Err(Rejected::new(client, record, reason)),
         }
@@ -156,7 +222,12 @@ struct Connected<'p> {
 impl Connected<'_> {
     /// Hands the pair to the best datapath that takes it, and waits for the end.
     async fn carry(self) {
-        let Self { proxy, mut pair, mut record, _lease } = self;
+        let Self {
+            proxy,
+            mut pair,
+            mut record,
+            _lease,
+        } = self;
         let limits = Limits {
             idle: proxy.settings.idle_timeout,
             max_duration: proxy.settings.max_duration,
@@ -197,8 +268,12 @@ impl Rejected {
     /// Writes the record at once: telling the client may take a while.
     fn new(client: TcpStream, mut record: Record, reason: CloseReason) -> Self {
         record.reason = reason;
-        let tls13 = record.hello.as_ref().is_some_and(|hello| hello.versions.contains(&TLS_1_3));
-        Self { client, tls13, reason }
+        let tls13 = record.hello.as_ref().is_some_and(|hello| hello.tls13);
+        Self {
+            client,
+            tls13,
+            reason,
+        }
     }
 
     async fn answer(self, settings: &Settings) {
@@ -237,5 +312,3 @@ fn reason(end: End) -> CloseReason {
 fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
-
-const TLS_1_3: u16 = 0x0304;

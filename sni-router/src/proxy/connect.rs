@@ -46,8 +46,13 @@ pub enum ConnectFailure {
 
 impl ConnectFailure {
     /// All of them, for metrics.
-    pub const ALL: [Self; 5] =
-        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Reset, Self::Other];
+    pub const ALL: [Self; 5] = [
+        Self::Refused,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::Reset,
+        Self::Other,
+    ];
 
     /// The label in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -64,9 +69,7 @@ impl ConnectFailure {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut => Self::Timeout,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                Self::Unreachable
-            }
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Reset,
             _ => Self::Other,
         }
@@ -107,7 +110,11 @@ pub(super) async fn connect(
             break;
         }
     }
-    Err(if tried.is_empty() { CloseReason::NoEndpoint } else { CloseReason::ConnectFailed })
+    Err(if tried.is_empty() {
+        CloseReason::NoEndpoint
+    } else {
+        CloseReason::ConnectFailed
+    })
 }
 
 /// When to give up on this endpoint: it gets half of the time that is left, so that one that

@@ -14,36 +14,57 @@ pub(super) struct Greeting {
     pub(super) received: Vec<u8>,
 }
 
+/// Why there is no hello.
+pub(super) struct Unread {
+    pub(super) reason: CloseReason,
+    /// What exactly is wrong with a malformed one; else empty.
+    pub(super) detail: &'static str,
+}
+
+impl From<CloseReason> for Unread {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, detail: "" }
+    }
+}
+
 /// Reads until the hello is complete. `within` is the time for all of it, so that dripping bytes
 /// gains a client nothing.
 pub(super) async fn read(
     client: &TcpStream,
     max_size: usize,
     within: Duration,
-) -> Result<Greeting, CloseReason> {
+) -> Result<Greeting, Unread> {
     match timeout(within, read_all(client, max_size)).await {
         Ok(result) => result,
-        Err(_) => Err(CloseReason::HelloTimeout),
+        Err(_) => Err(CloseReason::HelloTimeout.into()),
     }
 }
 
-async fn read_all(client: &TcpStream, max_size: usize) -> Result<Greeting, CloseReason> {
+async fn read_all(client: &TcpStream, max_size: usize) -> Result<Greeting, Unread> {
     let mut reader = HelloReader::new(max_size);
     let mut received = Vec::with_capacity(FIRST_BYTES);
     loop {
-        client.readable().await.map_err(|_| CloseReason::ClientGone)?;
+        client
+            .readable()
+            .await
+            .map_err(|_| CloseReason::ClientGone)?;
         match client.try_read_buf(&mut received) {
-            Ok(0) => return Err(CloseReason::ClientGone),
+            Ok(0) => return Err(CloseReason::ClientGone.into()),
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-            Err(_) => return Err(CloseReason::ClientGone),
+            Err(_) => return Err(CloseReason::ClientGone.into()),
         }
         match reader.advance(&received) {
             Progress::NeedMore => {}
             Progress::Hello(hello) => return Ok(Greeting { hello, received }),
-            Progress::NotTls => return Err(CloseReason::NotTls),
-            Progress::Malformed(_) => return Err(CloseReason::MalformedHello),
-            Progress::TooLarge => return Err(CloseReason::HelloTooLarge),
+            Progress::NotTls => return Err(CloseReason::NotTls.into()),
+            Progress::Malformed(why) => {
+                return Err(Unread {
+                    reason: CloseReason::MalformedHello,
+                    detail: why.as_str(),
+                });
+            }
+            Progress::TooLarge => return Err(CloseReason::HelloTooLarge.into()),
         }
         if received.len() == received.capacity() {
             received.reserve(received.len());

@@ -6,8 +6,8 @@
 //! This module knows sockets and the route table; it does not know where the table comes from,
 //! what a datapath does, or who counts.
 
-pub mod connect;
 mod conn;
+pub mod connect;
 mod hello;
 mod pending;
 pub mod reason;
@@ -51,7 +51,15 @@ impl Proxy {
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let pending = Pending::new(settings.max_pending_hellos);
-        Self { settings, table, datapath, observer, pending, active: AtomicUsize::new(0), shutdown }
+        Self {
+            settings,
+            table,
+            datapath,
+            observer,
+            pending,
+            active: AtomicUsize::new(0),
+            shutdown,
+        }
     }
 
     /// Connections accepted and not over.

@@ -10,7 +10,10 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(max: usize) -> Self {
-        Self { now: AtomicUsize::new(0), max }
+        Self {
+            now: AtomicUsize::new(0),
+            max,
+        }
     }
 
     /// A place, or `None` if all are taken.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sni_router_core::hello::Hello;
+use sni_router_core::name::Host;
 use sni_router_core::table::{Listener, Route};
 use tracing::info;
 
@@ -43,7 +44,7 @@ pub struct Record {
     /// The listener of that address.
     pub listener: Option<Arc<Listener>>,
     /// The hello.
-    pub hello: Option<Hello>,
+    pub hello: Option<HelloFacts>,
     /// The route of its name.
     pub route: Option<Arc<Route>>,
     /// The endpoint connected to.
@@ -56,6 +57,8 @@ pub struct Record {
     pub retries: u32,
     /// Which, and how.
     pub failed: String,
+    /// What exactly was wrong with a malformed hello; else empty.
+    pub detail: &'static str,
     /// Bytes carried.
     pub traffic: Traffic,
     /// How it ended. [`CloseReason::Internal`] until somebody knows better.
@@ -78,6 +81,7 @@ impl Record {
             declined: None,
             retries: 0,
             failed: String::new(),
+            detail: "",
             traffic: Traffic::default(),
             reason: CloseReason::Internal,
         }
@@ -95,12 +99,20 @@ impl Record {
 
     fn log(&self) {
         let hello = self.hello.as_ref();
-        let listener = self.listener.as_ref().map(|listener| listener.key.to_string());
-        let sni = hello.and_then(|hello| hello.server_name.as_ref()).map(|host| host.as_str());
-        let alpn = hello.map(|hello| alpn(&hello.alpn)).unwrap_or_default();
-        let versions = hello.map(|hello| versions(&hello.versions)).unwrap_or_default();
+        let listener = self
+            .listener
+            .as_ref()
+            .map(|listener| listener.key.to_string());
+        let sni = hello
+            .and_then(|hello| hello.server_name.as_ref())
+            .map(|host| host.as_str());
+        let alpn = hello.map_or("", |hello| &hello.alpn);
+        let versions = hello.map_or("", |hello| &hello.versions);
         let route = self.route.as_ref().map(|route| route.pattern.to_string());
-        let backend = self.route.as_ref().map(|route| route.backend.key.to_string());
+        let backend = self
+            .route
+            .as_ref()
+            .map(|route| route.backend.key.to_string());
         let endpoint = self.endpoint.map(|endpoint| endpoint.to_string());
         info!(
             target: "access",
@@ -121,6 +133,7 @@ impl Record {
             duration_ms = self.started.elapsed().as_millis() as u64,
             retries = self.retries,
             failed = self.failed,
+            detail = self.detail,
             reason = self.reason.as_str(),
             "closed"
         );
@@ -134,25 +147,62 @@ impl Drop for Record {
     }
 }
 
-/// `h2,http/1.1`; bytes that are no printable text are escaped.
-fn alpn(protocols: &[Vec<u8>]) -> String {
-    let names: Vec<_> =
-        protocols.iter().map(|name| name.escape_ascii().to_string()).collect();
-    names.join(",")
+/// What the record keeps of a hello: little, since it lives as long as the connection, and a client
+/// can offer thousands of protocols.
+pub struct HelloFacts {
+    /// The server name.
+    pub server_name: Option<Host>,
+    /// Whether TLS 1.3 was offered.
+    pub tls13: bool,
+    /// Whether the name is the outer one of an encrypted hello.
+    pub ech: bool,
+    /// `h2,http/1.1`, cut short.
+    alpn: Box<str>,
+    /// `1.3,1.2`, cut short.
+    versions: Box<str>,
 }
 
-/// `1.3,1.2`
-fn versions(versions: &[u16]) -> String {
-    let names: Vec<_> = versions
-        .iter()
-        .map(|version| match version {
-            0x0304 => "1.3".to_owned(),
-            0x0303 => "1.2".to_owned(),
-            0x0302 => "1.1".to_owned(),
-            0x0301 => "1.0".to_owned(),
-            0x0300 => "ssl3".to_owned(),
-            other => format!("{other:#06x}"),
-        })
-        .collect();
-    names.join(",")
+impl HelloFacts {
+    /// Keeps what is needed.
+    pub fn of(hello: Hello) -> Self {
+        Self {
+            alpn: listed(hello.alpn_names()),
+            versions: listed(hello.versions.iter().map(|version| version_name(*version))),
+            tls13: hello.versions.contains(&TLS_1_3),
+            ech: hello.ech,
+            server_name: hello.server_name,
+        }
+    }
 }
+
+/// The first names of a list, with commas between; `…` where there were more.
+fn listed(names: impl Iterator<Item = String>) -> Box<str> {
+    let mut list = String::new();
+    for name in names {
+        if list.len() + name.len() > LISTED_BYTES {
+            list.push('…');
+            break;
+        }
+        if !list.is_empty() {
+            list.push(',');
+        }
+        list.push_str(&name);
+    }
+    list.into()
+}
+
+fn version_name(version: u16) -> String {
+    match version {
+        TLS_1_3 => "1.3".to_owned(),
+        0x0303 => "1.2".to_owned(),
+        0x0302 => "1.1".to_owned(),
+        0x0301 => "1.0".to_owned(),
+        0x0300 => "ssl3".to_owned(),
+        other => format!("{other:#06x}"),
+    }
+}
+
+const TLS_1_3: u16 = 0x0304;
+
+/// Room for the protocols and versions of every common client.
+const LISTED_BYTES: usize = 64;

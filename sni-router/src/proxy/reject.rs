@@ -12,12 +12,7 @@ use super::settings::{Answer, Answers};
 
 /// Ends a connection that was not connected to an endpoint. `tls13` is whether the hello offered
 /// TLS 1.3.
-pub(super) async fn reject(
-    client: TcpStream,
-    reason: CloseReason,
-    answers: &Answers,
-    tls13: bool,
-) {
+pub(super) async fn reject(client: TcpStream, reason: CloseReason, answers: &Answers, tls13: bool) {
     match answer(reason, answers) {
         Answer::Reset => reset(&client),
         Answer::Close => close(client, None).await,

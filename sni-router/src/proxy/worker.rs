@@ -33,7 +33,10 @@ enum Order {
 impl Worker {
     /// Starts worker number `index`.
     pub fn start(index: usize, proxy: Arc<Proxy>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
         let (orders, inbox) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))

@@ -29,7 +29,10 @@ impl SharedArray {
             )?
         };
         let base = NonNull::new(base.cast::<u64>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, words: len / size_of::<u64>() })
+        Ok(Self {
+            base,
+            words: len / size_of::<u64>(),
+        })
     }
 
     /// The word at `byte`, a multiple of eight.
@@ -57,8 +60,7 @@ impl SharedArray {
 impl Drop for SharedArray {
     fn drop(&mut self) {
         // SAFETY: the mapping made by `map`; references into it cannot outlive `self`.
-        let unmapped =
-            unsafe { munmap(self.base.as_ptr().cast(), self.words * size_of::<u64>()) };
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.words * size_of::<u64>()) };
         debug_assert!(unmapped.is_ok());
     }
 }

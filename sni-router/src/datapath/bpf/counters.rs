@@ -15,6 +15,8 @@ impl Counters {
 
     /// The sum over all CPUs. Zero where the map cannot be read, which only happens if it is gone.
     pub fn read(&self, counter: Counter) -> u64 {
-        self.map.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
+        self.map
+            .get(&(counter as u32), 0)
+            .map_or(0, |values| values.iter().sum())
     }
 }

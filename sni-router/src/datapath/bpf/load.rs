@@ -81,13 +81,18 @@ pub(super) fn program<'e, T>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&
 where
     &'e mut T: TryFrom<&'e mut Program, Error = ProgramError>,
 {
-    ebpf.program_mut(name).ok_or(LoadError::Missing(name))?.try_into().map_err(LoadError::Program)
+    ebpf.program_mut(name)
+        .ok_or(LoadError::Missing(name))?
+        .try_into()
+        .map_err(LoadError::Program)
 }
 
 /// Names the first capability that is missing. Effective ones of a user namespace do not count
 /// for the kernel, and loading then fails with EPERM all the same.
 fn check_capabilities() -> Result<(), LoadError> {
-    let Ok(sets) = capabilities(None) else { return Ok(()) };
+    let Ok(sets) = capabilities(None) else {
+        return Ok(());
+    };
     let has = |one| sets.effective.contains(one);
     if has(CapabilitySet::SYS_ADMIN) && has(CapabilitySet::NET_ADMIN) {
         return Ok(());
@@ -107,5 +112,9 @@ fn check_capabilities() -> Result<(), LoadError> {
 /// Log statements below this level cost the programs one load. aya-log counts from 1, error, to 5,
 /// trace; 0 is silence.
 fn log_level() -> u8 {
-    if tracing::enabled!(target: "bpf", Level::DEBUG) { 4 } else { 0 }
+    if tracing::enabled!(target: "bpf", Level::DEBUG) {
+        4
+    } else {
+        0
+    }
 }

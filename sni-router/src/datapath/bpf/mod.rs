@@ -35,8 +35,12 @@ impl Kernel {
     pub fn load() -> Result<Self, LoadError> {
         let mut ebpf = load::load()?;
         // Before any map is taken out: loading resolves map references to open descriptors.
-        program::<SkLookup>(&mut ebpf, names::PROG_LOOKUP)?.load().map_err(LoadError::Program)?;
-        program::<SkSkb>(&mut ebpf, names::PROG_VERDICT)?.load().map_err(LoadError::Program)?;
+        program::<SkLookup>(&mut ebpf, names::PROG_LOOKUP)?
+            .load()
+            .map_err(LoadError::Program)?;
+        program::<SkSkb>(&mut ebpf, names::PROG_VERDICT)?
+            .load()
+            .map_err(LoadError::Program)?;
         Ok(Self { ebpf })
     }
 

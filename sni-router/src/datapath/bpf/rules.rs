@@ -16,7 +16,10 @@ pub struct Rules {
 
 impl Rules {
     pub(super) fn new(map: HashMap<MapData, RuleKey, Rule>) -> Self {
-        Self { map, applied: BTreeMap::new() }
+        Self {
+            map,
+            applied: BTreeMap::new(),
+        }
     }
 
     /// Adds and changes what `desired` has; nothing is removed. On an error some rules may have
@@ -33,8 +36,12 @@ impl Rules {
 
     /// Removes what `desired` does not have.
     pub fn remove_others(&mut self, desired: &BTreeMap<RuleKey, Rule>) -> io::Result<()> {
-        let stale: Vec<_> =
-            self.applied.keys().filter(|key| !desired.contains_key(key)).copied().collect();
+        let stale: Vec<_> = self
+            .applied
+            .keys()
+            .filter(|key| !desired.contains_key(key))
+            .copied()
+            .collect();
         for key in stale {
             self.map.remove(&key).map_err(io_error)?;
             self.applied.remove(&key);

@@ -50,7 +50,9 @@ impl Sockets {
     /// Puts a socket into a slot whose stream has been prepared. From now on what it receives is
     /// judged by `snir_verdict`.
     pub fn insert(&self, slot: u32, cookie: u64, socket: impl AsFd) -> io::Result<()> {
-        lock(&self.slots).insert(cookie, slot, 0).map_err(io_error)?;
+        lock(&self.slots)
+            .insert(cookie, slot, 0)
+            .map_err(io_error)?;
         let inserted = lock(&self.socks).insert(slot, socket.as_fd().as_raw_fd(), 0);
         if inserted.is_err() {
             self.forget(cookie);
@@ -66,12 +68,17 @@ impl Sockets {
 
     /// The stream of a slot.
     pub fn stream(&self, slot: u32) -> StreamView<'_> {
-        StreamView { streams: &self.streams, base: slot as usize * size_of::<Stream>() }
+        StreamView {
+            streams: &self.streams,
+            base: slot as usize * size_of::<Stream>(),
+        }
     }
 
     /// Calls `on_event` with the slot of each event, until the task is dropped. Can be run once.
     pub async fn events(&self, mut on_event: impl FnMut(u32)) -> io::Result<()> {
-        let ring = lock(&self.events).take().ok_or(io::ErrorKind::ResourceBusy)?;
+        let ring = lock(&self.events)
+            .take()
+            .ok_or(io::ErrorKind::ResourceBusy)?;
         let mut ring = readable(ring)?;
         loop {
             let mut ready = ring.readable_mut().await?;
@@ -131,7 +138,9 @@ impl StreamView<'_> {
     }
 
     fn store(&self, field: usize, value: u64) {
-        self.streams.word(self.base + field).store(value, Ordering::Release);
+        self.streams
+            .word(self.base + field)
+            .store(value, Ordering::Release);
     }
 }
 

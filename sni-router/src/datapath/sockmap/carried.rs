@@ -80,7 +80,10 @@ impl Carried {
             PollFd::new(&self.client.socket, PollFlags::RDHUP),
             PollFd::new(&self.endpoint.socket, PollFlags::RDHUP),
         ];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // Fails only when interrupted; the next look sees the same.
         poll(&mut fds, Some(&at_once)).ok()?;
         let [client, endpoint] = fds.map(|fd| fd.revents());

@@ -76,23 +76,46 @@ pub(super) fn enter(maps: &Arc<Maps>, slots: SlotPair, pair: Pair) -> Result<Car
     for slot in [slots.client(), slots.endpoint()] {
         maps.sockets.stream(slot).reset(WINDOW, WINDOW / 2);
     }
-    let mut entry = Entry { maps: Arc::clone(maps), slots, cookies: [None; 2] };
-    let forwarded = pair.forwarded;
-    let (client, endpoint) = match deregister(pair) {
-        Ok(sockets) => sockets,
-        Err(refused) => return Err(refused),
+    let mut entry = Entry {
+        maps: Arc::clone(maps),
+        slots,
+        cookies: [None; 2],
     };
+    let forwarded = pair.forwarded;
+    let (client, endpoint) = deregister(pair);
     if let Err(error) = try_enter(&mut entry, &client, &endpoint) {
         debug!(%error, "a socket was not taken into the map");
-        return Err(give_back(entry, client, endpoint, forwarded, decline(&error)));
+        return Err(give_back(
+            entry,
+            client,
+            endpoint,
+            forwarded,
+            decline(&error),
+        ));
     }
-    let client = Side { socket: client, read_before: forwarded, written_before: 0 };
-    let endpoint = Side { socket: endpoint, read_before: 0, written_before: forwarded };
-    Ok(Carried { client, endpoint, entry })
+    let client = Side {
+        socket: client,
+        read_before: forwarded,
+        written_before: 0,
+    };
+    let endpoint = Side {
+        socket: endpoint,
+        read_before: 0,
+        written_before: forwarded,
+    };
+    Ok(Carried {
+        client,
+        endpoint,
+        entry,
+    })
 }
 
 fn try_enter(entry: &mut Entry, client: &TcpStream, endpoint: &TcpStream) -> io::Result<()> {
-    let Entry { maps, slots, cookies } = entry;
+    let Entry {
+        maps,
+        slots,
+        cookies,
+    } = entry;
     // The client first: it mostly waits for the endpoint's answer now, which then finds it there.
     let sides = [(slots.client(), client), (slots.endpoint(), endpoint)];
     let known = [cookie(client)?, cookie(endpoint)?];
@@ -108,10 +131,15 @@ fn try_enter(entry: &mut Entry, client: &TcpStream, endpoint: &TcpStream) -> io:
 }
 
 /// Takes the sockets out of tokio's epoll; `hangup` says why.
-fn deregister(pair: Pair) -> Result<(TcpStream, TcpStream), Refused> {
-    let Pair { client, endpoint, forwarded: _, mapped: _ } = pair;
+fn deregister(pair: Pair) -> (TcpStream, TcpStream) {
+    let Pair {
+        client,
+        endpoint,
+        forwarded: _,
+        mapped: _,
+    } = pair;
     match (client.into_std(), endpoint.into_std()) {
-        (Ok(client), Ok(endpoint)) => Ok((client, endpoint)),
+        (Ok(client), Ok(endpoint)) => (client, endpoint),
         // tokio only fails here if epoll does not know a socket that it registered.
         _ => unreachable!("a registered socket can be deregistered"),
     }
@@ -131,7 +159,15 @@ fn give_back(
         (Ok(client), Ok(endpoint)) => {
             let is_mapped = entry.cookies.iter().any(Option::is_some);
             let mapped = is_mapped.then(|| Box::new(entry) as Box<dyn Send + Sync>);
-            Refused { pair: Pair { client, endpoint, forwarded, mapped }, decline }
+            Refused {
+                pair: Pair {
+                    client,
+                    endpoint,
+                    forwarded,
+                    mapped,
+                },
+                decline,
+            }
         }
         _ => unreachable!("a socket that was registered before can be registered"),
     }

@@ -53,7 +53,11 @@ pub(super) enum Failed {
 
 impl Flow {
     pub(super) fn new() -> Self {
-        Self { state: State::Open, rest: Vec::new(), notify_at: WINDOW / 2 }
+        Self {
+            state: State::Open,
+            rest: Vec::new(),
+            notify_at: WINDOW / 2,
+        }
     }
 
     pub(super) fn is_finished(&self) -> bool {

@@ -31,7 +31,12 @@ pub(super) fn watch(slots: &Arc<Slots>, slot: u32, socket: impl AsFd) -> io::Res
             }
         };
         let flags = EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&**watcher, socket, EventData::new_u64(slot.into()), flags)?)
+        Ok(epoll::add(
+            &**watcher,
+            socket,
+            EventData::new_u64(slot.into()),
+            flags,
+        )?)
     })
 }
 
@@ -58,7 +63,10 @@ async fn run(watcher: &AsyncFd<OwnedFd>, slots: &Slots) -> io::Result<()> {
 /// Wakes whom the next events are about; answers how many there were.
 fn wake_some(watcher: &OwnedFd, slots: &Slots) -> io::Result<usize> {
     let mut buffer = [MaybeUninit::uninit(); BATCH];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     let (events, _) = epoll::wait(watcher, &mut buffer, Some(&at_once))?;
     for event in events.iter() {
         if let Ok(slot) = u32::try_from(event.data.u64()) {

@@ -36,13 +36,24 @@ struct Maps {
 impl Sockmap {
     /// A datapath over the maps of an attached `snir_verdict`. What it refuses, `next` takes.
     pub fn new(sockets: Sockets, next: Arc<dyn Datapath>) -> Arc<Self> {
-        let maps = Maps { sockets, slots: Arc::new(Slots::new()) };
-        Arc::new(Self { maps: Arc::new(maps), next })
+        let maps = Maps {
+            sockets,
+            slots: Arc::new(Slots::new()),
+        };
+        Arc::new(Self {
+            maps: Arc::new(maps),
+            next,
+        })
     }
 
     /// Wakes connections when the kernel program asks for it. Runs as long as the datapath is used.
     pub async fn dispatch(self: Arc<Self>) {
-        if let Err(error) = self.maps.sockets.events(|slot| self.maps.slots.wake(slot)).await {
+        if let Err(error) = self
+            .maps
+            .sockets
+            .events(|slot| self.maps.slots.wake(slot))
+            .await
+        {
             error!(%error, "events of the kernel program are no longer seen");
         }
     }
@@ -62,7 +73,10 @@ impl Datapath for Sockmap {
     ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>> {
         Box::pin(async move {
             let Some(slots) = self.maps.slots.take() else {
-                return Err(Refused { pair, decline: Decline::TableFull });
+                return Err(Refused {
+                    pair,
+                    decline: Decline::TableFull,
+                });
             };
             let pair = match entry::drained(pair, limits).await {
                 Ok(pair) => pair,

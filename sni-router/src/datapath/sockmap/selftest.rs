@@ -50,8 +50,14 @@ async fn check(
         Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkUnreachable => {
             Err(SelfTestError::Loopback(error))
         }
-        Ok(Err(error)) => Err(SelfTestError::Failed { test, what: error.to_string() }),
-        Err(_) => Err(SelfTestError::Failed { test, what: "bytes got stuck".into() }),
+        Ok(Err(error)) => Err(SelfTestError::Failed {
+            test,
+            what: error.to_string(),
+        }),
+        Err(_) => Err(SelfTestError::Failed {
+            test,
+            what: "bytes got stuck".into(),
+        }),
     }
 }
 
@@ -60,7 +66,11 @@ async fn queued_before(datapath: &dyn Datapath) -> io::Result<()> {
     let mut rig = Rig::new().await?;
     rig.client.write_all(&pattern(QUEUED)).await?;
     rig.endpoint.write_all(&pattern(QUEUED)).await?;
-    let Rig { mut client, mut endpoint, pair } = rig;
+    let Rig {
+        mut client,
+        mut endpoint,
+        pair,
+    } = rig;
     let ends = async {
         expect(&mut endpoint, QUEUED).await?;
         expect(&mut client, QUEUED).await?;
@@ -72,7 +82,11 @@ async fn queued_before(datapath: &dyn Datapath) -> io::Result<()> {
 
 /// The router has read a part of what the client sent, as it does with a hello that more follows.
 async fn partly_read(datapath: &dyn Datapath) -> io::Result<()> {
-    let Rig { mut client, mut endpoint, mut pair } = Rig::new().await?;
+    let Rig {
+        mut client,
+        mut endpoint,
+        mut pair,
+    } = Rig::new().await?;
     client.write_all(&pattern(QUEUED)).await?;
     let mut part = [0; 1000];
     pair.client.read_exact(&mut part).await?;
@@ -89,7 +103,11 @@ async fn partly_read(datapath: &dyn Datapath) -> io::Result<()> {
 
 /// The client finishes first; what the endpoint answers afterwards must still arrive.
 async fn half_close(datapath: &dyn Datapath) -> io::Result<()> {
-    let Rig { mut client, mut endpoint, pair } = Rig::new().await?;
+    let Rig {
+        mut client,
+        mut endpoint,
+        pair,
+    } = Rig::new().await?;
     let ends = async {
         client.write_all(&pattern(QUEUED)).await?;
         client.shutdown().await?;
@@ -105,7 +123,11 @@ async fn half_close(datapath: &dyn Datapath) -> io::Result<()> {
 
 /// Both sides send at full speed while nobody reads for a while.
 async fn bulk(datapath: &dyn Datapath) -> io::Result<()> {
-    let Rig { client, endpoint, pair } = Rig::new().await?;
+    let Rig {
+        client,
+        endpoint,
+        pair,
+    } = Rig::new().await?;
     let ends = async {
         let (mut client_read, mut client_write) = client.into_split();
         let (mut endpoint_read, mut endpoint_write) = endpoint.into_split();
@@ -134,7 +156,11 @@ async fn bulk(datapath: &dyn Datapath) -> io::Result<()> {
 
 /// The client resets; the endpoint must see a reset, not an orderly end.
 async fn reset(datapath: &dyn Datapath) -> io::Result<()> {
-    let Rig { mut client, mut endpoint, pair } = Rig::new().await?;
+    let Rig {
+        mut client,
+        mut endpoint,
+        pair,
+    } = Rig::new().await?;
     let ends = async {
         client.write_all(&pattern(QUEUED)).await?;
         expect(&mut endpoint, QUEUED).await?;
@@ -164,9 +190,17 @@ impl Rig {
         let to_endpoint = TcpStream::connect(back.local_addr()?).await?;
         let (from_client, _) = front.accept().await?;
         let (endpoint, _) = back.accept().await?;
-        let pair =
-            Pair { client: from_client, endpoint: to_endpoint, forwarded: 0, mapped: None };
-        Ok(Self { client, endpoint, pair })
+        let pair = Pair {
+            client: from_client,
+            endpoint: to_endpoint,
+            forwarded: 0,
+            mapped: None,
+        };
+        Ok(Self {
+            client,
+            endpoint,
+            pair,
+        })
     }
 }
 
@@ -177,7 +211,11 @@ async fn both(
     ends: impl Future<Output = io::Result<()>>,
 ) -> io::Result<End> {
     let (_keep, shutdown) = watch::channel(false);
-    let limits = Limits { idle: DEADLINE, max_duration: None, shutdown };
+    let limits = Limits {
+        idle: DEADLINE,
+        max_duration: None,
+        shutdown,
+    };
     let traffic = Traffic::default();
     let carry = async {
         datapath
@@ -192,7 +230,9 @@ fn end_is(expected: End, end: End) -> io::Result<()> {
     if end == expected {
         return Ok(());
     }
-    Err(io::Error::other(format!("ended as {end:?}, not as {expected:?}")))
+    Err(io::Error::other(format!(
+        "ended as {end:?}, not as {expected:?}"
+    )))
 }
 
 async fn expect(stream: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result<()> {
@@ -205,10 +245,15 @@ async fn expect(stream: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result
         let most = (PERIOD - at).min(len - seen);
         let read = stream.read(&mut buffer[..most]).await?;
         if read == 0 {
-            return Err(io::Error::other(format!("{} of {len} bytes are missing", len - seen)));
+            return Err(io::Error::other(format!(
+                "{} of {len} bytes are missing",
+                len - seen
+            )));
         }
         if buffer[..read] != sent[at..at + read] {
-            return Err(io::Error::other(format!("bytes from {seen} on are not what was sent")));
+            return Err(io::Error::other(format!(
+                "bytes from {seen} on are not what was sent"
+            )));
         }
         seen += read;
     }

@@ -26,7 +26,10 @@ impl Side {
 
     /// Bytes written since the hand-over, by the kernel's redirecting and by the daemon alike.
     pub(super) fn written_since(&self) -> io::Result<u64> {
-        Ok(self.info()?.bytes_written().saturating_sub(self.written_before))
+        Ok(self
+            .info()?
+            .bytes_written()
+            .saturating_sub(self.written_before))
     }
 
     /// Passes a FIN on.

@@ -23,8 +23,15 @@ impl Slots {
 
     /// A free pair, or `None` if all are taken.
     pub(super) fn take(self: &Arc<Self>) -> Option<SlotPair> {
-        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        Some(SlotPair { slots: Arc::clone(self), index })
+        let index = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()?;
+        Some(SlotPair {
+            slots: Arc::clone(self),
+            index,
+        })
     }
 
     /// Wakes the connection that has `slot`, if any.
@@ -67,6 +74,10 @@ impl SlotPair {
 
 impl Drop for SlotPair {
     fn drop(&mut self) {
-        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+        self.slots
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.index);
     }
 }

@@ -29,7 +29,11 @@ pub(super) async fn until_bulk(
             write_all(sink, &step.rest).await?;
         }
         traffic.add(direction, step.read as u64);
-        full_in_a_row = if step.read == BUFFER_BYTES { full_in_a_row + 1 } else { 0 };
+        full_in_a_row = if step.read == BUFFER_BYTES {
+            full_in_a_row + 1
+        } else {
+            0
+        };
         if full_in_a_row == BULK_AFTER {
             return Ok(Pace::Changed);
         }
@@ -54,7 +58,10 @@ fn step(source: &TcpStream, sink: &TcpStream) -> Result<Option<Step>, Broken> {
             Err(_) => return Err(Broken::Source),
         };
         if read == 0 {
-            return Ok(Some(Step { read, rest: Vec::new() }));
+            return Ok(Some(Step {
+                read,
+                rest: Vec::new(),
+            }));
         }
         if read < buffer.len() {
             drained(source);
@@ -64,7 +71,10 @@ fn step(source: &TcpStream, sink: &TcpStream) -> Result<Option<Step>, Broken> {
             Err(error) if would_block(&error) => 0,
             Err(_) => return Err(Broken::Sink),
         };
-        Ok(Some(Step { read, rest: buffer[written..read].to_vec() }))
+        Ok(Some(Step {
+            read,
+            rest: buffer[written..read].to_vec(),
+        }))
     })
 }
 

@@ -61,10 +61,21 @@ async fn carry(pair: Pair, limits: &Limits, traffic: &Traffic) -> End {
 
 /// Runs both directions until both have passed on a FIN, or one side is gone.
 async fn both_ways(pair: &Pair, traffic: &Traffic) -> End {
-    let Pair { client, endpoint, forwarded: _, mapped } = pair;
+    let Pair {
+        client,
+        endpoint,
+        forwarded: _,
+        mapped,
+    } = pair;
     let copy_only = mapped.is_some();
     let mut up = pin!(one_way(client, endpoint, Direction::Up, copy_only, traffic));
-    let mut down = pin!(one_way(endpoint, client, Direction::Down, copy_only, traffic));
+    let mut down = pin!(one_way(
+        endpoint,
+        client,
+        Direction::Down,
+        copy_only,
+        traffic
+    ));
     let (mut up_done, mut down_done) = (false, false);
     while !(up_done && down_done) {
         tokio::select! {
@@ -111,7 +122,9 @@ async fn one_way(
             Pace::Finished => break,
         }
     }
-    SockRef::from(sink).shutdown(std::net::Shutdown::Write).map_err(|_| Broken::Sink)
+    SockRef::from(sink)
+        .shutdown(std::net::Shutdown::Write)
+        .map_err(|_| Broken::Sink)
 }
 
 /// Why a way of moving bytes stopped.
@@ -124,7 +137,11 @@ enum Pace {
 
 /// Waits until `stream` is writable; the answer to a full send queue.
 async fn writable(stream: &TcpStream) -> Result<(), Broken> {
-    stream.ready(Interest::WRITABLE).await.map(drop).map_err(|_| Broken::Sink)
+    stream
+        .ready(Interest::WRITABLE)
+        .await
+        .map(drop)
+        .map_err(|_| Broken::Sink)
 }
 
 /// Answers when the peer of `stream` has reset the connection.

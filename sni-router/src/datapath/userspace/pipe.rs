@@ -25,7 +25,10 @@ impl Pipe {
             Some(ends) => ends,
             None => Ends::new()?,
         };
-        Ok(Self { ends: Some(ends), filled: 0 })
+        Ok(Self {
+            ends: Some(ends),
+            filled: 0,
+        })
     }
 
     /// The end to splice out of.

@@ -39,7 +39,11 @@ pub(super) async fn until_slow(
                 Err(_) => return Err(Broken::Source),
             }
         };
-        small_in_a_row = if moved < SMALL_BYTES { small_in_a_row + 1 } else { 0 };
+        small_in_a_row = if moved < SMALL_BYTES {
+            small_in_a_row + 1
+        } else {
+            0
+        };
         if small_in_a_row == SLOW_AFTER {
             return Ok(Pace::Changed);
         }
@@ -48,7 +52,14 @@ pub(super) async fn until_slow(
 
 fn fill(source: &TcpStream, pipe: &mut Pipe) -> io::Result<usize> {
     let moved = source.try_io(Interest::READABLE, || {
-        Ok(splice(source, None, pipe.write_end(), None, PIPE_BYTES, FLAGS)?)
+        Ok(splice(
+            source,
+            None,
+            pipe.write_end(),
+            None,
+            PIPE_BYTES,
+            FLAGS,
+        )?)
     })?;
     pipe.filled += moved;
     Ok(moved)
@@ -57,7 +68,14 @@ fn fill(source: &TcpStream, pipe: &mut Pipe) -> io::Result<usize> {
 async fn drain(pipe: &mut Pipe, sink: &TcpStream) -> Result<(), Broken> {
     while pipe.filled > 0 {
         let moved = sink.try_io(Interest::WRITABLE, || {
-            Ok(splice(pipe.read_end(), None, sink, None, pipe.filled, FLAGS)?)
+            Ok(splice(
+                pipe.read_end(),
+                None,
+                sink,
+                None,
+                pipe.filled,
+                FLAGS,
+            )?)
         });
         match moved {
             // A pipe of which we know the contents never ends early.
