@@ -51,14 +51,18 @@ fn admin_over_tcp_answers_where_it_was_told_to() {
         without: &[],
     };
     let _router = Router::launch(&lab.net.router, &launch);
-    until("/readyz answers 200", SOON, || {
-        let Ok(mut stream) = lab.net.router.connect(at, SOON) else {
-            return false;
-        };
-        let request = "GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).expect("write");
+    let get = |host: &str| {
+        let mut stream = lab.net.router.connect(at, SOON).ok()?;
+        let request = format!("GET /readyz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
         let mut response = String::new();
-        stream.read_to_string(&mut response).expect("read");
-        response.starts_with("HTTP/1.1 200 ")
+        stream.read_to_string(&mut response).ok()?;
+        Some(response)
+    };
+    until("/readyz answers 200", SOON, || {
+        get("127.0.0.1:9911").is_some_and(|text| text.starts_with("HTTP/1.1 200 "))
     });
+    // A browser that was tricked into asking here names the page's own host.
+    let tricked = get("attacker.example").expect("an answer");
+    assert!(tricked.starts_with("HTTP/1.1 403 "), "{tricked}");
 }

@@ -1,7 +1,6 @@
 //! Changes of the manifests while connections run.
 
 use std::fs;
-use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -11,10 +10,10 @@ use rstest::rstest;
 use rustix::process::Signal;
 use sni_router_tests::bulk::Pattern;
 use sni_router_tests::daemon::Datapath;
-use sni_router_tests::raw::{End, accept, hello, read_exactly, read_to_end, write};
+use sni_router_tests::raw::{End, accept, hello, nothing_comes, read_exactly, read_to_end, write};
 use sni_router_tests::rig::{HOST, Lab, Pair, Rig, alone};
 use sni_router_tests::server::Server;
-use sni_router_tests::site::{KubernetesVolume, Site};
+use sni_router_tests::site::{KubernetesVolume, PORT, Site};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
 
@@ -156,15 +155,15 @@ fn running_connection_outlives_its_route_and_its_listener(#[case] datapath: Data
     let generation = rig.router.generation();
     fs::remove_file(rig.lab.manifests().join("listener.yaml")).expect("remove the Listener");
     rig.router.wait_for_generation_after(generation);
-    exchange(&pair);
-    let vip = SocketAddr::new(Family::V4.vip(), 443);
-    let connected = rig.lab.net.client.connect(vip, Duration::from_millis(500));
-    // Refused at once, or reset once accepted; but no alert, let alone a server.
-    let answered = connected.is_ok_and(|mut client| {
-        let _ = client.write_all(&hello(OTHER));
-        !read_to_end(&client, SOON).0.is_empty()
+    let vip = SocketAddr::new(Family::V4.vip(), PORT);
+    until("new connections are refused", SOON, || {
+        rig.lab.net.client.connect(vip, SOON).is_err()
     });
-    assert!(!answered, "the Listener is gone");
+    // Long enough for everything that follows the Listener's end.
+    for _ in 0..5 {
+        assert!(nothing_comes(&pair.client, Duration::from_millis(100)));
+        exchange(&pair);
+    }
 
     let address = pair.address;
     drop(pair);
