@@ -12,6 +12,7 @@ mod verdict;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::{sk_lookup, stream_verdict};
 use aya_ebpf::programs::{SkBuffContext, SkLookupContext};
+use aya_log_ebpf::debug;
 use sni_router_common::counter::Counter;
 
 use crate::lookup::Steer;
@@ -23,15 +24,18 @@ pub fn snir_lookup(ctx: SkLookupContext) -> u32 {
     match lookup::steer(&ctx) {
         Steer::NotOurs => SK_PASS,
         Steer::Taken => {
+            debug!(&ctx, "a connection is steered to the router");
             count::one(Counter::LookupSteered);
             SK_PASS
         }
         // Never fall through into another program's socket on the same address.
         Steer::NoSocket => {
+            debug!(&ctx, "a rule matched, but no socket listens: dropped");
             count::one(Counter::LookupNoSocket);
             SK_DROP
         }
         Steer::AssignFailed => {
+            debug!(&ctx, "the kernel refused the listening socket: dropped");
             count::one(Counter::LookupAssignFailed);
             SK_DROP
         }
@@ -44,9 +48,22 @@ pub fn snir_verdict(ctx: SkBuffContext) -> u32 {
     let counter = match verdict::decide(&ctx) {
         Verdict::Empty => return SK_DROP,
         Verdict::Redirected => Counter::VerdictRedirected,
-        Verdict::OverLimit => Counter::VerdictPassed,
-        Verdict::NoSlot => Counter::VerdictNoSlot,
-        Verdict::NoPeer => Counter::VerdictNoPeer,
+        Verdict::OverLimit => {
+            debug!(&ctx, "the limit is reached: {} bytes passed up", ctx.len());
+            Counter::VerdictPassed
+        }
+        Verdict::NoSlot => {
+            debug!(
+                &ctx,
+                "a socket without a slot: {} bytes passed up",
+                ctx.len()
+            );
+            Counter::VerdictNoSlot
+        }
+        Verdict::NoPeer => {
+            debug!(&ctx, "the peer has left: {} bytes passed up", ctx.len());
+            Counter::VerdictNoPeer
+        }
     };
     count::one(counter);
     // No byte is ever dropped here: what is not redirected goes to the daemon.

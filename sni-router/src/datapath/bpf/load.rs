@@ -112,7 +112,7 @@ fn check_capabilities() -> Result<(), LoadError> {
 /// Log statements below this level cost the programs one load. aya-log counts from 1, error, to 5,
 /// trace; 0 is silence.
 fn log_level() -> u8 {
-    if tracing::enabled!(target: "bpf", Level::DEBUG) {
+    if tracing::enabled!(target: "sni_router_bpf", Level::DEBUG) {
         4
     } else {
         0
