@@ -38,10 +38,17 @@ fn listener_keeps_its_last_good_version_when_it_turns_bad() {
             assert_eq!(listeners(build), ["web 192.0.2.1:443"], "{to}");
             let errors = errors(build);
             assert_eq!(errors.len(), 1, "{to}: {errors:?}");
-            assert!(errors[0].contains("last good version stays in force"), "{errors:?}");
+            assert!(
+                errors[0].contains("last good version stays in force"),
+                "{errors:?}"
+            );
         }
         assert_eq!(errors(&builds[3]), Vec::<String>::new());
-        assert_eq!(routes(&history(&[&bad])[0]), Vec::<String>::new(), "{to} at the start");
+        assert_eq!(
+            routes(&history(&[&bad])[0]),
+            Vec::<String>::new(),
+            "{to} at the start"
+        );
     }
 }
 
@@ -59,7 +66,10 @@ fn ingress_keeps_its_last_good_version_when_a_rule_turns_bad() {
     let builds = history(&[&good(), &bad, &good().replace("a.test", "b.test")]);
     assert_eq!(routes(&builds[1]), [SERVED]);
     assert!(errors(&builds[1])[0].contains("last good version stays in force"));
-    assert_eq!(routes(&builds[2]), ["web b.test app:443 [198.51.100.1:8443]"]);
+    assert_eq!(
+        routes(&builds[2]),
+        ["web b.test app:443 [198.51.100.1:8443]"]
+    );
 }
 
 #[test]
@@ -78,11 +88,18 @@ fn objects_of_a_document_stay_when_it_does_not_parse() {
     assert_eq!(routes(&builds[1]), [SERVED]);
     assert_eq!(errors(&builds[1]).len(), 1);
     assert!(
-        builds[1].problems.iter().any(|problem| problem.what.contains("Ingress default/app")),
+        builds[1]
+            .problems
+            .iter()
+            .any(|problem| problem.what.contains("Ingress default/app")),
         "{:?}",
         builds[1].problems
     );
-    assert_eq!(routes(&builds[2]), Vec::<String>::new(), "deleted once the file can be read");
+    assert_eq!(
+        routes(&builds[2]),
+        Vec::<String>::new(),
+        "deleted once the file can be read"
+    );
 }
 
 #[test]
@@ -90,7 +107,10 @@ fn objects_of_a_file_stay_when_it_cannot_be_read() {
     let mut compiler = compiler();
     compiler.build(&snapshot(&[("a.yaml", &good())]), &Resolved::new(), 0);
     let unreadable = Snapshot {
-        unreadable: vec![UnreadableFile { path: "a.yaml".into(), why: "is gone".into() }],
+        unreadable: vec![UnreadableFile {
+            path: "a.yaml".into(),
+            why: "is gone".into(),
+        }],
         ..Snapshot::default()
     };
     for _ in 0..2 {
@@ -119,7 +139,10 @@ fn copy_that_is_right_is_used_when_the_first_is_not() {
         ("a.yaml", listener("web", 443).replace("443", "'443'")),
         ("b.yaml", listener("web", 8443)),
     ];
-    let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(path, text)| (*path, text.as_str()))
+        .collect();
     let build = compiler().build(&snapshot(&files), &Resolved::new(), 0);
     assert_eq!(listeners(&build), ["web 192.0.2.1:8443"]);
     assert_eq!(errors(&build).len(), 1, "{:?}", build.problems);

@@ -285,15 +285,30 @@ fn method_is_the_annotations() {
 }
 
 #[test]
-fn list_of_objects_is_read_as_kubectl_prints_it() {
-    let json = format!(
-        r#"{{"apiVersion": "v1", "kind": "List", "items": [
-             {{"apiVersion": "citrix.com/v1", "kind": "ListenerList", "items": [
-               {{"metadata": {{"name": "web", "managedFields": [{{"fieldsV1": {{"f:spec": {{}}}}}}]}},
-                "spec": {{"protocol": "https", "passthrough": true}},
-                "status": {{"state": 7}}}}]}}]}}"#
+fn null_is_the_same_as_absent() {
+    let text = listener("web", 443).replace("  vip: 192.0.2.1\n", "  vip: null\n  routes:\n")
+        + &ingress("app", "a.test", "app").replace("annotations:\n", "annotations:\n    a/b:\n")
+        + &service("app", "198.51.100.1")
+            .replace("endpoints:\n- addresses: [198.51.100.1]", "endpoints: null");
+    let build = build(&text);
+    assert_eq!(routes(&build), ["web a.test app:443 []"]);
+    assert_eq!(errors(&build), NONE);
+    assert_eq!(
+        warnings(&build).len(),
+        1,
+        "no ready endpoint: {:?}",
+        build.problems
     );
-    let build = compiler().build(&snapshot(&[("a.json", &json)]), &Resolved::new(), 0);
+}
+
+#[test]
+fn list_of_objects_is_read_as_kubectl_prints_it() {
+    let json = r#"{"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "citrix.com/v1", "kind": "ListenerList", "items": [
+          {"metadata": {"name": "web", "managedFields": [{"fieldsV1": {"f:spec": {}}}]},
+           "spec": {"protocol": "https", "passthrough": true},
+           "status": {"state": 7}}]}]}"#;
+    let build = compiler().build(&snapshot(&[("a.json", json)]), &Resolved::new(), 0);
     assert_eq!(listeners(&build), ["web *:443"]);
     assert_eq!(errors(&build), NONE);
 }

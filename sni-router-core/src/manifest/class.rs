@@ -1,15 +1,14 @@
 //! Which Ingresses and Listeners are this router's: by class, if classes were given.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+
+use super::sorted::ById;
 
 /// The classes this router serves, and the IngressClass objects.
 pub(super) struct Classes<'a> {
     /// None: all are served.
     pub(super) served: &'a [String],
-    pub(super) objects: &'a BTreeMap<String, Arc<IngressClass>>,
+    pub(super) objects: &'a ById<IngressClass>,
 }
 
 impl Classes<'_> {

@@ -1,22 +1,18 @@
 //! Snapshots to models.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::collections::BTreeMap;
 
 use super::backend::Services;
 use super::certificate::Certificates;
 use super::class::Classes;
 use super::last_good::LastGood;
 use super::listener::Judge;
-use super::locate::{Locator, Origin};
+use super::locate::Locator;
 use super::merge::{Attached, Merge, without_conflicts};
 use super::object::{Key, Kind};
-use super::report::Report;
-use super::slices;
 use super::sorted::Sorted;
-use super::store::Store;
+use super::store::{InForce, Store};
 use super::{Build, Options, Resolved, Snapshot};
 use crate::model::{Model, ObjectKey};
 use crate::problem::{ObjectRef, Problem};
@@ -43,9 +39,8 @@ impl Compiler {
     ///
     /// A file whose text did not change since the last call is not parsed again.
     pub fn build(&mut self, snapshot: &Snapshot, resolved: &Resolved, now: i64) -> Build {
-        let objects = self.store.update(snapshot);
-        let mut problems = objects.problems;
-        let sorted = Sorted::new(objects.by_key, &objects.origins);
+        let mut problems = self.store.update(snapshot);
+        let sorted = Sorted::new(self.store.in_force());
         let classes = Classes {
             served: &self.options.ingress_classes,
             objects: &sorted.classes,
@@ -65,12 +60,6 @@ impl Compiler {
         let readings = self
             .last_good
             .ingresses(&sorted.ingresses, &classes, &mut problems);
-        for slice in &sorted.slices {
-            let mut report = Report::new(reference(Kind::EndpointSlice, &key_of(&slice.metadata)));
-            slices::check(slice, &mut report);
-            problems.extend(report.into_problems());
-        }
-
         let services = Services::new(&sorted, resolved);
         let mut merge = Merge {
             services: &services,
@@ -87,7 +76,7 @@ impl Compiler {
             listeners: served,
             external_names: services.into_external_names(),
         };
-        place(&mut problems, &objects.origins, snapshot);
+        place(&mut problems, self.store.in_force(), snapshot);
         Build {
             model,
             problems,
@@ -96,27 +85,20 @@ impl Compiler {
     }
 }
 
-pub(super) fn reference(kind: Kind, key: &ObjectKey) -> ObjectRef {
-    Key {
-        kind,
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-    }
-    .reference()
-}
-
-fn key_of(metadata: &ObjectMeta) -> ObjectKey {
-    ObjectKey {
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: metadata.name.clone().unwrap_or_default(),
+pub(super) fn reference(kind: Kind, id: &ObjectKey) -> ObjectRef {
+    ObjectRef {
+        kind: kind.name().into(),
+        namespace: kind.is_namespaced().then(|| id.namespace.clone()),
+        name: id.name.clone(),
     }
 }
 
 /// Gives every problem its place, and puts them in order.
-fn place(problems: &mut Vec<Problem>, origins: &HashMap<Key, Origin>, snapshot: &Snapshot) {
+fn place(problems: &mut Vec<Problem>, objects: &BTreeMap<Key, InForce>, snapshot: &Snapshot) {
     let mut locator = Locator::new(&snapshot.files);
     for problem in problems.iter_mut() {
-        if let Some(origin) = key_named(&problem.object).and_then(|key| origins.get(&key)) {
+        let in_force = key_named(&problem.object).and_then(|key| objects.get(&key));
+        if let Some(origin) = in_force.and_then(|in_force| in_force.origin.as_ref()) {
             locator.attach(problem, origin);
         }
     }
@@ -140,10 +122,9 @@ fn key_named(object: &ObjectRef) -> Option<Key> {
     let kind = Kind::ALL
         .into_iter()
         .find(|kind| kind.name() == object.kind)?;
-    let namespace = object.namespace.clone().unwrap_or_default();
-    Some(Key {
+    Some(Key::new(
         kind,
-        namespace,
-        name: object.name.clone(),
-    })
+        object.namespace.as_deref().unwrap_or_default(),
+        &object.name,
+    ))
 }

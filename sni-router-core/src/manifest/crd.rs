@@ -331,8 +331,8 @@ const PASSTHROUGH_WITHOUT_ROUTES: &str =
 const PASSTHROUGH_WITHOUT_ROUTES_MESSAGE: &str = "passthrough is possible only where Ingresses \
     name the Listener by annotation: remove routes, or passthrough";
 
-/// kube's types print absent lists as null, which an API server takes but a reader stumbles over.
-fn strip_nulls(value: &mut serde_json::Value) {
+/// Removes fields that are null, which for Kubernetes is the same as absent.
+pub(super) fn strip_nulls(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(map) => {
             map.retain(|_, field| !field.is_null());

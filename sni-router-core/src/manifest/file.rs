@@ -1,8 +1,10 @@
 //! One file's objects, as far as its text can be understood.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use serde_json::Value;
 
 use super::SourceFile;
@@ -30,7 +32,7 @@ pub(super) struct FileState {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) key: Key,
-    pub(super) origin: Origin,
+    pub(super) origin: Arc<Origin>,
     /// A hash of what it says, to tell copies from contradictions.
     pub(super) hash: u64,
     /// `None` if it is wrong.
@@ -123,7 +125,7 @@ impl Reader<'_> {
                 let (object, problems) = read(&key, value);
                 self.state.entries.push(Entry {
                     key,
-                    origin,
+                    origin: Arc::new(origin),
                     hash,
                     object,
                     problems,

@@ -85,15 +85,8 @@ pub(super) fn identify(
         let what = format!("{namespace:?} cannot be the name of a namespace");
         return Identity::Other(Problem::error(&object, "metadata.namespace", what));
     }
-    Identity::Known(Key {
-        kind: known,
-        namespace: if known.is_namespaced() {
-            namespace.into()
-        } else {
-            String::new()
-        },
-        name: name.into(),
-    })
+    let namespace = if known.is_namespaced() { namespace } else { "" };
+    Identity::Known(Key::new(known, namespace, name))
 }
 
 fn unread_object(kind: &str, namespace: &str, name: &str, file: &ObjectRef) -> ObjectRef {

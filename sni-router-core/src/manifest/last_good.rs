@@ -16,24 +16,25 @@ use super::ingress::{self, Reading};
 use super::listener::{Judge, Settings, Verdict};
 use super::object::Kind;
 use super::report::Report;
+use super::sorted::ById;
 use crate::model::ObjectKey;
 use crate::problem::Problem;
 
 /// The last good version of every object that is there.
 #[derive(Debug, Default)]
 pub(super) struct LastGood {
-    listeners: HashMap<ObjectKey, Arc<Settings>>,
-    ingresses: HashMap<ObjectKey, Arc<Reading>>,
+    listeners: HashMap<Arc<ObjectKey>, Arc<Settings>>,
+    ingresses: HashMap<Arc<ObjectKey>, Arc<Reading>>,
 }
 
 impl LastGood {
     /// Reads every Listener object; one that is wrong counts as what it said last.
     pub(super) fn listeners(
         &mut self,
-        objects: &BTreeMap<ObjectKey, Arc<crd::Listener>>,
+        objects: &ById<crd::Listener>,
         judge: &Judge<'_>,
         problems: &mut Vec<Problem>,
-    ) -> BTreeMap<ObjectKey, Arc<Settings>> {
+    ) -> ById<Settings> {
         let mut right = BTreeMap::new();
         for (key, listener) in objects {
             let mut report = Report::new(reference(Kind::Listener, key));
@@ -59,10 +60,10 @@ impl LastGood {
     /// Reads every Ingress object; one that is wrong counts as what it said last.
     pub(super) fn ingresses(
         &mut self,
-        objects: &BTreeMap<ObjectKey, Arc<Ingress>>,
+        objects: &ById<Ingress>,
         classes: &Classes<'_>,
         problems: &mut Vec<Problem>,
-    ) -> Vec<(ObjectKey, Arc<Reading>)> {
+    ) -> Vec<(Arc<ObjectKey>, Arc<Reading>)> {
         let mut good = HashMap::new();
         let mut readings = Vec::new();
         for (key, ingress) in objects {

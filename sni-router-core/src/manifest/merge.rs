@@ -14,7 +14,7 @@ use super::ingress::{Rank, Reading, Wish};
 use super::listener::Settings;
 use super::object::Kind;
 use super::path::annotation;
-use super::sorted::Sorted;
+use super::sorted::{ById, Sorted};
 use crate::model::{self, Backend, ObjectKey, Route, Vip};
 use crate::name::HostPattern;
 use crate::problem::{ObjectRef, Problem};
@@ -24,12 +24,12 @@ use crate::problem::{ObjectRef, Problem};
 /// "Every address" and one address on the same port are no conflict: the one address is the more
 /// specific of the two.
 pub(super) fn without_conflicts(
-    listeners: BTreeMap<ObjectKey, Arc<Settings>>,
+    listeners: ById<Settings>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<ObjectKey, Arc<Settings>> {
+) -> ById<Settings> {
     let mut by_age: Vec<_> = listeners.into_iter().collect();
     by_age.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
-    let mut owners: HashMap<(Vip, u16), ObjectKey> = HashMap::new();
+    let mut owners: HashMap<(Vip, u16), Arc<ObjectKey>> = HashMap::new();
     let mut left = BTreeMap::new();
     for (key, settings) in by_age {
         let lost = settings.vips.iter().enumerate().find_map(|(index, vip)| {
@@ -64,17 +64,20 @@ fn vip_conflict(key: &ObjectKey, index: usize, vip: Vip, port: u16, owner: &Obje
         .hint("attach the Ingresses to that Listener, or use another address or port")
 }
 
+/// What an Ingress asks for, and which one it is.
+type Ingress = (Arc<ObjectKey>, Arc<Reading>);
+
 /// Ingresses by the Listener they are attached to.
 pub(super) struct Attached {
-    by_listener: HashMap<ObjectKey, Vec<(ObjectKey, Arc<Reading>)>>,
+    by_listener: HashMap<ObjectKey, Vec<Ingress>>,
 }
 
 impl Attached {
     /// Sorts the Ingresses to the Listeners that are served, and tells those that name another.
     pub(super) fn new(
-        served: &BTreeMap<ObjectKey, Arc<Settings>>,
+        served: &ById<Settings>,
         objects: &Sorted,
-        readings: Vec<(ObjectKey, Arc<Reading>)>,
+        readings: Vec<Ingress>,
         merge: &mut Merge<'_>,
     ) -> Self {
         let mut by_listener: HashMap<_, Vec<_>> = HashMap::new();
@@ -93,7 +96,7 @@ impl Attached {
         Self { by_listener }
     }
 
-    pub(super) fn to(&self, listener: &ObjectKey) -> &[(ObjectKey, Arc<Reading>)] {
+    pub(super) fn to(&self, listener: &ObjectKey) -> &[Ingress] {
         self.by_listener.get(listener).map_or(&[], Vec::as_slice)
     }
 }
@@ -138,7 +141,7 @@ impl Merge<'_> {
         &mut self,
         key: &ObjectKey,
         settings: &Settings,
-        attached: &[(ObjectKey, Arc<Reading>)],
+        attached: &[Ingress],
     ) -> model::Listener {
         let own = reference(Kind::Listener, key);
         let default = settings.default.clone().map(|backend| Wish {

@@ -10,9 +10,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::check::Check;
-use super::crd::Listener;
+use super::compile::reference;
+use super::crd::{Listener, strip_nulls};
+use super::report::Report;
 use super::shape::Shape;
-use crate::problem::{ObjectRef, Problem};
+use super::slices;
+use crate::model::ObjectKey;
+use crate::problem::{ObjectRef, Problem, Severity};
 
 /// The kinds that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,9 +33,9 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) kind: Kind,
-    /// Empty for an IngressClass, which has none.
-    pub(super) namespace: String,
-    pub(super) name: String,
+    /// The namespace is empty for an IngressClass, which has none. Shared, because every map of
+    /// objects has it.
+    pub(super) id: Arc<ObjectKey>,
 }
 
 /// An object that has the shape of its kind.
@@ -104,12 +108,19 @@ impl Kind {
 }
 
 impl Key {
-    pub(super) fn reference(&self) -> ObjectRef {
-        ObjectRef {
-            kind: self.kind.name().into(),
-            namespace: self.kind.is_namespaced().then(|| self.namespace.clone()),
-            name: self.name.clone(),
+    pub(super) fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let id = ObjectKey {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        Self {
+            kind,
+            id: Arc::new(id),
         }
+    }
+
+    pub(super) fn reference(&self) -> ObjectRef {
+        reference(self.kind, &self.id)
     }
 }
 
@@ -119,7 +130,8 @@ impl fmt::Display for Key {
     }
 }
 
-/// Reads a value as the object `key` names. The problems are warnings if there is an object.
+/// Reads a value as the object `key` names. Where there is an object, the problems are only about
+/// parts of it.
 pub(super) fn read(key: &Key, mut value: Value) -> (Option<Object>, Vec<Problem>) {
     let reference = key.reference();
     let check = Check {
@@ -130,13 +142,20 @@ pub(super) fn read(key: &Key, mut value: Value) -> (Option<Object>, Vec<Problem>
     let mut problems = check.run(&value, key.kind.shape());
     if problems
         .iter()
-        .any(|problem| problem.severity == crate::problem::Severity::Error)
+        .any(|problem| problem.severity == Severity::Error)
     {
         return (None, problems);
     }
     trim(key, &mut value);
     match decode(key.kind, value) {
-        Ok(object) => (Some(object), problems),
+        Ok(object) => {
+            if let Object::EndpointSlice(slice) = &object {
+                let mut report = Report::new(reference);
+                slices::check(slice, &mut report);
+                problems.extend(report.into_problems());
+            }
+            (Some(object), problems)
+        }
         Err(error) => {
             let path = error.path().to_string();
             let path = if path == "." { String::new() } else { path };
@@ -157,9 +176,10 @@ fn trim(key: &Key, value: &mut Value) {
         return;
     };
     fields.remove("status");
+    fields.values_mut().for_each(strip_nulls);
     if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
-        metadata.insert("namespace".into(), key.namespace.clone().into());
+        metadata.insert("namespace".into(), key.id.namespace.clone().into());
     }
     if key.kind == Kind::Secret {
         for map in ["data", "stringData"] {

@@ -1,6 +1,6 @@
 //! The objects in force, by kind.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -8,54 +8,46 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 use super::crd;
-use super::locate::Origin;
 use super::object::{Key, Kind, Object};
+use super::store::InForce;
 use crate::model::ObjectKey;
 
 /// The objects in force, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
-    pub(super) listeners: BTreeMap<ObjectKey, Arc<crd::Listener>>,
-    pub(super) ingresses: BTreeMap<ObjectKey, Arc<Ingress>>,
-    pub(super) classes: BTreeMap<String, Arc<IngressClass>>,
-    pub(super) services: BTreeMap<ObjectKey, Arc<Service>>,
-    pub(super) secrets: BTreeMap<ObjectKey, Arc<Secret>>,
+    pub(super) listeners: ById<crd::Listener>,
+    pub(super) ingresses: ById<Ingress>,
+    pub(super) classes: ById<IngressClass>,
+    pub(super) services: ById<Service>,
+    pub(super) secrets: ById<Secret>,
     pub(super) slices: Vec<Arc<EndpointSlice>>,
     /// Objects that are written somewhere, but wrong and without a last good version.
     bad: HashSet<Key>,
 }
 
+/// Objects of one kind.
+pub(super) type ById<T> = BTreeMap<Arc<ObjectKey>, Arc<T>>;
+
 impl Sorted {
-    pub(super) fn new(objects: BTreeMap<Key, Object>, written: &HashMap<Key, Origin>) -> Self {
-        let bad = written.keys().filter(|key| !objects.contains_key(key));
-        let mut sorted = Self {
-            bad: bad.cloned().collect(),
-            ..Self::default()
-        };
-        for (key, object) in objects {
-            let Key {
-                namespace, name, ..
-            } = key;
-            let key = ObjectKey { namespace, name };
-            match object {
-                Object::Listener(object) => drop(sorted.listeners.insert(key, object)),
-                Object::Ingress(object) => drop(sorted.ingresses.insert(key, object)),
-                Object::IngressClass(object) => drop(sorted.classes.insert(key.name, object)),
-                Object::Service(object) => drop(sorted.services.insert(key, object)),
-                Object::Secret(object) => drop(sorted.secrets.insert(key, object)),
-                Object::EndpointSlice(object) => sorted.slices.push(object),
+    pub(super) fn new(objects: &BTreeMap<Key, InForce>) -> Self {
+        let mut sorted = Self::default();
+        for (key, in_force) in objects {
+            let id = Arc::clone(&key.id);
+            match in_force.object.clone() {
+                Some(Object::Listener(object)) => drop(sorted.listeners.insert(id, object)),
+                Some(Object::Ingress(object)) => drop(sorted.ingresses.insert(id, object)),
+                Some(Object::IngressClass(object)) => drop(sorted.classes.insert(id, object)),
+                Some(Object::Service(object)) => drop(sorted.services.insert(id, object)),
+                Some(Object::Secret(object)) => drop(sorted.secrets.insert(id, object)),
+                Some(Object::EndpointSlice(object)) => sorted.slices.push(object),
+                None => drop(sorted.bad.insert(key.clone())),
             }
         }
         sorted
     }
 
     /// Whether an object that is not here is written somewhere, but wrong.
-    pub(super) fn is_bad(&self, kind: Kind, key: &ObjectKey) -> bool {
-        let ObjectKey { namespace, name } = key.clone();
-        self.bad.contains(&Key {
-            kind,
-            namespace,
-            name,
-        })
+    pub(super) fn is_bad(&self, kind: Kind, id: &ObjectKey) -> bool {
+        self.bad.contains(&Key::new(kind, &id.namespace, &id.name))
     }
 }

@@ -4,7 +4,10 @@
 //! may hold a private key.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
 
 use super::Snapshot;
 use super::file::{Entry, FileState};
@@ -16,24 +19,22 @@ use crate::problem::{ObjectRef, Problem};
 #[derive(Debug, Default)]
 pub(super) struct Store {
     files: BTreeMap<String, FileState>,
-    good: HashMap<Key, Object>,
+    in_force: BTreeMap<Key, InForce>,
     hasher: RandomState,
 }
 
-/// The objects of a snapshot, each once.
-#[derive(Debug, Default)]
-pub(super) struct Objects {
-    /// In order of kind, namespace and name.
-    pub(super) by_key: BTreeMap<Key, Object>,
-    /// Where each is written.
-    pub(super) origins: HashMap<Key, Origin>,
-    /// What was wrong before any object was understood, with places.
-    pub(super) problems: Vec<Problem>,
+/// What is in force of an object that is written somewhere.
+#[derive(Debug)]
+pub(super) struct InForce {
+    /// `None` if it never was right.
+    pub(super) object: Option<Object>,
+    /// `None` if it is in a part of a file that cannot be read now.
+    pub(super) origin: Option<Arc<Origin>>,
 }
 
 impl Store {
-    /// Takes a snapshot in, and gives the objects that are in force after it.
-    pub(super) fn update(&mut self, snapshot: &Snapshot) -> Objects {
+    /// Takes a snapshot in. Gives what was wrong before any object was understood.
+    pub(super) fn update(&mut self, snapshot: &Snapshot) -> Vec<Problem> {
         let mut before = std::mem::take(&mut self.files);
         for file in &snapshot.files {
             let hash = self.hasher.hash_one(&file.text);
@@ -48,75 +49,99 @@ impl Store {
             let state = FileState::unreadable(&unreadable.path, &unreadable.why, old);
             self.files.insert(unreadable.path.clone(), state);
         }
-        let objects = self.merge();
-        self.good = objects
-            .by_key
-            .iter()
-            .map(|(key, object)| (key.clone(), object.clone()))
-            .collect();
-        objects
+        let merge = Merge {
+            last: &self.in_force,
+            merged: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        let (merged, problems) = merge.files(&self.files);
+        self.in_force = merged;
+        problems
     }
 
-    /// One object a key: the first that is right, in the order of the files' paths.
-    fn merge(&self) -> Objects {
-        let mut first: HashMap<&Key, &Entry> = HashMap::new();
-        for entry in self.files.values().flat_map(|file| &file.entries) {
+    /// The objects in force, in order of kind, namespace and name.
+    pub(super) fn in_force(&self) -> &BTreeMap<Key, InForce> {
+        &self.in_force
+    }
+}
+
+/// Files to objects, each once.
+struct Merge<'a> {
+    /// What was in force until now.
+    last: &'a BTreeMap<Key, InForce>,
+    merged: BTreeMap<Key, InForce>,
+    problems: Vec<Problem>,
+}
+
+impl Merge<'_> {
+    /// Of every object, the first that is right in the order of the files' paths.
+    fn files(
+        mut self,
+        files: &BTreeMap<String, FileState>,
+    ) -> (BTreeMap<Key, InForce>, Vec<Problem>) {
+        let mut first: HashMap<&Key, &Entry, RandomState> = HashMap::default();
+        for entry in files.values().flat_map(|file| &file.entries) {
             let chosen = first.entry(&entry.key).or_insert(entry);
             if chosen.object.is_none() && entry.object.is_some() {
                 *chosen = entry;
             }
         }
-        let mut merged = Objects::default();
-        for file in self.files.values() {
-            merged.problems.extend(file.problems.iter().cloned());
+        for file in files.values() {
+            self.problems.extend(file.problems.iter().cloned());
             for entry in &file.entries {
                 match first[&entry.key] {
-                    chosen if std::ptr::eq(chosen, entry) => self.put(entry, &mut merged),
+                    chosen if std::ptr::eq(chosen, entry) => self.put(entry),
                     _ if entry.object.is_none() => {
-                        merged.problems.extend(entry.problems.iter().cloned());
+                        self.problems.extend(entry.problems.iter().cloned());
                     }
-                    chosen => merged.problems.push(duplicate(entry, chosen)),
+                    chosen => self.problems.push(duplicate(entry, chosen)),
                 }
             }
         }
-        for (path, file) in self.files.iter().filter(|(_, file)| file.incomplete) {
-            self.keep_missing(path, file, &mut merged);
+        for (path, file) in files.iter().filter(|(_, file)| file.incomplete) {
+            self.keep_missing(path, file);
         }
-        merged
+        (self.merged, self.problems)
     }
 
-    fn put(&self, entry: &Entry, merged: &mut Objects) {
-        let object = entry.object.as_ref().or_else(|| self.good.get(&entry.key));
+    fn put(&mut self, entry: &Entry) {
+        let object = entry
+            .object
+            .as_ref()
+            .or_else(|| self.last_good(&entry.key))
+            .cloned();
         let kept = entry.object.is_none() && object.is_some();
-        merged
-            .problems
+        self.problems
             .extend(entry.problems.iter().cloned().map(|mut problem| {
                 if kept {
                     problem.mark_kept();
                 }
                 problem
             }));
-        if let Some(object) = object {
-            merged.by_key.insert(entry.key.clone(), object.clone());
-        }
-        merged
-            .origins
-            .insert(entry.key.clone(), entry.origin.clone());
+        let origin = Some(Arc::clone(&entry.origin));
+        self.merged
+            .insert(entry.key.clone(), InForce { object, origin });
     }
 
     /// An object that is missing from a file that cannot wholly be read may be in the part that
     /// cannot, so it stays.
-    fn keep_missing(&self, path: &str, file: &FileState, merged: &mut Objects) {
-        let mut kept: Vec<&Key> = file
+    fn keep_missing(&mut self, path: &str, file: &FileState) {
+        let mut missing: Vec<_> = file
             .given
             .iter()
-            .filter(|key| !merged.origins.contains_key(key))
+            .filter(|key| !self.merged.contains_key(key))
             .collect();
-        kept.sort();
+        missing.sort();
         let mut names = Vec::new();
-        for key in kept {
-            if let Some(object) = self.good.get(key) {
-                merged.by_key.insert(key.clone(), object.clone());
+        for key in missing {
+            if let Some(object) = self.last_good(key).cloned() {
+                self.merged.insert(
+                    key.clone(),
+                    InForce {
+                        object: Some(object),
+                        origin: None,
+                    },
+                );
                 names.push(key.to_string());
             }
         }
@@ -125,10 +150,13 @@ impl Store {
                 "until it can be read, these stay in force: {}",
                 names.join(", ")
             );
-            merged
-                .problems
+            self.problems
                 .push(Problem::note(&ObjectRef::file(path), "", what));
         }
+    }
+
+    fn last_good(&self, key: &Key) -> Option<&Object> {
+        self.last.get(key)?.object.as_ref()
     }
 }
 
