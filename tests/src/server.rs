@@ -1,11 +1,14 @@
 //! A TCP server: one thread a connection.
 
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use socket2::SockRef;
+
+use crate::wait::{SOON, until};
 
 /// The stack of a connection's thread, so that thousands of them cost little.
 const STACK: usize = 256 * 1024;
@@ -14,8 +17,15 @@ const STACK: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Server {
     listener: Arc<TcpListener>,
-    accepted: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     acceptor: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    accepted: AtomicUsize,
+    ended: AtomicUsize,
+    failed: AtomicUsize,
 }
 
 impl Server {
@@ -25,33 +35,42 @@ impl Server {
         handler: impl Fn(TcpStream) + Send + Sync + 'static,
     ) -> Self {
         let listener = Arc::new(listener);
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let (handler, incoming, count) = (Arc::new(handler), listener.clone(), accepted.clone());
+        let counts = Arc::new(Counts::default());
+        let (handler, incoming, shared) = (Arc::new(handler), listener.clone(), counts.clone());
         let acceptor = thread::spawn(move || {
             while let Ok((stream, _)) = incoming.accept() {
-                count.fetch_add(1, Ordering::Relaxed);
-                let handler = handler.clone();
-                let builder = thread::Builder::new().stack_size(STACK);
-                builder
-                    .spawn(move || handler(stream))
-                    .expect("start a thread for a connection");
+                shared.accepted.fetch_add(1, Ordering::Relaxed);
+                let (handler, counts) = (handler.clone(), shared.clone());
+                let handle = move || {
+                    let handled = catch_unwind(AssertUnwindSafe(|| handler(stream)));
+                    let failed = usize::from(handled.is_err());
+                    counts.failed.fetch_add(failed, Ordering::Relaxed);
+                    counts.ended.fetch_add(1, Ordering::Release);
+                };
+                let thread = thread::Builder::new().stack_size(STACK).spawn(handle);
+                thread.expect("start a thread for a connection");
             }
         });
         Self {
             listener,
-            accepted,
+            counts,
             acceptor: Some(acceptor),
         }
     }
 
-    /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.listener.local_addr().expect("a bound listener")
-    }
-
     /// How many connections it has accepted.
     pub fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
+        self.counts.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every connection accepted so far has ended, and panics if a handler did.
+    #[track_caller]
+    pub fn check(&self) {
+        until("every connection of the server ends", SOON, || {
+            self.counts.ended.load(Ordering::Acquire) >= self.accepted()
+        });
+        let failed = self.counts.failed.load(Ordering::Relaxed);
+        assert_eq!(failed, 0, "connections that the server saw go wrong");
     }
 }
 

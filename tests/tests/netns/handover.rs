@@ -35,7 +35,7 @@ fn access(rig: &Rig, datapath: Datapath, client: SocketAddr) -> Access {
 fn answer_to_a_client_that_has_already_ended_arrives(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let listener = rig.endpoint.try_clone().expect("clone");
-    let _server = Server::spawn(listener, |stream| {
+    let server = Server::spawn(listener, |stream| {
         let (request, _) = read_to_end(&stream, SOON);
         write(&stream, &request);
     });
@@ -53,6 +53,7 @@ fn answer_to_a_client_that_has_already_ended_arrives(#[case] datapath: Datapath)
         assert_eq!(access.bytes_up, request.len() as u64, "{access:?}");
         assert_eq!(access.bytes_down, request.len() as u64, "{access:?}");
     }
+    server.check();
 }
 
 /// As a server does that refuses a handshake: it says why and closes.

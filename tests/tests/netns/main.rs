@@ -19,3 +19,4 @@ mod load;
 mod pressure;
 mod rejections;
 mod reload;
+mod storm;
