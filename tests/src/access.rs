@@ -1,5 +1,6 @@
 //! What the router writes to its standard error: JSON lines, among them one access record a connection.
 
+use std::collections::HashSet;
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -56,6 +57,8 @@ pub struct Log {
 struct State {
     lines: Vec<String>,
     access: Vec<Access>,
+    /// Which of them were answered to who asked for them by address.
+    answered: HashSet<usize>,
     ended: bool,
 }
 
@@ -99,13 +102,19 @@ impl Log {
         .unwrap_or_else(|| panic!("no such access record within {limit:?}"))
     }
 
-    /// The access record of the connection that came from here.
+    /// The access record of the connection that came from here. A record is answered once: the
+    /// next connection may come from the same port.
     #[track_caller]
     pub fn access_of(&self, client: SocketAddr, limit: Duration) -> Access {
         let client = client.to_string();
         self.wait(limit, |state| {
-            let mut records = state.access.iter();
-            records.find(|record| record.client == client).cloned()
+            let mut records = state.access.iter().enumerate();
+            let (index, record) = records.find(|(index, record)| {
+                record.client == client && !state.answered.contains(index)
+            })?;
+            let record = record.clone();
+            state.answered.insert(index);
+            Some(record)
         })
         .unwrap_or_else(|| panic!("no access record of {client} within {limit:?}"))
     }
@@ -120,11 +129,11 @@ impl Log {
         .unwrap_or_else(|| panic!("no line with {text:?} within {limit:?}"))
     }
 
-    fn wait<T>(&self, limit: Duration, find: impl Fn(&State) -> Option<T>) -> Option<T> {
+    fn wait<T>(&self, limit: Duration, find: impl Fn(&mut State) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + limit;
         let mut state = self.lock();
         loop {
-            if let Some(found) = find(&state) {
+            if let Some(found) = find(&mut state) {
                 return Some(found);
             }
             let left = deadline.saturating_duration_since(Instant::now());
