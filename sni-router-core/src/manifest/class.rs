@@ -117,5 +117,5 @@ const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 /// own.
 const CONTROLLERS: [&str; 2] = [
     "citrix.com/ingress-controller",
-    "github.com/sni-router/sni-router",
+    "sni-router.io/ingress-controller",
 ];
