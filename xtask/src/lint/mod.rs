@@ -34,8 +34,16 @@ pub fn lint() -> Result<()> {
     })?;
     step("clippy, BPF", clippy_bpf)?;
     step("documentation", || {
-        let args = ["doc", "--workspace", "--no-deps"];
-        run(cargo().args(args).env("RUSTDOCFLAGS", "-D warnings"))
+        let args = [
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+        ];
+        // These pages are for whoever works on the code: private modules are in them, so links to
+        // them work.
+        let flags = "-D warnings -A rustdoc::private_intra_doc_links";
+        run(cargo().args(args).env("RUSTDOCFLAGS", flags))
     })
 }
 
