@@ -1,0 +1,145 @@
+//! New connections, one after the other on each of `--streams` places: connect, hello, the first
+//! bytes of the endpoint, close.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use anyhow::Result;
+use rustix::net::sockopt::{set_tcp_nodelay, socket_error};
+use serde_json::Value;
+
+use super::{Client, Close, TICK};
+use crate::measure::{Meter, PATIENCE};
+use crate::order::Order;
+use crate::pattern::Cursor;
+use crate::poll::{self, Read, Ready};
+
+/// Does it until the time is over; counts time until the first byte of the endpoint.
+pub fn run(client: &mut Client<'_>) -> Result<Value> {
+    let mut places = Vec::new();
+    for place in 0..client.args.streams as usize {
+        places.push(start(client, place)?);
+    }
+    let mut meter = client.meter()?;
+    let mut next_sweep = Instant::now() + PATIENCE / 10;
+    loop {
+        let now = Instant::now();
+        if !meter.goes_on(now)? {
+            return meter.report();
+        }
+        if now >= next_sweep {
+            next_sweep = now + PATIENCE / 10;
+            for (number, place) in places.iter_mut().enumerate() {
+                if now - place.began > PATIENCE {
+                    meter.errors.slow += 1;
+                    *place = start(client, number)?;
+                }
+            }
+        }
+        for event in 0..client.poll.wait(TICK)? {
+            let (number, ready) = client.poll.ready(event);
+            let place = &mut places[number];
+            if place.go_on(client, ready, &mut meter) {
+                // What it held is closed only now that it is replaced.
+                *place = start(client, number)?;
+            }
+        }
+    }
+}
+
+/// A connection on its way.
+struct Place {
+    socket: OwnedFd,
+    /// Of the connection.
+    number: u64,
+    began: Instant,
+    is_greeted: bool,
+    received: usize,
+    down: Cursor,
+}
+
+fn start(client: &mut Client<'_>, place: usize) -> Result<Place> {
+    let number = client.number;
+    client.number += 1;
+    let began = Instant::now();
+    let socket = poll::connect(client.target(number))?;
+    set_tcp_nodelay(&socket, true)?;
+    // Edges, so that one registration tells of both the connection and the answer.
+    let flags = Ready::IN | Ready::OUT | Ready::ET;
+    client.poll.add(&socket, place, flags)?;
+    Ok(Place {
+        socket,
+        number,
+        began,
+        is_greeted: false,
+        received: 0,
+        down: Cursor::down(number),
+    })
+}
+
+impl Place {
+    /// Does what can be done; whether the connection is over, well or not.
+    fn go_on(&mut self, client: &mut Client<'_>, ready: Ready, meter: &mut Meter) -> bool {
+        let result = match self.is_greeted {
+            false => self.greet(client, ready),
+            true => self.receive(client, meter),
+        };
+        let errors = &mut meter.errors;
+        match result {
+            Ok(Step::Wait) => return false,
+            Ok(Step::Done) => {
+                let is_rst = client.args.close == Close::Rst;
+                if is_rst && poll::reset_on_close(&self.socket).is_err() {
+                    errors.lost += 1;
+                }
+            }
+            Ok(Step::Corrupt) => errors.corrupt += 1,
+            Err(_) if self.received == 0 => errors.refused += 1,
+            Err(_) => errors.lost += 1,
+        }
+        true
+    }
+
+    fn greet(&mut self, client: &mut Client<'_>, ready: Ready) -> io::Result<Step> {
+        if ready.intersects(Ready::ERR | Ready::HUP) {
+            socket_error(&self.socket)??;
+        }
+        if ready.contains(Ready::OUT) {
+            let order = Order::Answer(client.args.size);
+            let hello = client.template.fill(order, self.number);
+            if poll::write(&self.socket, hello)? < hello.len() {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.is_greeted = true;
+        }
+        Ok(Step::Wait)
+    }
+
+    fn receive(&mut self, client: &mut Client<'_>, meter: &mut Meter) -> io::Result<Step> {
+        let size = client.args.size as usize;
+        // To the last byte, or until there is nothing: the next edge comes only after that.
+        while self.received < size {
+            match poll::read(&self.socket, &mut client.buffer)? {
+                Read::Nothing => return Ok(Step::Wait),
+                Read::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Read::Bytes(bytes) => {
+                    if self.received == 0 {
+                        meter.did(self.began.elapsed());
+                    }
+                    self.received += bytes.len();
+                    if !self.down.check(&client.table, bytes) || self.received > size {
+                        return Ok(Step::Corrupt);
+                    }
+                }
+            }
+        }
+        Ok(Step::Done)
+    }
+}
+
+enum Step {
+    Wait,
+    Done,
+    Corrupt,
+}

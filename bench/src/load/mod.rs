@@ -1,0 +1,202 @@
+//! The client: one kind of load for a given time.
+
+mod bulk;
+mod connect;
+mod exchange;
+mod idle;
+
+use std::io::Write as _;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::measure::{Meter, PATIENCE};
+use crate::order::{Order, Template};
+use crate::pattern::{CHUNK, Cursor, Table};
+use crate::poll::{self, Poll, Ready};
+
+/// What `load` takes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to do
+    #[arg(value_enum)]
+    kind: Kind,
+
+    /// What to connect to (repeatable: connections take turns)
+    #[arg(long, required = true, value_name = "IP:PORT")]
+    to: Vec<SocketAddr>,
+
+    /// How many connections there are at any time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    streams: u32,
+
+    /// Bytes of an answer
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    size: u32,
+
+    /// How `connect` ends connections
+    #[arg(long, value_enum, default_value_t = Close::Fin)]
+    close: Close,
+
+    /// How many hosts the connections name
+    #[arg(long, default_value_t = 1)]
+    hosts: u64,
+
+    /// Milliseconds before the measuring begins
+    #[arg(long, default_value_t = 300, value_name = "MS")]
+    warm_up: u64,
+
+    /// Milliseconds that are measured
+    #[arg(long, default_value_t = 2000, value_name = "MS")]
+    measure: u64,
+
+    /// Process id of the endpoint, to tell its share of CPU time
+    #[arg(long, value_name = "PID")]
+    endpoint: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Receive as much as comes
+    Down,
+    /// Send as much as is taken
+    Up,
+    /// Connect, get an answer, close, again
+    Connect,
+    /// Send and get back, again and again
+    Exchange,
+    /// Hold connections until a line is read from standard input
+    Idle,
+}
+
+/// How a connection is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Close {
+    /// By FIN
+    Fin,
+    /// By RST
+    Rst,
+}
+
+/// Loads, and prints what was measured.
+pub fn load(args: &Args) -> Result<()> {
+    let report = match args.kind {
+        Kind::Down => bulk::down(&mut Client::new(args)?),
+        Kind::Up => bulk::up(&mut Client::new(args)?),
+        Kind::Connect => connect::run(&mut Client::new(args)?),
+        Kind::Exchange => exchange::run(&mut Client::new(args)?),
+        Kind::Idle => idle::run(&mut Client::new(args)?),
+    };
+    println!("{}", report?);
+    Ok(())
+}
+
+/// What every load works with.
+struct Client<'a> {
+    args: &'a Args,
+    poll: Poll,
+    table: Table,
+    buffer: Vec<MaybeUninit<u8>>,
+    template: Template,
+    /// Of the next connection.
+    number: u64,
+}
+
+impl<'a> Client<'a> {
+    fn new(args: &'a Args) -> Result<Self> {
+        Ok(Self {
+            args,
+            poll: Poll::new()?,
+            table: Table::new(),
+            buffer: poll::buffer(CHUNK),
+            template: Template::new(args.hosts)?,
+            number: 0,
+        })
+    }
+
+    /// A meter whose warm-up begins now.
+    fn meter(&self) -> Result<Meter> {
+        Meter::start(
+            Duration::from_millis(self.args.warm_up),
+            Duration::from_millis(self.args.measure),
+            self.args.endpoint,
+        )
+    }
+
+    /// Where the connection with this number goes.
+    fn target(&self, number: u64) -> SocketAddr {
+        self.args.to[(number % self.args.to.len() as u64) as usize]
+    }
+
+    /// Opens all connections, one after the other, and sends their hellos.
+    fn open_all(&mut self, order: Order) -> Result<Vec<Stream>> {
+        let streams = 0..self.args.streams;
+        streams.map(|_| self.open(order)).collect()
+    }
+
+    fn open(&mut self, order: Order) -> Result<Stream> {
+        let number = self.number;
+        self.number += 1;
+        let to = self.target(number);
+        let mut open = || {
+            let mut socket = TcpStream::connect_timeout(&to, PATIENCE)?;
+            socket.set_nodelay(true)?;
+            socket.write_all(self.template.fill(order, number))?;
+            std::io::Result::Ok(socket)
+        };
+        Ok(Stream {
+            socket: open().with_context(|| format!("connection {number} to {to}"))?,
+            up: Cursor::up(number),
+            down: Cursor::down(number),
+        })
+    }
+
+    /// Watches connections, each by its index, from now on without blocking.
+    fn watch(&self, streams: &[Stream], flags: Ready) -> Result<()> {
+        for (index, stream) in streams.iter().enumerate() {
+            stream.socket.set_nonblocking(true)?;
+            self.poll.add(stream, index, flags)?;
+        }
+        Ok(())
+    }
+}
+
+/// An established connection.
+struct Stream {
+    socket: TcpStream,
+    up: Cursor,
+    down: Cursor,
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Stream {
+    /// Checks the next bytes of the endpoint.
+    fn check(&mut self, table: &Table, bytes: &[u8]) -> Result<()> {
+        ensure!(self.down.check(table, bytes), WRONG_BYTES);
+        Ok(())
+    }
+}
+
+/// A report of nothing but this error, for loads that cannot go on after one.
+fn broken(error: &anyhow::Error) -> Value {
+    let is_corrupt = error.root_cause().to_string() == WRONG_BYTES;
+    serde_json::json!({
+        "errors": 1,
+        "corrupt": u64::from(is_corrupt),
+        "error": format!("{error:#}"),
+    })
+}
+
+/// How often loads look whether their time is over, at least.
+const TICK: Duration = Duration::from_millis(50);
+const WRONG_BYTES: &str = "wrong bytes from the endpoint";

@@ -1,0 +1,296 @@
+//! The endpoint: does what the hello asks for, and checks every byte of the client.
+//!
+//! A connection that is not as it must be is reset and told of on standard error; the client,
+//! which waits for an answer, counts the error.
+
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, accept_with, bind, listen, sockopt};
+
+use crate::order::{self, Order};
+use crate::pattern::{CHUNK, Cursor, Table};
+use crate::poll::{self, Poll, Read, Ready};
+
+/// What `serve` takes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where to listen (repeatable)
+    #[arg(long, required = true, value_name = "IP:PORT")]
+    listen: Vec<SocketAddr>,
+}
+
+/// Serves until the process is ended.
+pub fn serve(args: &Args) -> Result<()> {
+    let mut server = Server {
+        poll: Poll::new()?,
+        listeners: Vec::new(),
+        connections: Vec::new(),
+        free: Vec::new(),
+        table: Table::new(),
+        buffer: poll::buffer(CHUNK),
+    };
+    for at in &args.listen {
+        server
+            .listen(*at)
+            .with_context(|| format!("listen on {at}"))?;
+    }
+    loop {
+        let count = server.poll.wait(Duration::from_secs(3600))?;
+        for index in 0..count {
+            let (number, ready) = server.poll.ready(index);
+            match number.checked_sub(server.listeners.len()) {
+                None => server.accept(number)?,
+                Some(slot) => server.go_on(slot, ready),
+            }
+        }
+    }
+}
+
+struct Server {
+    poll: Poll,
+    /// They have the first numbers of `poll`.
+    listeners: Vec<OwnedFd>,
+    connections: Vec<Option<Connection>>,
+    /// Empty slots of `connections`.
+    free: Vec<usize>,
+    table: Table,
+    /// What a connection reads into, never kept from one event to the next.
+    buffer: Vec<MaybeUninit<u8>>,
+}
+
+impl Server {
+    fn listen(&mut self, at: SocketAddr) -> Result<()> {
+        let socket = poll::tcp(match at {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        })?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        // Accepted sockets inherit it.
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        bind(&socket, &at)?;
+        listen(&socket, BACKLOG)?;
+        self.poll.add(&socket, self.listeners.len(), Ready::IN)?;
+        self.listeners.push(socket);
+        Ok(())
+    }
+
+    /// Accepts what waits, a bounded number at once so that connections get their turn.
+    fn accept(&mut self, listener: usize) -> Result<()> {
+        for _ in 0..ACCEPTS {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = match accept_with(&self.listeners[listener], flags) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return Ok(()),
+                // The client was faster to give up.
+                Err(Errno::CONNABORTED | Errno::INTR) => continue,
+                Err(error) => return Err(error).context("accept"),
+            };
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.connections.push(None);
+                self.connections.len() - 1
+            });
+            let number = self.listeners.len() + slot;
+            self.poll.add(&socket, number, Ready::IN)?;
+            self.connections[slot] = Some(Connection::new(socket, number));
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, slot: usize, ready: Ready) {
+        let Some(connection) = &mut self.connections[slot] else {
+            return;
+        };
+        let tools = Tools {
+            poll: &self.poll,
+            table: &self.table,
+            buffer: &mut self.buffer,
+        };
+        let ended = match connection.go_on(ready, tools) {
+            Ok(ended) => ended,
+            Err(error) => {
+                let is_end = error.downcast_ref::<std::io::Error>().is_some_and(is_end);
+                if !is_end {
+                    eprintln!("sni-router-bench: serve: {error:#}");
+                }
+                if let Some(connection) = self.connections[slot].take() {
+                    // It may be gone already.
+                    let _ = poll::reset_on_close(&connection.socket);
+                }
+                true
+            }
+        };
+        if ended {
+            self.connections[slot] = None;
+            self.free.push(slot);
+        }
+    }
+}
+
+/// Whether an error is a way in which clients end connections.
+fn is_end(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+    )
+}
+
+/// What a connection works with.
+struct Tools<'a> {
+    poll: &'a Poll,
+    table: &'a Table,
+    buffer: &'a mut [MaybeUninit<u8>],
+}
+
+struct Connection {
+    socket: OwnedFd,
+    /// In the poll.
+    number: usize,
+    /// The hello so far; empty once it has been read.
+    hello: Vec<u8>,
+    order: Option<Order>,
+    up: Cursor,
+    down: Cursor,
+    /// Bytes of the client so far, behind the hello.
+    received: u64,
+    /// Bytes that it is owed.
+    owed: u64,
+    /// Whether it waits for room to write.
+    is_stalled: bool,
+}
+
+impl Connection {
+    fn new(socket: OwnedFd, number: usize) -> Self {
+        Self {
+            socket,
+            number,
+            hello: Vec::new(),
+            order: None,
+            up: Cursor::up(0),
+            down: Cursor::down(0),
+            received: 0,
+            owed: 0,
+            is_stalled: false,
+        }
+    }
+
+    /// Does what can be done; whether it has ended.
+    fn go_on(&mut self, ready: Ready, tools: Tools<'_>) -> Result<bool> {
+        let Tools {
+            poll,
+            table,
+            buffer,
+        } = tools;
+        if ready.contains(Ready::OUT) || ready.contains(Ready::ERR) {
+            self.pay(poll, table)?;
+        }
+        if !ready.intersects(Ready::IN | Ready::HUP | Ready::ERR) {
+            return Ok(false);
+        }
+        // Level-triggered: what is left is told again.
+        match poll::read(&self.socket, buffer)? {
+            Read::Nothing => Ok(false),
+            Read::Bytes(bytes) => {
+                self.take(bytes, table)?;
+                self.pay(poll, table)?;
+                Ok(false)
+            }
+            Read::End => self.end(),
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8], table: &Table) -> Result<()> {
+        if self.order.is_none() {
+            let before = self.hello.len();
+            self.hello.extend_from_slice(bytes);
+            let Some(length) = order::length(&self.hello).filter(|n| *n <= self.hello.len()) else {
+                return Ok(());
+            };
+            let (order, number) = order::read(&self.hello[..length])?;
+            (self.up, self.down) = (Cursor::up(number), Cursor::down(number));
+            self.order = Some(order);
+            self.owed = match order {
+                Order::Answer(size) => u64::from(size),
+                Order::Down => u64::MAX,
+                Order::Up | Order::Echo(_) => 0,
+            };
+            self.hello = Vec::new();
+            bytes = &bytes[length - before..];
+        }
+        if !self.up.check(table, bytes) {
+            bail!(
+                "wrong bytes from the client, somewhere after {}",
+                self.received
+            );
+        }
+        let before = self.received;
+        self.received += bytes.len() as u64;
+        match self.order {
+            Some(Order::Echo(size)) => {
+                let size = u64::from(size.max(1));
+                self.owed += (self.received / size - before / size) * size;
+            }
+            Some(Order::Up) | None => {}
+            Some(Order::Answer(_) | Order::Down) => {
+                if !bytes.is_empty() {
+                    bail!("{} bytes from a client that has none to send", bytes.len());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is owed, as far as there is room.
+    fn pay(&mut self, poll: &Poll, table: &Table) -> Result<()> {
+        while self.owed > 0 {
+            let len = usize::try_from(self.owed).unwrap_or(CHUNK);
+            let bytes = self.down.bytes(table, len);
+            let (offered, sent) = (bytes.len(), poll::write(&self.socket, bytes)?);
+            self.down.advance(sent);
+            if self.owed != u64::MAX {
+                self.owed -= sent as u64;
+            }
+            // Others are to have their turn: an endless stream writes once an event.
+            if sent < offered || self.owed == u64::MAX {
+                return self.watch(poll, true);
+            }
+        }
+        self.watch(poll, false)
+    }
+
+    fn watch(&mut self, poll: &Poll, is_stalled: bool) -> Result<()> {
+        if is_stalled != self.is_stalled {
+            self.is_stalled = is_stalled;
+            let flags = match is_stalled {
+                true => Ready::IN | Ready::OUT,
+                false => Ready::IN,
+            };
+            poll.modify(&self.socket, self.number, flags)?;
+        }
+        Ok(())
+    }
+
+    /// The client's FIN.
+    fn end(&mut self) -> Result<bool> {
+        match self.order {
+            // A client that had no time left to greet.
+            None if self.hello.is_empty() => {}
+            None => bail!("the client has ended in its hello"),
+            Some(Order::Up) => {
+                let verdict: order::Verdict = self.received.to_le_bytes();
+                // The first bytes this way: there is room.
+                poll::write(&self.socket, &verdict)?;
+            }
+            Some(_) => {}
+        }
+        Ok(true)
+    }
+}
+
+/// Longer queues than the kernel allows are cut (net.core.somaxconn).
+const BACKLOG: i32 = 65_535;
+const ACCEPTS: usize = 64;
