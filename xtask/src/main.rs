@@ -6,6 +6,7 @@
 mod ci;
 mod command;
 mod demo;
+mod lab;
 mod lint;
 mod run;
 mod setup;

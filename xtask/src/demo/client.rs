@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::lab::{CLIENT, Lab, VIP};
 use crate::command::line;
+use crate::lab::{CLIENT, Lab, VIP};
 
 /// What a client has seen.
 #[derive(Debug)]

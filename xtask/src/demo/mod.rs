@@ -5,7 +5,6 @@
 //! client got what it must get, so it fails when a row is wrong.
 
 mod client;
-mod lab;
 mod probe;
 mod router;
 mod server;
@@ -14,18 +13,15 @@ mod table;
 use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use signal_hook::consts::TERM_SIGNALS;
 
-use self::lab::Lab;
 use self::probe::probes;
 use self::router::Router;
 use self::server::Server;
 use crate::command::{as_root, is_root, workspace};
+use crate::lab::{self, Kind, Lab, stop_flag};
 use crate::run;
 
 /// What `demo` takes.
@@ -80,12 +76,12 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
         run::become_command(&mut command)?;
     }
     if args.down {
-        lab::remove_all()?;
+        lab::remove_all(Kind::Demo)?;
         println!("demo: nothing of it is left");
         return Ok(ExitCode::SUCCESS);
     }
     let stop = stop_flag()?;
-    let mut lab = Lab::create(&stop)?;
+    let mut lab = Lab::create(Kind::Demo, &stop)?;
     let result = show(&mut lab, args);
     let is_right = result.inspect_err(|_| {
         // The log is about to be removed with the lab.
@@ -148,24 +144,6 @@ fn listener_certificate() -> Result<String> {
 
 fn manifests() -> PathBuf {
     workspace().join("examples/passthrough")
-}
-
-/// Set by Ctrl-C and its like. Everything that waits looks at it, so that what was made is
-/// removed in order.
-fn stop_flag() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in TERM_SIGNALS {
-        signal_hook::flag::register(*signal, flag.clone()).context("catch signals")?;
-    }
-    Ok(flag)
-}
-
-/// Fails once the user wants to stop.
-fn check_stop(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        bail!("interrupted");
-    }
-    Ok(())
 }
 
 fn tell_how_to_try(lab: &Lab) {

@@ -4,10 +4,10 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::client::{self, Answer};
-use super::lab::Lab;
 use super::router::Router;
 use super::server::{SITES, Server};
 use super::table::Row;
+use crate::lab::Lab;
 
 /// All of them, in the order of the table.
 pub fn probes() -> Vec<Probe> {

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::lab::{Lab, ROUTER, VIP, ip};
 use anyhow::{Result, bail};
 use serde_json::Value;
-
-use super::lab::{Lab, ROUTER, VIP, ip};
 
 /// A running `sni-router`, and its log.
 pub struct Router {

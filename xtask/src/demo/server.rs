@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use super::client::fingerprint;
-use super::lab::{BACKENDS, Lab};
 use crate::command::output;
+use crate::lab::{BACKENDS, Lab};
 
 /// A host and the address of its server, as in `examples/passthrough`.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +124,7 @@ mod tests {
         }
         for site in SITES {
             let (address, port) = site.endpoint.split_once(':').unwrap();
-            for needle in [site.host, address, port, super::super::lab::VIP] {
+            for needle in [site.host, address, port, crate::lab::VIP] {
                 assert!(text.contains(needle), "{needle}");
             }
         }

@@ -1,4 +1,4 @@
-//! The place of the demo: three network namespaces and a directory.
+//! The place of the demo and of the benchmarks: three network namespaces and a directory.
 //!
 //! ```text
 //!   client                      router                        backends
@@ -8,6 +8,7 @@
 //!
 //! No interface, route or address is ever in the machine's own namespace.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -15,14 +16,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::TERM_SIGNALS;
 
-use super::check_stop;
 use crate::command::output;
 
 /// The address of the Listener in `examples/passthrough`.
@@ -34,6 +35,25 @@ pub const CLIENT: &str = "client";
 pub const ROUTER: &str = "router";
 /// The namespace of the servers.
 pub const BACKENDS: &str = "backends";
+
+/// What a lab is for; labs of different kinds do not know of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `cargo xtask demo`.
+    Demo,
+    /// `cargo xtask bench`.
+    Bench,
+}
+
+impl Kind {
+    /// What the names of its labs start with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Demo => "snirdemo-",
+            Self::Bench => "snirbench-",
+        }
+    }
+}
 
 /// The namespaces, the processes in them and the directory; removed on drop.
 pub struct Lab {
@@ -47,8 +67,8 @@ pub struct Lab {
 
 impl Lab {
     /// Makes namespaces, links and directory; `stop` ends every wait.
-    pub fn create(stop: &Arc<AtomicBool>) -> Result<Self> {
-        let name = format!("{PREFIX}{}", std::process::id());
+    pub fn create(kind: Kind, stop: &Arc<AtomicBool>) -> Result<Self> {
+        let name = format!("{}{}", kind.prefix(), std::process::id());
         let lab = Self {
             dir: Path::new("/run").join(&name),
             name,
@@ -199,7 +219,8 @@ impl Lab {
         )
     }
 
-    fn configure(&self, role: &str, lines: &[&str]) -> Result<()> {
+    /// Runs lines of ip(8) in a namespace.
+    pub fn configure(&self, role: &str, lines: &[&str]) -> Result<()> {
         let namespace = self.namespace(role);
         for line in lines {
             let mut args = vec!["-n", namespace.as_str()];
@@ -216,31 +237,27 @@ impl Drop for Lab {
             return;
         }
         if let Err(error) = remove(&self.name) {
-            eprintln!("demo: {error:#}");
+            eprintln!("cannot remove {}: {error:#}", self.name);
         }
     }
 }
 
-/// Removes every demo on this machine, also those that run.
-pub fn remove_all() -> Result<()> {
-    let mut names: Vec<_> = left("")
-        .into_iter()
-        .filter_map(|name| demo_of(&name))
-        .collect();
-    names.sort();
-    names.dedup();
+/// Removes every lab of a kind on this machine, also those in use.
+pub fn remove_all(kind: Kind) -> Result<()> {
+    let labs = entries().filter_map(|entry| lab_of(kind, &entry));
+    let names: BTreeSet<_> = labs.collect();
     names.iter().try_for_each(|name| remove(name))
 }
 
 /// `snirdemo-12-client` → `snirdemo-12`.
-fn demo_of(name: &str) -> Option<String> {
-    let id = name.strip_prefix(PREFIX)?;
+fn lab_of(kind: Kind, name: &str) -> Option<String> {
+    let id = name.strip_prefix(kind.prefix())?;
     let digits = id.split('-').next()?;
     let is_id = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
-    is_id.then(|| format!("{PREFIX}{digits}"))
+    is_id.then(|| format!("{}{digits}", kind.prefix()))
 }
 
-/// Kills all processes of a demo, deletes its namespaces and its directory.
+/// Kills all processes of a lab, deletes its namespaces and its directory.
 fn remove(name: &str) -> Result<()> {
     for role in [CLIENT, ROUTER, BACKENDS] {
         let namespace = format!("{name}-{role}");
@@ -269,19 +286,18 @@ fn remove(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Namespaces and directories of the demo with this name, or of all demos.
+/// Namespaces and directories of the lab with this name.
 fn left(name: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for dir in [NETNS, "/run"] {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let entry = entry.file_name().to_string_lossy().into_owned();
-            let demo = demo_of(&entry);
-            if demo.is_some_and(|demo| name.is_empty() || demo == name) {
-                found.push(entry);
-            }
-        }
-    }
-    found
+    let roles = [CLIENT, ROUTER, BACKENDS].map(|role| format!("{name}-{role}"));
+    let is_its = |entry: &String| entry == name || roles.contains(entry);
+    entries().filter(is_its).collect()
+}
+
+/// The names of everything that could be a namespace or a directory of a lab.
+fn entries() -> impl Iterator<Item = String> {
+    let dirs = [NETNS, "/run"].into_iter();
+    let entries = dirs.flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// Living processes in a namespace; a zombie is dead, and not ours to reap in `--down`.
@@ -305,12 +321,29 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// Set by Ctrl-C and its like. Everything that waits looks at it, so that what was made is
+/// removed in order.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in TERM_SIGNALS {
+        signal_hook::flag::register(*signal, flag.clone()).context("catch signals")?;
+    }
+    Ok(flag)
+}
+
+/// Fails once the user wants to stop.
+pub fn check_stop(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
 /// Runs ip(8).
 pub fn ip(args: &[&str]) -> Result<String> {
     output(Command::new("ip").args(args))
 }
 
-const PREFIX: &str = "snirdemo-";
 const NETNS: &str = "/run/netns";
 /// The router's self-test is part of its start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -321,7 +354,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demo_is_known_by_its_number_only() {
+    fn lab_is_known_by_its_kind_and_number_only() {
+        let demo_of = |name| lab_of(Kind::Demo, name);
         assert_eq!(
             demo_of("snirdemo-12-client").as_deref(),
             Some("snirdemo-12")
@@ -331,6 +365,7 @@ mod tests {
             "snirdemo-",
             "snirdemo-x",
             "snirdemo-12a-client",
+            "snirbench-12-client",
             "snir-12-0-client",
             "12",
         ] {

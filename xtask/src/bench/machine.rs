@@ -1,0 +1,168 @@
+//! The machine: what it is, and the one setting of it that is changed and put back.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use crate::command::{output, workspace};
+
+/// The congestion control of the initial namespace, which new namespaces inherit; inside one the
+/// kernel refuses to choose any but reno. Put back on drop.
+pub struct Congestion {
+    before: String,
+    /// Held while the setting is changed: two benchmarks at once would be worth nothing.
+    _lock: File,
+}
+
+impl Congestion {
+    /// Waits for other benchmarks to end, and sets it.
+    pub fn set(name: &str) -> Result<Self> {
+        let lock = File::create(LOCK).context(LOCK)?;
+        flock(&lock, FlockOperation::LockExclusive).context(LOCK)?;
+        // What a run that was killed has not put back.
+        let before = match fs::read_to_string(REMINDER) {
+            Ok(before) => before,
+            Err(_) => fs::read_to_string(SETTING)?.trim().to_owned(),
+        };
+        fs::write(REMINDER, &before).context(REMINDER)?;
+        let this = Self {
+            before,
+            _lock: lock,
+        };
+        fs::write(SETTING, name)
+            .with_context(|| format!("the kernel does not know the congestion control {name}"))?;
+        Ok(this)
+    }
+
+    /// What there was.
+    pub fn before(&self) -> &str {
+        &self.before
+    }
+}
+
+impl Drop for Congestion {
+    fn drop(&mut self) {
+        let restored = fs::write(SETTING, &self.before).and_then(|()| fs::remove_file(REMINDER));
+        if let Err(error) = restored {
+            eprintln!("bench: cannot put {SETTING} = {} back: {error}", self.before);
+        }
+    }
+}
+
+/// Raises the limit of open files for everything that is started; what it is.
+pub fn raise_open_files() -> Result<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// What somebody who compares numbers must know.
+pub fn describe(congestion: &Congestion, used: &str, open_files: u64) -> Result<Value> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    let commit = output(
+        Command::new("git")
+            .arg("-C")
+            .arg(workspace())
+            .args(["-c", "safe.directory=*", "describe", "--always", "--dirty"]),
+    );
+    Ok(json!({
+        "kernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        "cpu": model.map(|model| model.trim_matches([' ', '\t', ':'])),
+        "cpus": thread::available_parallelism()?.get(),
+        "congestion_control": used,
+        "congestion_control_before": congestion.before(),
+        "open_files": open_files,
+        "commit": commit.ok().map(|commit| commit.trim().to_owned()),
+    }))
+}
+
+/// The part of the CPUs that others are using: measured while nothing of ours runs.
+pub fn noise() -> Result<f64> {
+    let before = ticks()?;
+    thread::sleep(Duration::from_millis(500));
+    let after = ticks()?;
+    let (busy, all) = (after.0 - before.0, after.1 - before.1);
+    Ok(busy as f64 / all.max(1) as f64)
+}
+
+/// Busy and all ticks of /proc/stat so far.
+fn ticks() -> Result<(u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let all: u64 = ticks.iter().sum();
+    // The fourth and fifth are idle and iowait (proc(5)).
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Ok((all - idle, all))
+}
+
+/// The memory that all TCP sockets of the machine occupy: objects of the kernel's caches for
+/// sockets, with their inodes and files, and their buffers.
+pub fn socket_memory() -> Result<u64> {
+    let slabs = fs::read_to_string("/proc/slabinfo").context("/proc/slabinfo")?;
+    let sockstat = fs::read_to_string("/proc/net/sockstat")?;
+    Ok(slab_bytes(&slabs) + buffer_pages(&sockstat) * rustix::param::page_size() as u64)
+}
+
+/// `TCP 65 117 2368 …`: name, objects in use, objects, bytes of one.
+fn slab_bytes(slabs: &str) -> u64 {
+    let of_line = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let name = fields.next()?;
+        let active: u64 = fields.next()?.parse().ok()?;
+        let size: u64 = fields.nth(1)?.parse().ok()?;
+        SOCKET_SLABS.contains(&name).then_some(active * size)
+    };
+    slabs.lines().filter_map(of_line).sum()
+}
+
+/// `TCP: inuse 1 orphan 0 tw 0 alloc 28 mem 21346`: the last is of all namespaces together.
+fn buffer_pages(sockstat: &str) -> u64 {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"));
+    let pages = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    pages.unwrap_or(0)
+}
+
+/// A socket is one object of each.
+const SOCKET_SLABS: [&str; 3] = ["TCP", "sock_inode_cache", "filp"];
+const SETTING: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+const LOCK: &str = "/run/sni-router-bench.lock";
+const REMINDER: &str = "/run/sni-router-bench.congestion";
+
+/// Whether this machine has what socket memory is read from; only root may read it.
+pub fn knows_socket_memory() -> bool {
+    Path::new("/proc/slabinfo").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabs_count_when_they_are_of_sockets() {
+        let slabs = "slabinfo - version: 2.1\n# name <active_objs>\nTCPv6 9 9 9 9 9\n\
+                     TCP 10 117 2368 13 8 : tunables\nfilp 1 924 192 21 1\ndentry 5 5 192 1 1\n";
+        assert_eq!(slab_bytes(slabs), 10 * 2368 + 192);
+    }
+
+    #[test]
+    fn buffers_are_read_when_other_protocols_are_there() {
+        let text = "sockets: used 13\nTCP: inuse 1 orphan 0 tw 0 alloc 28 mem 21346\nUDP: mem 7\n";
+        assert_eq!(buffer_pages(text), 21346);
+        assert_eq!(buffer_pages("sockets: used 13\n"), 0);
+    }
+}

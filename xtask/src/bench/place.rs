@@ -1,0 +1,99 @@
+//! Where a system is measured: a fresh lab, the same for every system, with the endpoint running.
+//!
+//! Fresh each time, because a namespace remembers: sockets in TIME_WAIT, metrics of routes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::command::output;
+use crate::lab::{BACKENDS, CLIENT, Kind, Lab, ROUTER, VIP};
+
+/// The endpoints: hosts of even and of odd numbers.
+pub const ENDPOINTS: [&str; 2] = ["198.51.100.11:8443", "198.51.100.12:8443"];
+
+/// A lab with an endpoint in it.
+pub struct Place {
+    /// Its namespaces.
+    pub lab: Lab,
+    /// The endpoint's process.
+    pub endpoint: u32,
+}
+
+impl Place {
+    /// Builds it and starts the endpoint, on the last CPU.
+    pub fn build(generator: &Path, congestion: &str, stop: &Arc<AtomicBool>) -> Result<Self> {
+        let mut lab = Lab::create(Kind::Bench, stop)?;
+        lab.configure(BACKENDS, &["route add 192.0.2.0/24 via 198.51.100.1"])?;
+        // Everyone can bind it, and nobody needs to claim it.
+        lab.configure(ROUTER, &[&format!("addr add {VIP}/32 dev lo")])?;
+        for role in [CLIENT, ROUTER, BACKENDS] {
+            for (name, value) in SYSCTLS {
+                set(&lab, role, name, value)?;
+            }
+            let used = output(lab.command(role, "cat").arg(path_of(CONGESTION)))?;
+            ensure!(
+                used.trim() == congestion,
+                "{role} uses {} as congestion control, not {congestion}",
+                used.trim()
+            );
+        }
+        let mut command = lab.command(BACKENDS, generator);
+        command.args(["--cpu", &last_cpu().to_string(), "serve"]);
+        for endpoint in ENDPOINTS {
+            command.args(["--listen", endpoint]);
+        }
+        let endpoint = lab.spawn(command.stdout(Stdio::null()))?;
+        let tables = Path::new("/proc").join(endpoint.to_string());
+        lab.wait_until("the endpoint listens", || listeners(&tables) >= 2)?;
+        Ok(Self { lab, endpoint })
+    }
+
+    /// Lets the router's kernel forward packets, for clients that talk to endpoints directly.
+    pub fn forward(&self) -> Result<()> {
+        set(&self.lab, ROUTER, "net.ipv4.ip_forward", "1")
+    }
+}
+
+/// The CPU of the client is the first, that of the endpoint the last.
+fn last_cpu() -> usize {
+    std::thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1)
+}
+
+fn set(lab: &Lab, role: &str, name: &str, value: &str) -> Result<()> {
+    let script = format!("echo '{value}' > {}", path_of(name));
+    let mut command = lab.command(role, "sh");
+    output(command.args(["-c", &script]))
+        .map(drop)
+        .context("a setting of the kernel")
+}
+
+fn path_of(name: &str) -> String {
+    format!("/proc/sys/{}", name.replace('.', "/"))
+}
+
+/// How many TCP sockets listen in the namespace of a process.
+fn listeners(process: &Path) -> usize {
+    let table = fs::read_to_string(process.join("net/tcp")).unwrap_or_default();
+    let states = table.lines().filter_map(|line| line.split_whitespace().nth(3));
+    // LISTEN (include/net/tcp_states.h).
+    states.filter(|state| *state == "0A").count()
+}
+
+/// The congestion control; what a new namespace has is copied from the first one.
+pub const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
+
+/// The kernel's defaults, whatever the machine has, but for ports: thousands of connections a
+/// second between two addresses need all of them, and again after a second.
+const SYSCTLS: [(&str, &str); 6] = [
+    ("net.ipv4.ip_forward", "0"),
+    ("net.ipv4.tcp_rmem", "4096 131072 6291456"),
+    ("net.ipv4.tcp_wmem", "4096 16384 4194304"),
+    ("net.ipv4.ip_local_port_range", "1024 65535"),
+    ("net.ipv4.tcp_tw_reuse", "1"),
+    ("net.core.somaxconn", "4096"),
+];
