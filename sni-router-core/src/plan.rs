@@ -29,8 +29,8 @@ impl Plan {
             let rule = Rule {
                 listener: u32::try_from(index).unwrap_or(u32::MAX),
             };
-            for vip in &listener.vips {
-                plan.add(*vip, listener.port, rule);
+            for vip in &listener.front.vips {
+                plan.add(*vip, listener.front.port, rule);
             }
         }
         plan

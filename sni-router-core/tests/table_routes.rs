@@ -118,7 +118,7 @@ fn first_counts_when_the_model_has_something_twice() {
         listener("second", &["192.0.2.1"], 443, vec![]),
     ]);
     let listener = table.listener("192.0.2.1:443".parse().unwrap()).unwrap();
-    assert_eq!(listener.key.name, "first");
+    assert_eq!(listener.front.key.name, "first");
     let route = listener.route(Some(&"a.test".parse().unwrap())).unwrap();
     assert_eq!(route.origin, object("ingress-0"));
 }

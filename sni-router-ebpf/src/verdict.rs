@@ -29,7 +29,11 @@ pub enum Verdict {
 
 /// Runs under the receiving socket's lock, so that no second buffer of this direction is judged at
 /// the same time.
-#[allow(unsafe_code, reason = "map values are raw pointers")]
+#[allow(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "a field of a map value is reached and written in one expression"
+)]
 pub fn decide(ctx: &SkBuffContext) -> Verdict {
     // SAFETY: the context is valid while the program runs.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
@@ -68,7 +72,11 @@ pub fn decide(ctx: &SkBuffContext) -> Verdict {
 }
 
 /// Lets the buffer go to the daemon, and tells it when it has nothing else to copy.
-#[allow(unsafe_code, reason = "map values are raw pointers")]
+#[allow(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "a field of a map value is reached and written in one expression"
+)]
 fn pass(stream: *mut Stream, slot: u32, len: u64, before: &Progress) -> Verdict {
     // SAFETY: only this program writes the field, under the socket's lock.
     unsafe { (&raw mut (*stream).passed).write_volatile(before.passed + len) };
@@ -103,15 +111,16 @@ impl Progress {
     )]
     fn read(stream: *mut Stream) -> Self {
         // SAFETY: the pointer is into the array map; fields are aligned and eight bytes long, so a
-        // store of the daemon's is seen whole. Volatile, since the daemon writes meanwhile.
+        // store of the daemon's is seen whole. Volatile, since the daemon writes meanwhile, and in
+        // this order: the daemon lowers the limit before it consumes what was passed.
         unsafe {
             Self {
+                consumed: (&raw const (*stream).consumed).read_volatile(),
+                limit: (&raw const (*stream).limit).read_volatile(),
+                notify_at: (&raw const (*stream).notify_at).read_volatile(),
                 redirected: (&raw const (*stream).redirected).read_volatile(),
                 passed: (&raw const (*stream).passed).read_volatile(),
                 packets: (&raw const (*stream).packets).read_volatile(),
-                limit: (&raw const (*stream).limit).read_volatile(),
-                notify_at: (&raw const (*stream).notify_at).read_volatile(),
-                consumed: (&raw const (*stream).consumed).read_volatile(),
             }
         }
     }

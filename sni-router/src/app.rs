@@ -22,6 +22,7 @@ use crate::control::{Applied, Control};
 use crate::counted::{Counted, labels};
 use crate::datapath::bpf::{Counters, Kernel, forward_logs};
 use crate::datapath::choose::{Choice, Chosen, choose};
+use crate::limits;
 use crate::listen::{Groups, Steering};
 use crate::observe::admin::{Admin, AdminAddr, Status};
 use crate::observe::metrics::{Metrics, Problems};
@@ -57,7 +58,8 @@ pub struct Settings {
 
 /// Runs until it is told to stop, and then until connections have finished or their time is over.
 pub async fn run(settings: Settings) -> Result<()> {
-    // First, so that a signal during the start is not lost, nor deadly.
+    limits::raise_descriptors();
+    // Before anything slow, so that a signal during the start is not lost, nor deadly.
     let mut signals = Signals::new()?;
     let directory = Directory::open(settings.manifests, read_dir).await?;
     let dns = Dns::start(SystemResolver::default());
@@ -99,6 +101,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         workers,
         problems: Vec::new(),
         retired: Vec::new(),
+        vips_settled: true,
     };
     let _admin = match &settings.admin {
         Some(addr) => {
@@ -127,6 +130,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     drain(&proxy, settings.drain_timeout, &mut signals).await;
     close_all.send_replace(true);
     drain(&proxy, LAST_WORDS, &mut signals).await;
+    deliver(&mut control, settings.drain_timeout, &mut signals).await;
     control.finish().await;
     info!("stopped");
     Ok(())
@@ -171,8 +175,8 @@ async fn follow(
                 Ok(()) = snapshots.changed() => break,
                 Ok(()) = resolved.changed() => break,
                 _ = signals.reload.recv() => directory.reload(),
-                () = sleep(GIVE_UP_TICK), if !control.retired.is_empty() => {
-                    control.give_up_vips().await;
+                () = sleep(GIVE_UP_TICK), if !control.vips_settled => {
+                    control.vips_settled = control.give_up_vips().await;
                 }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => return,
             }
@@ -203,6 +207,21 @@ async fn drain(proxy: &Proxy, within: Duration, signals: &mut Signals) {
     }
 }
 
+/// Waits until the kernel has delivered what is left in the send queues of closed connections to
+/// claimed VIPs, which are ours as long as this process lives.
+async fn deliver(control: &mut Control, within: Duration, signals: &mut Signals) {
+    control
+        .table
+        .store(Arc::new(RouteTable::compile(&Model::default(), 0, None)));
+    let deadline = Instant::now() + within;
+    while !control.give_up_vips().await && Instant::now() < deadline {
+        tokio::select! {
+            () = sleep(DELIVERY_TICK) => {}
+            () = signals.stop() => return,
+        }
+    }
+}
+
 /// What `/api/v1/status` says.
 fn status(chosen: &Chosen, table: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>) -> Status {
     let datapath = chosen.datapath.kind().as_str();
@@ -214,9 +233,9 @@ fn status(chosen: &Chosen, table: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>) -
             .listeners()
             .map(|listener| {
                 json!({
-                    "name": listener.key.to_string(),
-                    "vips": listener.vips.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                    "port": listener.port,
+                    "name": listener.front.key.to_string(),
+                    "vips": listener.front.vips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "port": listener.front.port,
                     "routes": listener.routes().count(),
                 })
             })
@@ -276,6 +295,7 @@ const HANDSHAKES: Duration = Duration::from_millis(200);
 const GIVE_UP_TICK: Duration = Duration::from_secs(5);
 
 const DRAIN_TICK: Duration = Duration::from_millis(20);
+const DELIVERY_TICK: Duration = Duration::from_millis(100);
 
 /// How long connections that are told to end may take to write their records.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -41,6 +41,8 @@ pub struct Pair {
     /// Bytes read from the client and written to the endpoint so far: the hello and whatever
     /// came with it. Nothing has gone the other way.
     pub forwarded: u64,
+    /// Read from the client, but not written yet; goes first.
+    pub unsent: Vec<u8>,
     /// Set where a socket has entered a sock map, in which `splice(2)` does not see what it
     /// received. Holds what must outlive the sockets, and so stands last.
     pub mapped: Option<Box<dyn Send + Sync>>,
@@ -85,11 +87,18 @@ pub enum Decline {
     KernelRefused,
     /// A socket was closed or reset before it could be handed over.
     NotEstablished,
+    /// The endpoint does not take what the client has sent already.
+    SlowEndpoint,
 }
 
 impl Decline {
     /// All of them, for metrics.
-    pub const ALL: [Self; 3] = [Self::TableFull, Self::KernelRefused, Self::NotEstablished];
+    pub const ALL: [Self; 4] = [
+        Self::TableFull,
+        Self::KernelRefused,
+        Self::NotEstablished,
+        Self::SlowEndpoint,
+    ];
 
     /// The label in logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -97,6 +106,7 @@ impl Decline {
             Self::TableFull => "table_full",
             Self::KernelRefused => "kernel_refused",
             Self::NotEstablished => "not_established",
+            Self::SlowEndpoint => "slow_endpoint",
         }
     }
 }
@@ -122,6 +132,8 @@ pub enum End {
     MaxDuration,
     /// The router is shutting down.
     Shutdown,
+    /// The router could not go on.
+    Failed,
 }
 
 /// When a carried connection is ended by the router.

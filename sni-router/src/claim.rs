@@ -39,6 +39,11 @@ impl Claims {
         })
     }
 
+    /// What this process has claimed.
+    pub fn claimed(&self) -> &BTreeSet<IpAddr> {
+        &self.claimed
+    }
+
     /// Claims those of `vips` that no interface has, or warns about them.
     pub async fn add(&mut self, vips: &BTreeSet<IpAddr>) {
         let local = match self.local_addresses().await {

@@ -4,6 +4,7 @@
 //! connection never arrives for a listener that the proxy does not know longer than the moment in
 //! between, and an address whose listener is gone is refused by the kernel, not by us.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,11 +13,12 @@ use sni_router_core::manifest::{Build, Compiler, Resolved, Snapshot};
 use sni_router_core::model::Vip;
 use sni_router_core::plan::Plan;
 use sni_router_core::problem::{Problem, Severity};
-use sni_router_core::table::{Listener, RouteTable};
+use sni_router_core::table::{Front, RouteTable};
 use tracing::{error, info, warn};
 
 use crate::claim::Claims;
 use crate::listen::Steering;
+use crate::orphans;
 use crate::proxy::worker::Worker;
 
 /// What the control loop works on.
@@ -29,7 +31,9 @@ pub struct Control {
     /// The problems of the last snapshot, to tell what is new.
     pub problems: Vec<Problem>,
     /// Listeners of earlier tables, which live on as long as a connection of theirs does.
-    pub retired: Vec<Weak<Listener>>,
+    pub retired: Vec<Weak<Front>>,
+    /// Whether every VIP that is in no listener has been given up.
+    pub vips_settled: bool,
 }
 
 /// What a snapshot came to.
@@ -65,13 +69,22 @@ impl Control {
             .listeners()
             .map(|listener| listener.routes().count())
             .sum();
-        self.retired.extend(current.listeners().map(Arc::downgrade));
+        let kept: HashSet<_> = next
+            .listeners()
+            .map(|listener| Arc::as_ptr(&listener.front))
+            .collect();
+        let gone = current
+            .listeners()
+            .map(|listener| &listener.front)
+            .filter(|front| !kept.contains(&Arc::as_ptr(front)))
+            .map(Arc::downgrade);
+        self.retired.extend(gone);
         drop(current);
         self.table.store(Arc::new(next));
         if let Err(error) = self.steering.remove_others(&plan, &self.workers) {
             error!(%error, "an old listener could not be removed");
         }
-        self.give_up_vips().await;
+        self.vips_settled = self.give_up_vips().await;
         let took_ms = start.elapsed().as_millis() as u64;
         info!(generation, listeners, routes, took_ms, "applied");
         Applied {
@@ -80,14 +93,11 @@ impl Control {
         }
     }
 
-    /// Gives up claimed VIPs that are in no listener and that no running connection uses: packets
-    /// for a VIP without a local route do not reach its sockets.
-    pub async fn give_up_vips(&mut self) {
-        let Some(claims) = &mut self.claims else {
-            return;
-        };
+    /// Gives up claimed VIPs that are in no listener and that no connection uses: packets for a VIP
+    /// without a local route do not reach its sockets. False if it should be tried again later.
+    pub async fn give_up_vips(&mut self) -> bool {
         let mut vips = Plan::of(&self.table.load()).vips;
-        self.retired.retain(|listener| match listener.upgrade() {
+        self.retired.retain(|front| match front.upgrade() {
             Some(listener) => {
                 vips.extend(listener.vips.iter().filter_map(|vip| match vip {
                     Vip::Addr(addr) => Some(*addr),
@@ -97,12 +107,29 @@ impl Control {
             }
             None => false,
         });
+        let Some(claims) = &mut self.claims else {
+            return true;
+        };
+        let in_use: BTreeSet<_> = match orphans::closing() {
+            Ok(closing) => claims
+                .claimed()
+                .difference(&vips)
+                .copied()
+                .filter(|vip| closing.contains(vip))
+                .collect(),
+            Err(error) => {
+                warn!(%error, "cannot tell which VIPs are still in use");
+                BTreeSet::new()
+            }
+        };
+        vips.extend(&in_use);
         claims.remove_others(&vips).await;
+        self.retired.is_empty() && in_use.is_empty()
     }
 
     /// New connections no longer reach us: they are refused, or another program gets them.
     pub fn stop_steering(&mut self) {
-        if let Err(error) = self.steering.remove_others(&Plan::default(), &self.workers) {
+        if let Err(error) = self.steering.stop() {
             error!(%error, "a listener could not be removed");
         }
     }
@@ -115,7 +142,7 @@ impl Control {
     /// Gives back what the host lent us, and ends the workers.
     pub async fn finish(self) {
         if let Some(mut claims) = self.claims {
-            claims.remove_others(&Default::default()).await;
+            claims.remove_others(&BTreeSet::new()).await;
         }
         for worker in self.workers {
             worker.join();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sni_router_core::table::Listener;
+use sni_router_core::table::Front;
 
 use crate::carry::{Decline, Kind};
 use crate::observe::metrics::{Labels, Metrics};
@@ -26,7 +26,7 @@ pub fn labels() -> Labels {
 }
 
 impl Observer for Counted {
-    fn accepted(&self, listener: Option<&Listener>) {
+    fn accepted(&self, listener: Option<&Front>) {
         self.0
             .listener(listener.map(|listener| &listener.key))
             .opened();

@@ -3,7 +3,7 @@
 //! Either the kernel program steers them to one group of sockets on a loopback port, or every
 //! address is bound, if need be before the host has it. Each group has a socket per worker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -42,6 +42,14 @@ impl Steering {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// No new connection shall reach us, where that can be had without closing a socket.
+    pub fn stop(&mut self) -> io::Result<()> {
+        match self {
+            Self::Lookup(rules) => rules.remove_others(&BTreeMap::new()),
+            Self::Bind(_) => Ok(()),
         }
     }
 

@@ -10,15 +10,23 @@ use crate::model::{ObjectKey, Vip};
 use crate::name::{Host, HostPattern};
 use crate::problem::ObjectRef;
 
-/// A virtual IP and port with its routes.
-#[derive(Debug)]
-pub struct Listener {
+/// Where a listener is. Shared by all tables in which it is the same, so that a connection can keep
+/// it without keeping the table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Front {
     /// Namespace and name of the Listener object.
     pub key: ObjectKey,
     /// The addresses it is served on.
     pub vips: Vec<Vip>,
     /// The TCP port, the same on every VIP.
     pub port: u16,
+}
+
+/// A virtual IP and port with its routes.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where it is.
+    pub front: Arc<Front>,
     routes: Vec<Arc<Route>>,
     // A fast hash that does not resist flooding is enough here. Hosts that are looked up come
     // from anybody, but a look-up adds nothing: the keys come from the configuration, and they
@@ -30,7 +38,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(key: ObjectKey, vips: Vec<Vip>, port: u16, routes: Vec<Arc<Route>>) -> Self {
+    pub(super) fn new(front: Arc<Front>, routes: Vec<Arc<Route>>) -> Self {
         let mut exact = HashMap::with_capacity_and_hasher(routes.len(), RandomState::default());
         let mut wildcard = HashMap::default();
         let mut any = None;
@@ -51,9 +59,7 @@ impl Listener {
             }
         }
         Self {
-            key,
-            vips,
-            port,
+            front,
             routes,
             exact,
             wildcard,

@@ -7,12 +7,12 @@
 mod listener;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-pub use self::listener::{Listener, Route};
+pub use self::listener::{Front, Listener, Route};
 use crate::balance::{Backend, EndpointPool};
 use crate::model::{self, BackendKey, Model, Vip};
 
@@ -53,11 +53,11 @@ impl RouteTable {
         let mut by_port = HashMap::default();
         for listener in &listeners {
             let shared = || Arc::clone(listener);
-            for vip in &listener.vips {
+            for vip in &listener.front.vips {
                 match vip {
-                    Vip::Any => by_port.entry(listener.port).or_insert_with(shared),
+                    Vip::Any => by_port.entry(listener.front.port).or_insert_with(shared),
                     Vip::Addr(addr) => by_addr
-                        .entry((addr.to_canonical(), listener.port))
+                        .entry((addr.to_canonical(), listener.front.port))
                         .or_insert_with(shared),
                 };
             }
@@ -120,12 +120,28 @@ impl Compiler<'_> {
                 backend: self.backend(&route.backend),
             })
         });
-        Arc::new(Listener::new(
-            listener.key.clone(),
-            listener.vips.clone(),
-            listener.port,
-            routes.collect(),
-        ))
+        let routes = routes.collect();
+        Arc::new(Listener::new(self.front(listener), routes))
+    }
+
+    /// The predecessor's, if nothing has changed.
+    fn front(&self, listener: &model::Listener) -> Arc<Front> {
+        let front = Front {
+            key: listener.key.clone(),
+            vips: listener.vips.clone(),
+            port: listener.port,
+        };
+        let at = match front.vips.first() {
+            Some(Vip::Addr(addr)) => *addr,
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let predecessor = self
+            .previous
+            .and_then(|table| table.listener((at, front.port).into()));
+        match predecessor {
+            Some(same) if *same.front == front => Arc::clone(&same.front),
+            _ => Arc::new(front),
+        }
     }
 
     fn backend(&mut self, backend: &model::Backend) -> Arc<Backend> {

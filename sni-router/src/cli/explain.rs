@@ -106,7 +106,7 @@ impl Question {
                 let local = SocketAddr::new(vip.to_canonical(), port.unwrap_or(443));
                 table.listener(local).into_iter().collect()
             }
-            (None, Some(port)) => table.listeners().filter(|l| l.port == port).collect(),
+            (None, Some(port)) => table.listeners().filter(|l| l.front.port == port).collect(),
             (None, None) => table.listeners().collect(),
         }
     }
@@ -120,7 +120,12 @@ impl Question {
     }
 
     fn explain(&self, listener: &Listener, build: &Build, text: &mut String) -> bool {
-        let vips: Vec<_> = listener.vips.iter().map(ToString::to_string).collect();
+        let vips: Vec<_> = listener
+            .front
+            .vips
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let name = self
             .host
             .as_ref()
@@ -131,9 +136,9 @@ impl Question {
             "listener",
             &format!(
                 "{} on {} port {}",
-                listener.key,
+                listener.front.key,
                 vips.join(", "),
-                listener.port
+                listener.front.port
             ),
         );
         let taken = listener.route(self.host.as_ref());
@@ -149,15 +154,15 @@ impl Question {
         for pattern in self.patterns() {
             explain_pattern(listener, &pattern, taken, text);
             let lost = build.shadowed.iter().filter(|shadowed| {
-                shadowed.listener == listener.key && shadowed.pattern == pattern
+                shadowed.listener == listener.front.key && shadowed.pattern == pattern
             });
             lost.for_each(|shadowed| explain_shadowed(shadowed, text));
         }
         let own = |object: &ObjectRef| {
             taken.is_some_and(|route| route.origin == *object)
                 || (object.kind == "Listener"
-                    && object.namespace.as_deref() == Some(&listener.key.namespace)
-                    && object.name == listener.key.name)
+                    && object.namespace.as_deref() == Some(&listener.front.key.namespace)
+                    && object.name == listener.front.key.name)
         };
         tell(build, own, "problems of these objects:", text);
         text.push('\n');

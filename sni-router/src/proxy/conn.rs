@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::connect::{Attempts, connect};
 use super::hello::{self, Greeting};
+use super::pending::Place;
 use super::reason::CloseReason;
 use super::record::{HelloFacts, Record};
 use super::reject::{reject, reset};
@@ -49,8 +50,16 @@ impl<'p> Accepted<'p> {
     /// `None` if the client is gone already, or came to an address of no listener.
     fn new(proxy: &'p Proxy, client: TcpStream, peer: SocketAddr) -> Option<Self> {
         let vip = client.local_addr().ok()?;
-        let mut record = Record::new(Arc::clone(&proxy.observer), canonical(peer), canonical(vip));
-        record.listener = proxy.table.load().listener(record.vip).cloned();
+        let mut record = Record::new(
+            Arc::clone(&proxy.observer),
+            proxy.shutdown.clone(),
+            canonical(peer),
+            canonical(vip),
+        );
+        let table = proxy.table.load();
+        record.listener = table
+            .listener(record.vip)
+            .map(|listener| Arc::clone(&listener.front));
         proxy.observer.accepted(record.listener.as_deref());
         if record.listener.is_none() {
             record.reason = CloseReason::NoListener;
@@ -67,9 +76,9 @@ impl<'p> Accepted<'p> {
     }
 
     /// Reads the hello.
-    async fn greet(mut self) -> Result<Greeted<'p>, Rejected> {
+    async fn greet(mut self) -> Result<Greeted<'p>, Rejected<'p>> {
         let settings = &self.proxy.settings;
-        let Some(_place) = self.proxy.pending.enter() else {
+        let Some(place) = self.proxy.pending.enter() else {
             return Err(Rejected::new(
                 self.client,
                 self.record,
@@ -100,7 +109,8 @@ impl<'p> Accepted<'p> {
             }
             Err(unread) => {
                 self.record.detail = unread.detail;
-                Err(Rejected::new(self.client, self.record, unread.reason))
+                let rejected = Rejected::new(self.client, self.record, unread.reason);
+                Err(rejected.keeping(place))
             }
         }
     }
@@ -117,7 +127,7 @@ struct Greeted<'p> {
 
 impl<'p> Greeted<'p> {
     /// Finds the route of the hello's name.
-    fn route(self) -> Result<Routed<'p>, Rejected> {
+    fn route(self) -> Result<Routed<'p>, Rejected<'p>> {
         let Self {
             proxy,
             client,
@@ -163,7 +173,7 @@ struct Routed<'p> {
 
 impl<'p> Routed<'p> {
     /// Connects to an endpoint and writes to it what was received.
-    async fn connect(self) -> Result<Connected<'p>, Rejected> {
+    async fn connect(self) -> Result<Connected<'p>, Rejected<'p>> {
         let Self {
             proxy,
             client,
@@ -197,6 +207,7 @@ impl<'p> Routed<'p> {
                     client,
                     endpoint,
                     forwarded,
+                    unsent: Vec::new(),
                     mapped: None,
                 };
                 Ok(Connected {
@@ -258,13 +269,15 @@ impl Connected<'_> {
 }
 
 /// A client that goes no further.
-struct Rejected {
+struct Rejected<'p> {
     client: TcpStream,
     tls13: bool,
     reason: CloseReason,
+    /// Being told that a hello was bad takes as much of us as saying hello.
+    _place: Option<Place<'p>>,
 }
 
-impl Rejected {
+impl<'p> Rejected<'p> {
     /// Writes the record at once: telling the client may take a while.
     fn new(client: TcpStream, mut record: Record, reason: CloseReason) -> Self {
         record.reason = reason;
@@ -273,7 +286,13 @@ impl Rejected {
             client,
             tls13,
             reason,
+            _place: None,
         }
+    }
+
+    fn keeping(mut self, place: Place<'p>) -> Self {
+        self._place = Some(place);
+        self
     }
 
     async fn answer(self, settings: &Settings) {
@@ -305,6 +324,7 @@ fn reason(end: End) -> CloseReason {
         End::Idle => CloseReason::IdleTimeout,
         End::MaxDuration => CloseReason::MaxDuration,
         End::Shutdown => CloseReason::Drained,
+        End::Failed => CloseReason::Internal,
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use sni_router_core::hello::Hello;
 use sni_router_core::name::Host;
-use sni_router_core::table::{Listener, Route};
+use sni_router_core::table::{Front, Route};
+use tokio::sync::watch;
 use tracing::info;
 
 use super::connect::ConnectFailure;
@@ -16,7 +17,7 @@ use crate::carry::{Decline, Kind, Traffic};
 /// Is told of every connection's steps; counts them.
 pub trait Observer: Send + Sync {
     /// A connection was accepted. The listener is not known where its address is of none.
-    fn accepted(&self, listener: Option<&Listener>);
+    fn accepted(&self, listener: Option<&Front>);
     /// A hello was read whole.
     fn greeted(&self, took: Duration, size: usize);
     /// An endpoint was connected to, after `retries` others had failed.
@@ -36,13 +37,14 @@ pub trait Observer: Send + Sync {
 /// What is known of a connection. Logged and counted when dropped.
 pub struct Record {
     observer: Arc<dyn Observer>,
+    shutdown: watch::Receiver<bool>,
     started: Instant,
     /// The client's address.
     pub client: SocketAddr,
     /// The address the client connected to.
     pub vip: SocketAddr,
     /// The listener of that address.
-    pub listener: Option<Arc<Listener>>,
+    pub listener: Option<Arc<Front>>,
     /// The hello.
     pub hello: Option<HelloFacts>,
     /// The route of its name.
@@ -67,9 +69,15 @@ pub struct Record {
 
 impl Record {
     /// The record of a connection accepted now.
-    pub fn new(observer: Arc<dyn Observer>, client: SocketAddr, vip: SocketAddr) -> Self {
+    pub fn new(
+        observer: Arc<dyn Observer>,
+        shutdown: watch::Receiver<bool>,
+        client: SocketAddr,
+        vip: SocketAddr,
+    ) -> Self {
         Self {
             observer,
+            shutdown,
             started: Instant::now(),
             client,
             vip,
@@ -142,6 +150,10 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // Dropped in the middle of a phase: by the end of the process, or by a bug.
+        if self.reason == CloseReason::Internal && *self.shutdown.borrow() {
+            self.reason = CloseReason::Drained;
+        }
         self.observer.closed(self);
         self.log();
     }

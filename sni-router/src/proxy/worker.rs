@@ -1,15 +1,13 @@
 //! Worker threads: each has its own runtime and its own socket of every listening group, so that
 //! a connection stays on one core from accept to close.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
@@ -101,11 +99,18 @@ async fn accept_until(proxy: Arc<Proxy>, listener: TcpListener, stopped: oneshot
         _ = stopped => {}
         () = accept(&proxy, &listener) => {}
     }
-    // Closing the socket would reset the connections that wait to be accepted.
-    while let Poll::Ready(Ok((client, peer))) =
-        poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
-    {
-        tokio::spawn(serve(Arc::clone(&proxy), client, peer));
+    // Closing the socket resets the connections that wait to be accepted. They are taken by plain
+    // accept(2): tokio would give up its turn after some, and there is no next one.
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    while let Ok((client, peer)) = listener.accept() {
+        let client = client
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(client));
+        if let Ok(client) = client {
+            tokio::spawn(serve(Arc::clone(&proxy), client, peer));
+        }
     }
 }
 

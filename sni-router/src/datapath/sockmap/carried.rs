@@ -17,6 +17,8 @@ use crate::datapath::clock::limits_reached;
 /// Fields are dropped in the order they are declared: the sockets are closed, which takes them out
 /// of the map, and only then are the slots free for others.
 pub(super) struct Carried {
+    pub(super) up: Flow,
+    pub(super) down: Flow,
     pub(super) client: Side,
     pub(super) endpoint: Side,
     pub(super) entry: Entry,
@@ -25,24 +27,45 @@ pub(super) struct Carried {
 impl Carried {
     /// Carries to the end.
     pub(super) async fn run(self, limits: &Limits, traffic: &Traffic) -> End {
-        let end = tokio::select! {
-            end = self.carry() => end,
-            end = limits_reached(limits, || self.report(traffic)) => end,
+        let Self {
+            mut up,
+            mut down,
+            client,
+            endpoint,
+            entry,
+        } = self;
+        let sockets = Sockets {
+            client,
+            endpoint,
+            entry,
         };
-        self.report(traffic);
+        let end = tokio::select! {
+            end = sockets.carry(&mut up, &mut down) => end,
+            end = limits_reached(limits, || sockets.progress(traffic)) => end,
+        };
+        sockets.report(traffic);
         if end != End::Done {
             // The side that is still there shall learn that the stream was cut: RST, not FIN.
-            self.client.abort();
-            self.endpoint.abort();
+            sockets.client.abort();
+            sockets.endpoint.abort();
         }
         end
     }
+}
 
-    async fn carry(&self) -> End {
-        let (mut up, mut down) = (Flow::new(), Flow::new());
+/// The parts of a connection that both directions look at.
+struct Sockets {
+    client: Side,
+    endpoint: Side,
+    entry: Entry,
+}
+
+impl Sockets {
+    async fn carry(&self, up: &mut Flow, down: &mut Flow) -> End {
         let mut pause = SHORTEST_PAUSE;
+        let mut moved = 0;
         loop {
-            if let Some(end) = self.look(&mut up, &mut down) {
+            if let Some(end) = self.look(up, down) {
                 return end;
             }
             let busy = match (
@@ -50,6 +73,7 @@ impl Carried {
                 down.step(&self.endpoint, &self.client, self.down()),
             ) {
                 (Ok(up), Ok(down)) => up == Step::Busy || down == Step::Busy,
+                (Err(Failed::Overrun), _) | (_, Err(Failed::Overrun)) => return End::Failed,
                 (Err(Failed::Source), _) | (_, Err(Failed::Sink)) => return End::ClientReset,
                 (Err(Failed::Sink), _) | (_, Err(Failed::Source)) => return End::EndpointReset,
             };
@@ -57,16 +81,21 @@ impl Carried {
                 return End::Done;
             }
             let changed = self.entry.slots.changed();
-            if busy {
-                tokio::select! {
-                    () = changed.notified() => {}
-                    () = sleep(pause) => {}
-                }
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            } else {
+            if !busy {
                 pause = SHORTEST_PAUSE;
                 changed.notified().await;
+                continue;
             }
+            tokio::select! {
+                () = changed.notified() => {}
+                () = sleep(pause) => {}
+            }
+            let before = std::mem::replace(&mut moved, self.moved());
+            pause = if moved == before {
+                (pause * 2).min(LONGEST_PAUSE)
+            } else {
+                SHORTEST_PAUSE
+            };
         }
     }
 
@@ -110,16 +139,29 @@ impl Carried {
         self.entry.maps.sockets.stream(self.entry.slots.endpoint())
     }
 
-    /// Publishes the byte counts; answers their sum.
-    fn report(&self, traffic: &Traffic) -> u64 {
-        let count = |stream: StreamView<'_>| stream.redirected() + stream.consumed();
-        let up = self.client.read_before + count(self.up());
-        let down = count(self.down());
-        traffic.set(Direction::Up, up);
-        traffic.set(Direction::Down, down);
-        up + down
+    /// Bytes redirected or copied, both ways.
+    fn moved(&self) -> u64 {
+        moved(self.up()) + moved(self.down())
+    }
+
+    /// Publishes the byte counts.
+    fn report(&self, traffic: &Traffic) {
+        traffic.set(Direction::Up, self.client.read_before + moved(self.up()));
+        traffic.set(Direction::Down, moved(self.down()));
+    }
+
+    /// Grows as long as anything moves, be it only out of a send queue to a slow peer.
+    fn progress(&self, traffic: &Traffic) -> u64 {
+        self.report(traffic);
+        let acked = |side: &Side| side.info().map_or(0, |info| info.bytes_acked());
+        self.moved() + acked(&self.client) + acked(&self.endpoint)
     }
 }
 
+/// Bytes of a direction redirected or copied.
+fn moved(stream: StreamView<'_>) -> u64 {
+    stream.redirected() + stream.consumed()
+}
+
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);

@@ -4,17 +4,15 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::Maps;
 use super::carried::Carried;
-use super::flow::WINDOW;
+use super::flow::Flow;
 use super::hangup;
 use super::side::{Side, abort};
 use super::slots::SlotPair;
-use crate::carry::{Decline, End, Limits, Pair, Refused};
+use crate::carry::{Decline, End, Pair, Refused};
 use crate::sys::sockopt::{cookie, data_ready};
 
 /// What a connection holds of the maps. Must be dropped after its sockets: a slot that is given to
@@ -33,144 +31,154 @@ impl Drop for Entry {
     }
 }
 
-/// Moves on what the client's socket has received, until there is nothing left to read.
-///
-/// `tcp_read_skb` (net/ipv4/tcp.c) gives the verdict program whole buffers, also one of which a
-/// part has been read already: those bytes would reach the endpoint twice. A queue that was empty
-/// once holds no such buffer. The endpoint's socket has never been read from.
-pub(super) async fn drained(mut pair: Pair, limits: &Limits) -> Result<Pair, End> {
-    let end = loop {
-        let bytes = match read_some(&pair.client) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Ok(pair),
-            Err(end) => break end,
-        };
-        match timeout(limits.idle, pair.endpoint.write_all(&bytes)).await {
-            Ok(Ok(())) => pair.forwarded += bytes.len() as u64,
-            Ok(Err(_)) => break End::EndpointReset,
-            Err(_) => break End::Idle,
-        }
+/// A connection that did not enter.
+pub(super) enum Outside {
+    /// Somebody else may carry it.
+    Refused(Refused),
+    /// It is over.
+    Ended(End),
+}
+
+/// Puts both sockets into the map, and has the kernel judge what they had received before.
+pub(super) fn enter(maps: &Arc<Maps>, slots: SlotPair, pair: Pair) -> Result<Carried, Outside> {
+    let pair = drained(pair)?;
+    let forwarded = pair.forwarded;
+    let (client, endpoint) = deregister(pair);
+    let client = Side {
+        socket: client,
+        read_before: forwarded,
+        acked_before: 0,
     };
-    for socket in [&pair.client, &pair.endpoint] {
-        abort(socket);
-    }
-    Err(end)
-}
-
-/// What can be read at once, if anything. FIN counts as nothing: it can be read again. An error
-/// cannot, and must not be lost.
-/// The buffer is not part of the future, which lives as long as the connection.
-fn read_some(client: &tokio::net::TcpStream) -> Result<Option<Vec<u8>>, End> {
-    let mut buffer = [0; DRAIN_BYTES];
-    match client.try_read(&mut buffer) {
-        Ok(0) => Ok(None),
-        Ok(read) => Ok(Some(buffer[..read].to_vec())),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(_) => Err(End::ClientReset),
-    }
-}
-
-/// Prepares the streams, puts both sockets into the map, then has the kernel judge what they had
-/// received before.
-pub(super) fn enter(maps: &Arc<Maps>, slots: SlotPair, pair: Pair) -> Result<Carried, Refused> {
-    for slot in [slots.client(), slots.endpoint()] {
-        maps.sockets.stream(slot).reset(WINDOW, WINDOW / 2);
-    }
+    let endpoint = Side {
+        socket: endpoint,
+        read_before: 0,
+        acked_before: forwarded + SYN,
+    };
     let mut entry = Entry {
         maps: Arc::clone(maps),
         slots,
         cookies: [None; 2],
     };
-    let forwarded = pair.forwarded;
-    let (client, endpoint) = deregister(pair);
-    if let Err(error) = try_enter(&mut entry, &client, &endpoint) {
-        debug!(%error, "a socket was not taken into the map");
-        return Err(give_back(
-            entry,
+    match try_enter(&mut entry, &client, &endpoint) {
+        Ok((up, down)) => Ok(Carried {
+            up,
+            down,
             client,
             endpoint,
-            forwarded,
-            decline(&error),
-        ));
+            entry,
+        }),
+        Err(error) => {
+            debug!(%error, "a socket was not taken into the map");
+            Err(give_back(
+                entry,
+                client.socket,
+                endpoint.socket,
+                forwarded,
+                decline(&error),
+            ))
+        }
     }
-    let client = Side {
-        socket: client,
-        read_before: forwarded,
-        written_before: 0,
-    };
-    let endpoint = Side {
-        socket: endpoint,
-        read_before: 0,
-        written_before: forwarded,
-    };
-    Ok(Carried {
-        client,
-        endpoint,
-        entry,
-    })
 }
 
-fn try_enter(entry: &mut Entry, client: &TcpStream, endpoint: &TcpStream) -> io::Result<()> {
+/// Moves on what the client's socket has received, until there is nothing left to read.
+///
+/// `tcp_read_skb` (net/ipv4/tcp.c) gives the verdict program whole buffers, also one of which a
+/// part has been read already: those bytes would reach the endpoint twice. A queue that was empty
+/// once holds no such buffer. The endpoint's socket has never been read from.
+fn drained(mut pair: Pair) -> Result<Pair, Outside> {
+    let mut buffer = [0; DRAIN_BYTES];
+    loop {
+        let read = match pair.client.try_read(&mut buffer) {
+            // A FIN can be read again by whoever comes next. An error cannot, and must not be lost.
+            Ok(0) => return Ok(pair),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(pair),
+            Err(_) => return Err(cut(&pair, End::ClientReset)),
+        };
+        let written = match pair.endpoint.try_write(&buffer[..read]) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(cut(&pair, End::EndpointReset)),
+        };
+        pair.forwarded += written as u64;
+        if written < read {
+            pair.unsent = buffer[written..read].to_vec();
+            let decline = Decline::SlowEndpoint;
+            return Err(Outside::Refused(Refused { pair, decline }));
+        }
+    }
+}
+
+fn cut(pair: &Pair, end: End) -> Outside {
+    abort(&pair.client);
+    abort(&pair.endpoint);
+    Outside::Ended(end)
+}
+
+/// In an order in which the second insertion is the last thing that can fail: a socket that is in
+/// the map cannot be taken out without losing what it received meanwhile.
+fn try_enter(entry: &mut Entry, client: &Side, endpoint: &Side) -> io::Result<(Flow, Flow)> {
     let Entry {
         maps,
         slots,
         cookies,
     } = entry;
+    let up = Flow::start(endpoint, maps.sockets.stream(slots.client()))?;
+    let down = Flow::start(client, maps.sockets.stream(slots.endpoint()))?;
+    let known = [cookie(&client.socket)?, cookie(&endpoint.socket)?];
     // The client first: it mostly waits for the endpoint's answer now, which then finds it there.
-    let sides = [(slots.client(), client), (slots.endpoint(), endpoint)];
-    let known = [cookie(client)?, cookie(endpoint)?];
+    let sides = [
+        (slots.client(), &client.socket),
+        (slots.endpoint(), &endpoint.socket),
+    ];
+    for (slot, socket) in sides {
+        hangup::watch(&maps.slots, slot, socket)?;
+    }
     for (index, (slot, socket)) in sides.into_iter().enumerate() {
         maps.sockets.insert(slot, known[index], socket)?;
         cookies[index] = Some(known[index]);
     }
-    for (slot, socket) in sides {
-        hangup::watch(&maps.slots, slot, socket)?;
-        data_ready(socket)?;
+    for (_, socket) in sides {
+        // Fails only on a socket that is already gone; the hang-up tells.
+        let _ = data_ready(socket);
     }
-    Ok(())
+    Ok((up, down))
 }
 
 /// Takes the sockets out of tokio's epoll; `hangup` says why.
 fn deregister(pair: Pair) -> (TcpStream, TcpStream) {
-    let Pair {
-        client,
-        endpoint,
-        forwarded: _,
-        mapped: _,
-    } = pair;
-    match (client.into_std(), endpoint.into_std()) {
+    match (pair.client.into_std(), pair.endpoint.into_std()) {
         (Ok(client), Ok(endpoint)) => (client, endpoint),
         // tokio only fails here if epoll does not know a socket that it registered.
         _ => unreachable!("a registered socket can be deregistered"),
     }
 }
 
-/// The pair as it was, but for what may be in the map already: a socket that has entered must not
-/// be taken out again, since what it received meanwhile would be lost with it. It stays, and its
-/// bytes are passed up to whoever reads the socket.
+/// The pair as it was, but for what may be in the map already. That stays there: with no peer all
+/// its bytes are passed up to whoever reads the socket.
 fn give_back(
     entry: Entry,
     client: TcpStream,
     endpoint: TcpStream,
     forwarded: u64,
     decline: Decline,
-) -> Refused {
-    match (client.try_into(), endpoint.try_into()) {
-        (Ok(client), Ok(endpoint)) => {
-            let is_mapped = entry.cookies.iter().any(Option::is_some);
-            let mapped = is_mapped.then(|| Box::new(entry) as Box<dyn Send + Sync>);
-            Refused {
-                pair: Pair {
-                    client,
-                    endpoint,
-                    forwarded,
-                    mapped,
-                },
-                decline,
-            }
-        }
-        _ => unreachable!("a socket that was registered before can be registered"),
-    }
+) -> Outside {
+    hangup::forget(&client);
+    hangup::forget(&endpoint);
+    let (Ok(client), Ok(endpoint)) = (client.try_into(), endpoint.try_into()) else {
+        // Out of memory or epoll watches. The sockets were closed by the attempt.
+        return Outside::Ended(End::Failed);
+    };
+    let is_mapped = entry.cookies.iter().any(Option::is_some);
+    let mapped = is_mapped.then(|| Box::new(entry) as Box<dyn Send + Sync>);
+    let pair = Pair {
+        client,
+        endpoint,
+        forwarded,
+        unsent: Vec::new(),
+        mapped,
+    };
+    Outside::Refused(Refused { pair, decline })
 }
 
 fn decline(error: &io::Error) -> Decline {
@@ -180,5 +188,8 @@ fn decline(error: &io::Error) -> Decline {
         _ => Decline::KernelRefused,
     }
 }
+
+/// The SYN of a connection that we opened counts as one byte acknowledged.
+const SYN: u64 = 1;
 
 const DRAIN_BYTES: usize = 4096;

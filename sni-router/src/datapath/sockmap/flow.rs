@@ -16,10 +16,6 @@ use super::side::Side;
 use crate::datapath::bpf::StreamView;
 use crate::sys::sockopt::data_ready;
 
-/// Bytes that may be on their way between the two sockets, per direction, beside the sockets' own
-/// buffers. Half of it is what a fast direction moves between two wake-ups of the daemon.
-pub(super) const WINDOW: u64 = 4 << 20;
-
 /// See the module.
 pub(super) struct Flow {
     state: State,
@@ -49,15 +45,21 @@ pub(super) enum Step {
 pub(super) enum Failed {
     Source,
     Sink,
+    /// The kernel holds more than it should. Nothing but the end frees it.
+    Overrun,
 }
 
 impl Flow {
-    pub(super) fn new() -> Self {
-        Self {
+    /// Prepares the stream of a source that is not in the map yet.
+    pub(super) fn start(sink: &Side, stream: StreamView<'_>) -> io::Result<Self> {
+        let limit = sink.send_room()?;
+        let notify_at = limit / 2;
+        stream.reset(limit, notify_at);
+        Ok(Self {
             state: State::Open,
             rest: Vec::new(),
-            notify_at: WINDOW / 2,
-        }
+            notify_at,
+        })
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -91,32 +93,51 @@ impl Flow {
         if self.state == State::Draining {
             return self.drain(source, sink, stream);
         }
-        if stream.redirected() >= self.notify_at && !self.grant(sink, stream)? {
-            step = Step::Busy;
+        if stream.redirected() >= self.notify_at && stream.passed() == stream.consumed() {
+            self.grant(sink, stream)?;
         }
         Ok(step)
     }
 
-    /// Raises the limit by what the sink has taken; false if it must be raised again soon, since
-    /// the event that was to remind us has been used up.
-    fn grant(&mut self, sink: &Side, stream: StreamView<'_>) -> Result<bool, Failed> {
+    /// Raises the limit to what the sink's send buffer has room for.
+    ///
+    /// No further: what does not fit there would wait in the sink's backlog, which nothing accounts
+    /// for, and in which bytes passed up to the sink's own reader would get stuck behind it. Where
+    /// there is no room the limit stays, and the next bytes are passed up.
+    fn grant(&mut self, sink: &Side, stream: StreamView<'_>) -> Result<(), Failed> {
         let written = sink.written_since().map_err(|_| Failed::Sink)?;
-        let limit = written.saturating_sub(stream.consumed()) + WINDOW;
-        self.notify_at = limit - WINDOW / 2;
-        stream.grant(limit, self.notify_at);
-        Ok(stream.redirected() < self.notify_at)
+        let redirected = stream.redirected();
+        let on_their_way = (redirected + stream.consumed()).saturating_sub(written);
+        let room = sink.send_room().map_err(|_| Failed::Sink)?;
+        let granted = room.saturating_sub(on_their_way);
+        if granted >= LEAST_GRANT {
+            self.notify_at = redirected + granted / 2;
+            stream.grant(redirected + granted, self.notify_at);
+        }
+        Ok(())
     }
 
     /// Copies what was passed up, once everything redirected before it has been written.
+    ///
+    /// Up to what was passed at the start and no further: until all of that is consumed the program
+    /// redirects nothing, so nothing of it can come after a redirected byte.
     fn copy(&mut self, source: &Side, sink: &Side, stream: StreamView<'_>) -> Result<(), Failed> {
-        let before = stream.redirected() + stream.consumed();
+        let passed = stream.passed();
+        let redirected = stream.redirected();
+        if passed - stream.consumed() > MOST_PASSED {
+            return Err(Failed::Overrun);
+        }
+        // What is written here fills the room that was granted.
+        stream.grant(redirected, redirected);
+        self.notify_at = redirected;
         let written = sink.written_since().map_err(|_| Failed::Sink)?;
-        // Part of the rest may have been written already; it is not counted as consumed yet.
-        if self.rest.is_empty() && written < before {
+        if written < redirected + stream.consumed() {
             return Ok(());
         }
-        loop {
-            if self.rest.is_empty() && !self.read(source)? {
+        let upto = passed.min(stream.consumed() + COPIED_AT_ONCE);
+        while stream.consumed() < upto {
+            let most = upto - stream.consumed();
+            if self.rest.is_empty() && !self.read(source, most)? {
                 return Ok(());
             }
             let took = match (&sink.socket).write(&self.rest) {
@@ -127,17 +148,21 @@ impl Flow {
             self.rest.drain(..took);
             stream.consume(stream.consumed() + took as u64);
         }
+        Ok(())
     }
 
-    /// Reads into the rest; false if nothing is there to read.
-    fn read(&mut self, source: &Side) -> Result<bool, Failed> {
-        BUFFER.with_borrow_mut(|buffer| match (&source.socket).read(buffer) {
-            Ok(read) => {
-                self.rest.extend_from_slice(&buffer[..read]);
-                Ok(read > 0)
+    /// Reads at most `most` bytes into the rest; false if nothing is there to read.
+    fn read(&mut self, source: &Side, most: u64) -> Result<bool, Failed> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let most = usize::try_from(most).map_or(buffer.len(), |most| most.min(buffer.len()));
+            match (&source.socket).read(&mut buffer[..most]) {
+                Ok(read) => {
+                    self.rest.extend_from_slice(&buffer[..read]);
+                    Ok(read > 0)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                Err(_) => Err(Failed::Source),
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(_) => Err(Failed::Source),
         })
     }
 
@@ -174,6 +199,16 @@ thread_local! {
 }
 
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// A smaller grant is used up by the next buffer, and costs an event.
+const LEAST_GRANT: u64 = 16 * 1024;
+
+/// So much is copied before other connections of the thread get their turn.
+const COPIED_AT_ONCE: u64 = 1 << 20;
+
+/// What is passed up waits in the source's receive buffer, at most `tcp_rmem[2]`. Where it does not,
+/// since the socket's backlog was not empty after all, nothing limits it but this.
+const MOST_PASSED: u64 = 64 << 20;
 
 /// A FIN takes one number of the sequence space, and counts as one byte received.
 const FIN: u64 = 1;

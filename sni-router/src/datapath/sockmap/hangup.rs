@@ -40,6 +40,16 @@ pub(super) fn watch(slots: &Arc<Slots>, slot: u32, socket: impl AsFd) -> io::Res
     })
 }
 
+/// Takes `socket` out again.
+pub(super) fn forget(socket: impl AsFd) {
+    WATCHER.with(|cell| {
+        if let Some(watcher) = cell.get() {
+            // Fails only if it is not in.
+            let _ = epoll::delete(&**watcher, socket);
+        }
+    });
+}
+
 /// Makes the thread's watcher and starts its task on the thread's runtime.
 fn start(slots: Arc<Slots>) -> io::Result<Rc<OwnedFd>> {
     let watcher = epoll::create(CreateFlags::CLOEXEC)?;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use tracing::error;
 
+use self::entry::Outside;
 use self::slots::Slots;
 use super::bpf::Sockets;
 use crate::carry::{Datapath, Decline, End, Kind, Limits, Pair, Refused, Traffic};
@@ -78,12 +79,11 @@ impl Datapath for Sockmap {
                     decline: Decline::TableFull,
                 });
             };
-            let pair = match entry::drained(pair, limits).await {
-                Ok(pair) => pair,
-                Err(end) => return Ok(end),
-            };
-            let carried = entry::enter(&self.maps, slots, pair)?;
-            Ok(carried.run(limits, traffic).await)
+            match entry::enter(&self.maps, slots, pair) {
+                Ok(carried) => Ok(carried.run(limits, traffic).await),
+                Err(Outside::Refused(refused)) => Err(refused),
+                Err(Outside::Ended(end)) => Ok(end),
+            }
         })
     }
 

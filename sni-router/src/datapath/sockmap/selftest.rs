@@ -194,6 +194,7 @@ impl Rig {
             client: from_client,
             endpoint: to_endpoint,
             forwarded: 0,
+            unsent: Vec::new(),
             mapped: None,
         };
         Ok(Self {

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::sys::sockopt::{TcpInfo, tcp_info};
+use crate::sys::sockopt::{TcpInfo, send_room, tcp_info, unacknowledged};
 
 /// A socket and what the daemon itself did with it before it was handed over.
 pub(super) struct Side {
     pub(super) socket: TcpStream,
     /// Bytes the daemon had read from it.
     pub(super) read_before: u64,
-    /// Bytes the daemon had written to it.
-    pub(super) written_before: u64,
+    /// Bytes the daemon had written to it, and one for the SYN if the daemon opened the connection:
+    /// what `bytes_acked` will come to without anything written since.
+    pub(super) acked_before: u64,
 }
 
 impl Side {
@@ -25,11 +26,19 @@ impl Side {
     }
 
     /// Bytes written since the hand-over, by the kernel's redirecting and by the daemon alike.
+    ///
+    /// Acknowledged plus not yet acknowledged, read in this order: what is acknowledged in between
+    /// is counted neither here nor there, so the answer is never too high. (TCP_INFO's counts of
+    /// bytes sent and retransmitted are no help: a segment that the device refuses counts as sent
+    /// each time it is tried.)
     pub(super) fn written_since(&self) -> io::Result<u64> {
-        Ok(self
-            .info()?
-            .bytes_written()
-            .saturating_sub(self.written_before))
+        let acked = self.info()?.bytes_acked();
+        Ok((acked + unacknowledged(&self.socket)?).saturating_sub(self.acked_before))
+    }
+
+    /// Bytes that the send buffer has room for.
+    pub(super) fn send_room(&self) -> io::Result<u64> {
+        send_room(&self.socket)
     }
 
     /// Passes a FIN on.

@@ -87,7 +87,8 @@ fn drained(source: &TcpStream) {
     debug_assert!(empty.is_err());
 }
 
-async fn write_all(sink: &TcpStream, mut bytes: &[u8]) -> Result<(), Broken> {
+/// Writes all of `bytes`.
+pub(super) async fn write_all(sink: &TcpStream, mut bytes: &[u8]) -> Result<(), Broken> {
     while !bytes.is_empty() {
         writable(sink).await?;
         match sink.try_write(bytes) {

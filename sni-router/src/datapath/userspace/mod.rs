@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::clock::limits_reached;
 use crate::carry::{Datapath, Direction, End, Kind, Limits, Pair, Refused, Traffic};
+use crate::sys::sockopt::tcp_info;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -49,7 +50,7 @@ async fn carry(pair: Pair, limits: &Limits, traffic: &Traffic) -> End {
     traffic.set(Direction::Up, pair.forwarded);
     let end = tokio::select! {
         end = both_ways(&pair, traffic) => end,
-        end = limits_reached(limits, || traffic.up() + traffic.down()) => end,
+        end = limits_reached(limits, || progress(&pair, traffic)) => end,
     };
     if end != End::Done {
         // The side that is still there shall learn that the stream was cut: RST, not FIN.
@@ -65,10 +66,19 @@ async fn both_ways(pair: &Pair, traffic: &Traffic) -> End {
         client,
         endpoint,
         forwarded: _,
+        unsent,
         mapped,
     } = pair;
     let copy_only = mapped.is_some();
-    let mut up = pin!(one_way(client, endpoint, Direction::Up, copy_only, traffic));
+    let first = async {
+        copy::write_all(endpoint, unsent).await?;
+        traffic.add(Direction::Up, unsent.len() as u64);
+        Ok(())
+    };
+    let mut up = pin!(async {
+        first.await?;
+        one_way(client, endpoint, Direction::Up, copy_only, traffic).await
+    });
     let mut down = pin!(one_way(
         endpoint,
         client,
@@ -142,6 +152,12 @@ async fn writable(stream: &TcpStream) -> Result<(), Broken> {
         .await
         .map(drop)
         .map_err(|_| Broken::Sink)
+}
+
+/// Grows as long as anything moves, be it only out of a send queue to a slow peer.
+fn progress(pair: &Pair, traffic: &Traffic) -> u64 {
+    let acked = |socket| tcp_info(socket).map_or(0, |info| info.bytes_acked());
+    traffic.up() + traffic.down() + acked(&pair.client) + acked(&pair.endpoint)
 }
 
 /// Answers when the peer of `stream` has reset the connection.

@@ -5,6 +5,7 @@ use std::io;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::consume_budget;
 
 use super::pipe::{PIPE_BYTES, Pipe};
 use super::{Broken, Pace, would_block, writable};
@@ -31,6 +32,8 @@ pub(super) async fn until_slow(
                 Ok(moved) => {
                     drain(&mut pipe, sink).await?;
                     traffic.add(direction, moved as u64);
+                    // A source and a sink that are always ready would keep the thread for ever.
+                    consume_budget().await;
                     if moved < SMALL_BYTES {
                         break moved;
                     }
