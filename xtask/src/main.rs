@@ -3,6 +3,7 @@
 //! Every verb sets up what is missing first, so any of them works on a fresh machine. Builds run
 //! as the user who asks; only finished programs that need root are started through `sudo -E`.
 
+mod bench;
 mod ci;
 mod command;
 mod demo;
@@ -44,6 +45,8 @@ enum Verb {
     },
     /// Show the router working, with real clients and servers in network namespaces
     Demo(demo::Args),
+    /// Measure it against plain forwarding and against other routers; docs/benchmarks.md
+    Bench(bench::Args),
     /// Run every test: unit and property tests as you, integration tests as root
     Test,
     /// Formatting, clippy for host and BPF, documentation, layers
@@ -66,6 +69,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Build => run::build()?,
         Verb::Run { args } => run::run(&args)?,
         Verb::Demo(args) => return demo::demo(&args),
+        Verb::Bench(args) => return bench::bench(&args),
         Verb::Test => return test::test(),
         Verb::Lint => lint::lint()?,
         Verb::Ci => return ci::ci(),

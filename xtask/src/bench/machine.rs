@@ -1,7 +1,6 @@
 //! The machine: what it is, and the one setting of it that is changed and put back.
 
 use std::fs::{self, File};
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -51,7 +50,10 @@ impl Drop for Congestion {
     fn drop(&mut self) {
         let restored = fs::write(SETTING, &self.before).and_then(|()| fs::remove_file(REMINDER));
         if let Err(error) = restored {
-            eprintln!("bench: cannot put {SETTING} = {} back: {error}", self.before);
+            eprintln!(
+                "bench: cannot put {SETTING} = {} back: {error}",
+                self.before
+            );
         }
     }
 }
@@ -67,13 +69,16 @@ pub fn raise_open_files() -> Result<u64> {
 /// What somebody who compares numbers must know.
 pub fn describe(congestion: &Congestion, used: &str, open_files: u64) -> Result<Value> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-    let commit = output(
-        Command::new("git")
-            .arg("-C")
-            .arg(workspace())
-            .args(["-c", "safe.directory=*", "describe", "--always", "--dirty"]),
-    );
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let commit = output(Command::new("git").arg("-C").arg(workspace()).args([
+        "-c",
+        "safe.directory=*",
+        "describe",
+        "--always",
+        "--dirty",
+    ]));
     Ok(json!({
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         "cpu": model.map(|model| model.trim_matches([' ', '\t', ':'])),
@@ -142,11 +147,6 @@ const SOCKET_SLABS: [&str; 3] = ["TCP", "sock_inode_cache", "filp"];
 const SETTING: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 const LOCK: &str = "/run/sni-router-bench.lock";
 const REMINDER: &str = "/run/sni-router-bench.congestion";
-
-/// Whether this machine has what socket memory is read from; only root may read it.
-pub fn knows_socket_memory() -> bool {
-    Path::new("/proc/slabinfo").exists()
-}
 
 #[cfg(test)]
 mod tests {

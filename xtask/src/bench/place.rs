@@ -79,7 +79,9 @@ fn path_of(name: &str) -> String {
 /// How many TCP sockets listen in the namespace of a process.
 fn listeners(process: &Path) -> usize {
     let table = fs::read_to_string(process.join("net/tcp")).unwrap_or_default();
-    let states = table.lines().filter_map(|line| line.split_whitespace().nth(3));
+    let states = table
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(3));
     // LISTEN (include/net/tcp_states.h).
     states.filter(|state| *state == "0A").count()
 }

@@ -1,0 +1,185 @@
+//! Results as people read them: Markdown, and what has changed since another run.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::load::{Load, Work};
+use super::rows::{Row, Rows};
+
+/// A table for each kind of work.
+pub fn markdown(rows: &Rows) -> String {
+    let mut text = String::new();
+    for load in rows.loads() {
+        let columns = columns(&load);
+        let heads: Vec<_> = columns.iter().map(|column| column.head).collect();
+        let _ = writeln!(text, "### {}\n\n{}\n", load.name, describe(&load));
+        let _ = writeln!(text, "| system | {} | errors |", heads.join(" | "));
+        let _ = writeln!(text, "| --- |{} ---: |", " ---: |".repeat(heads.len()));
+        for row in rows.of(&load) {
+            let cells: Vec<_> = columns.iter().map(|column| column.cell(row)).collect();
+            let name = match row.is_valid() {
+                true => row.system.key(),
+                false => format!("~~{}~~ (invalid)", row.system.key()),
+            };
+            let errors = row.errors();
+            let _ = writeln!(text, "| {name} | {} | {errors} |", cells.join(" | "));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// One line of what a load is.
+fn describe(load: &Load) -> String {
+    let (streams, size, hosts) = (load.streams, load.size, load.hosts);
+    let what = match load.work {
+        Work::Down => format!("{streams} long streams from the endpoint to the client"),
+        Work::Up => format!("{streams} long streams from the client to the endpoint"),
+        Work::Connect => format!("New connections, {streams} at a time, {size} bytes back, FIN"),
+        Work::Reset => format!("New connections, {streams} at a time, {size} bytes back, RST"),
+        Work::Exchange => format!("{size} bytes there and back, on {streams} connections"),
+        Work::Idle => format!("{streams} connections that do nothing"),
+    };
+    let reloaded = match load.setting {
+        super::load::Setting::Reloaded => "; the configuration changes every second",
+        _ => "",
+    };
+    format!("{what}; {hosts} hosts{reloaded}.")
+}
+
+struct Column {
+    key: &'static str,
+    head: &'static str,
+    digits: usize,
+}
+
+impl Column {
+    /// `12.3 (11.9–12.8)`: the median, and the spread where there are rounds to have one.
+    fn cell(&self, row: &Row) -> String {
+        let digits = self.digits;
+        let Some(median) = row.median(self.key) else {
+            return "–".to_owned();
+        };
+        let scale = if self.head.ends_with('%') { 100.0 } else { 1.0 };
+        match row.spread(self.key) {
+            Some((least, most)) if least < most => format!(
+                "{:.digits$} ({:.digits$}–{:.digits$})",
+                median * scale,
+                least * scale,
+                most * scale
+            ),
+            _ => format!("{:.digits$}", median * scale),
+        }
+    }
+}
+
+fn columns(load: &Load) -> Vec<Column> {
+    let column = |key, head, digits| Column { key, head, digits };
+    let mut columns = match load.work {
+        Work::Down | Work::Up => vec![
+            column("cpu_s_per_gb", "CPU s/GB", 2),
+            column("gbps", "Gbit/s", 1),
+        ],
+        Work::Connect | Work::Reset => vec![
+            column("conns_per_s", "connections/s", 0),
+            column("cpu_us_per_conn", "CPU µs each", 0),
+        ],
+        Work::Exchange => vec![
+            column("ops_per_s", "exchanges/s", 0),
+            column("cpu_us_per_op", "CPU µs each", 1),
+        ],
+        Work::Idle => {
+            return vec![
+                column("bytes_per_conn", "bytes each", 0),
+                column("rss_bytes_per_conn", "of these RSS", 0),
+                column("socket_bytes_per_conn", "sockets", 0),
+                column("bpf_bytes_per_conn", "BPF maps", 0),
+                column("bpf_bytes", "BPF maps in all", 0),
+                column("fds_per_conn", "descriptors each", 1),
+            ];
+        }
+    };
+    if !matches!(load.work, Work::Down | Work::Up) {
+        columns.push(column("p50_us", "p50 µs", 0));
+        columns.push(column("p99_us", "p99 µs", 0));
+        columns.push(column("p999_us", "p99.9 µs", 0));
+    }
+    columns.push(column("client_cpu_share", "client's CPU %", 0));
+    columns.push(column("endpoint_cpu_share", "endpoint's CPU %", 0));
+    columns
+}
+
+/// What has changed against an earlier run: the result that matters most of each row of both.
+pub fn difference(rows: &Rows, baseline: &Value) -> String {
+    let before = baseline["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut text = String::new();
+    for load in rows.loads() {
+        for row in rows.of(&load) {
+            let same = before.iter().find(|old| {
+                old["system"] == row.system.name
+                    && old["datapath"] == row.system.datapath
+                    && old["load"] == load.name
+                    && old["params"] == load.params()
+                    && old["valid"] == true
+            });
+            let name = format!("{:24} {:28}", row.system.key(), load.name);
+            for column in columns(&load)
+                .iter()
+                .filter(|column| !column.head.ends_with('%'))
+            {
+                let old = same.and_then(|old| old[column.key].as_f64());
+                let (Some(old), Some(new)) = (old.filter(|old| *old > 0.0), row.median(column.key))
+                else {
+                    continue;
+                };
+                let percent = 100.0 * (new / old - 1.0);
+                let _ = writeln!(
+                    text,
+                    "{name} {:>16} {old:12.2} → {new:12.2} {percent:+7.1} %",
+                    column.head
+                );
+            }
+        }
+    }
+    match text.is_empty() {
+        true => "the baseline has no row of these systems and loads\n".to_owned(),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::rows::tests::some;
+    use crate::bench::system::System;
+
+    #[test]
+    fn table_shows_medians_spreads_and_invalid_rows() {
+        let mut rows = some();
+        let load = rows.loads()[0];
+        rows.spoil(&System::imagined("nginx", "copy"), &load, "x".to_owned());
+        let text = markdown(&rows);
+        assert!(
+            text.contains("| sni-router/sockmap | 0.50 (0.40–0.60) | – |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| ~~nginx/copy~~ (invalid) | 2.00 |"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn difference_is_of_rows_that_both_runs_have() {
+        let rows = some();
+        let mut old = serde_json::json!({ "rows": rows.json() });
+        old["rows"][1]["cpu_s_per_gb"] = 1.0.into();
+        old["rows"][2]["params"]["hosts"] = 11.into();
+        let text = difference(&rows, &old);
+        let line = text.lines().find(|line| line.contains("sockmap")).unwrap();
+        assert!(line.ends_with("1.00 →         0.50   -50.0 %"), "{line}");
+        assert!(!text.contains("envoy"));
+        assert!(difference(&rows, &serde_json::json!({})).contains("no row"));
+    }
+}
