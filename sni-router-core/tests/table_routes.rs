@@ -94,14 +94,14 @@ fn listener_is_the_one_with_the_vip_before_the_one_with_every_address() {
     ] {
         let found = table
             .listener(local.parse().unwrap())
-            .map(|l| l.key.name.as_str());
+            .map(|l| l.front.key.name.as_str());
         assert_eq!(found, expected, "{local}");
     }
     let mut scoped: std::net::SocketAddrV6 = "[2001:db8::1]:443".parse().unwrap();
     scoped.set_scope_id(3);
     scoped.set_flowinfo(7);
     assert_eq!(
-        table.listener(SocketAddr::V6(scoped)).unwrap().key.name,
+        table.listener(SocketAddr::V6(scoped)).unwrap().front.key.name,
         "one"
     );
 }

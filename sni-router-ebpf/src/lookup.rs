@@ -37,17 +37,17 @@ pub fn steer(ctx: &SkLookupContext) -> Steer {
 }
 
 /// Local address and port, and which listening socket suits; `None` unless it is TCP over IP.
+#[allow(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "context access"
+)]
 fn local(ctx: &SkLookupContext) -> Option<([u8; 16], u16, u32)> {
     let lookup: *const bpf_sk_lookup = ctx.lookup;
     // Every field is loaded before any is looked at, and volatile: the verifier takes loads of
     // whole fields at fixed offsets only, and the compiler likes to merge the loads of two
     // branches into one through a computed pointer.
     // SAFETY: the context is valid while the program runs.
-    #[allow(
-        unsafe_code,
-        clippy::multiple_unsafe_ops_per_block,
-        reason = "context access"
-    )]
     let (protocol, family, port, v4, v6) = unsafe {
         (
             (&raw const (*lookup).protocol).read_volatile(),

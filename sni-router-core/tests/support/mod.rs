@@ -67,7 +67,7 @@ pub fn describe(table: &RouteTable) -> String {
         writeln!(
             text,
             "{} {:?} {}",
-            listener.key, listener.vips, listener.port
+            listener.front.key, listener.front.vips, listener.front.port
         )
         .unwrap();
         for route in listener.routes() {

@@ -1,7 +1,7 @@
 //! The connection path: accept → hello → route → connect → carry → close.
 //!
 //! One type a phase, each consumed by the next, each with its own deadline. How a connection
-//! ended is a [`CloseReason`], recorded exactly once by the guard that every connection holds.
+//! ended is a [`reason::CloseReason`], recorded exactly once by the guard that every connection holds.
 //!
 //! This module knows sockets and the route table; it does not know where the table comes from,
 //! what a datapath does, or who counts.

@@ -34,7 +34,7 @@ impl Drop for Entry {
 /// A connection that did not enter.
 pub(super) enum Outside {
     /// Somebody else may carry it.
-    Refused(Refused),
+    Refused(Box<Refused>),
     /// It is over.
     Ended(End),
 }
@@ -104,7 +104,7 @@ fn drained(mut pair: Pair) -> Result<Pair, Outside> {
         if written < read {
             pair.unsent = buffer[written..read].to_vec();
             let decline = Decline::SlowEndpoint;
-            return Err(Outside::Refused(Refused { pair, decline }));
+            return Err(Outside::Refused(Box::new(Refused { pair, decline })));
         }
     }
 }
@@ -178,7 +178,7 @@ fn give_back(
         unsent: Vec::new(),
         mapped,
     };
-    Outside::Refused(Refused { pair, decline })
+    Outside::Refused(Box::new(Refused { pair, decline }))
 }
 
 fn decline(error: &io::Error) -> Decline {

@@ -81,7 +81,7 @@ impl Datapath for Sockmap {
             };
             match entry::enter(&self.maps, slots, pair) {
                 Ok(carried) => Ok(carried.run(limits, traffic).await),
-                Err(Outside::Refused(refused)) => Err(refused),
+                Err(Outside::Refused(refused)) => Err(*refused),
                 Err(Outside::Ended(end)) => Ok(end),
             }
         })
