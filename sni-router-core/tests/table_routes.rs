@@ -101,7 +101,12 @@ fn listener_is_the_one_with_the_vip_before_the_one_with_every_address() {
     scoped.set_scope_id(3);
     scoped.set_flowinfo(7);
     assert_eq!(
-        table.listener(SocketAddr::V6(scoped)).unwrap().front.key.name,
+        table
+            .listener(SocketAddr::V6(scoped))
+            .unwrap()
+            .front
+            .key
+            .name,
         "one"
     );
 }
