@@ -119,12 +119,15 @@ impl Load {
             value.with_context(|| format!("the generator tells no {key}: {report}"))
         };
         let mut results = BTreeMap::new();
+        if self.work == Work::Idle {
+            return Ok(results);
+        }
         let (elapsed, cpu) = (number("elapsed_s")?, number("machine_cpu_s")?);
         let mut set = |key: &str, value: f64| {
             results.insert(key.to_owned(), value);
         };
         match self.work {
-            Work::Idle => return Ok(results),
+            Work::Idle => {}
             Work::Down | Work::Up => {
                 let bytes = number("bytes")?;
                 set("gbps", bytes * 8.0 / 1e9 / elapsed);

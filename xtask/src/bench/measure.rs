@@ -80,11 +80,12 @@ impl<'a> Bench<'a> {
         Ok(outcome)
     }
 
-    /// How many connections were carried otherwise than asked for; only sni-router tells.
-    pub fn carried_otherwise(&self) -> Result<u64> {
+    /// The part of the connections that were carried otherwise than asked for; only sni-router
+    /// tells.
+    pub fn carried_otherwise(&self) -> Result<f64> {
         match self.system.name {
             "sni-router" => system::carried_otherwise(&self.place.lab, self.system.datapath),
-            _ => Ok(0),
+            _ => Ok(0.0),
         }
     }
 

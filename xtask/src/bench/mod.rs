@@ -122,7 +122,9 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     if let Some(baseline) = &baseline {
         println!("{}", table::difference(&rows, baseline));
     }
-    rows.wrongs().for_each(|wrong| println!("INVALID: {wrong}"));
+    for wrong in rows.wrongs() {
+        println!("INVALID: {wrong}");
+    }
     Ok(match rows.are_valid() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -256,20 +258,16 @@ impl Plan {
                 rows.spoil(system, load, format!("{error:#}"));
             }
         }
-        match bench.carried_otherwise() {
-            Ok(0) => {}
-            Ok(count) => {
-                let why = format!("another datapath has carried {count} connections");
-                loads
-                    .iter()
-                    .for_each(|load| rows.spoil(system, load, why.clone()));
-            }
-            Err(error) => {
-                let why = format!("its metrics: {error:#}");
-                loads
-                    .iter()
-                    .for_each(|load| rows.spoil(system, load, why.clone()));
-            }
+        let why = match bench.carried_otherwise() {
+            // Connections that clients end before they are carried are left to another datapath:
+            // those that were under way when a load ended.
+            Ok(share) if share < 0.01 => None,
+            Ok(share) => Some(format!("{:.1} % were carried otherwise", share * 100.0)),
+            Err(error) => Some(format!("its metrics: {error:#}")),
+        };
+        if let Some(why) = why {
+            let spoil = |load: &&Load| rows.spoil(system, load, why.clone());
+            loads.iter().for_each(spoil);
         }
         bench.place.lab.remove()
     }

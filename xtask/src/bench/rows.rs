@@ -97,12 +97,19 @@ impl Rows {
         !self.0.is_empty() && self.0.iter().all(Row::is_valid)
     }
 
-    /// What makes rows invalid, a line each.
-    pub fn wrongs(&self) -> impl Iterator<Item = String> {
-        self.0.iter().flat_map(|row| {
-            let wrongs = row.wrong.iter();
-            wrongs.map(|wrong| format!("{}, {}: {wrong}", row.system.key(), row.load.name))
-        })
+    /// What makes rows invalid, a line each: the loads, the system and the reason.
+    pub fn wrongs(&self) -> Vec<String> {
+        let mut loads: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
+        for row in &self.0 {
+            for wrong in &row.wrong {
+                let key = (row.system.key(), wrong.as_str());
+                loads.entry(key).or_default().push(row.load.name);
+            }
+        }
+        let lines = loads.into_iter();
+        let lines = lines
+            .map(|((system, wrong), loads)| format!("{system}, {}: {wrong}", loads.join(", ")));
+        lines.collect()
     }
 
     /// The loads that were measured, in order.
@@ -272,10 +279,7 @@ pub mod tests {
         );
         assert!(!rows.are_valid());
         assert_eq!(rows.best_peer(&load).unwrap().system.name, "nginx");
-        assert_eq!(
-            rows.wrongs().collect::<Vec<_>>(),
-            ["envoy/copy, down-4: bytes"]
-        );
+        assert_eq!(rows.wrongs(), ["envoy/copy, down-4: bytes"]);
         assert!(!Rows::default().are_valid());
     }
 }

@@ -209,25 +209,32 @@ pub fn processes(lab: &Lab) -> Result<Vec<u32>> {
     Ok(pids.collect())
 }
 
-/// How many connections sni-router has carried otherwise than by this datapath.
-pub fn carried_otherwise(lab: &Lab, datapath: &str) -> Result<u64> {
+/// The part of sni-router's connections that another datapath than this one has carried.
+pub fn carried_otherwise(lab: &Lab, datapath: &str) -> Result<f64> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--fail", "--max-time", "10", "--unix-socket"]);
     curl.arg(lab.dir().join("admin.sock"))
         .arg("http://router/metrics");
-    Ok(count_others(&output(&mut curl)?, datapath))
+    let (others, all) = count(&output(&mut curl)?, datapath);
+    Ok(others as f64 / all.max(1) as f64)
 }
 
-fn count_others(metrics: &str, datapath: &str) -> u64 {
-    let is_other = |line: &&str| {
+/// Connections carried by another datapath than this one, and by any.
+fn count(metrics: &str, datapath: &str) -> (u64, u64) {
+    let carried = metrics.lines().filter(|line| {
         line.starts_with("sni_router_connections_closed_total{")
             && !line.contains("datapath=\"none\"")
-            && !line.contains(&format!("datapath=\"{datapath}\""))
-    };
-    let lines = metrics.lines().filter(is_other);
-    lines
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
+    });
+    let (mut others, mut all) = (0, 0);
+    for line in carried {
+        let number = line.rsplit(' ').next();
+        let number: u64 = number.and_then(|number| number.parse().ok()).unwrap_or(0);
+        all += number;
+        if !line.contains(&format!("datapath=\"{datapath}\"")) {
+            others += number;
+        }
+    }
+    (others, all)
 }
 
 /// The end of what the system has logged.
@@ -267,7 +274,7 @@ mod tests {
                        sni_router_connections_closed_total{listener=\"a/b\",reason=\"done\",datapath=\"sockmap\"} 4\n\
                        sni_router_connections_closed_total{listener=\"\",reason=\"lost\",datapath=\"none\"} 5\n\
                        sni_router_connections_active{datapath=\"userspace\"} 6\n";
-        assert_eq!(count_others(metrics, "sockmap"), 3);
-        assert_eq!(count_others(metrics, "userspace"), 4);
+        assert_eq!(count(metrics, "sockmap"), (3, 7));
+        assert_eq!(count(metrics, "userspace"), (4, 7));
     }
 }
