@@ -12,35 +12,19 @@ use crate::carry::{Direction, End, Limits, Traffic};
 use crate::datapath::bpf::StreamView;
 use crate::datapath::clock::limits_reached;
 
-/// A connection whose sockets are in the map.
-///
-/// Fields are dropped in the order they are declared: the sockets are closed, which takes them out
-/// of the map, and only then are the slots free for others.
+/// A connection in the map.
 pub(super) struct Carried {
     pub(super) up: Flow,
     pub(super) down: Flow,
-    pub(super) client: Side,
-    pub(super) endpoint: Side,
-    pub(super) entry: Entry,
+    pub(super) sockets: Sockets,
 }
 
 impl Carried {
     /// Carries to the end.
-    pub(super) async fn run(self, limits: &Limits, traffic: &Traffic) -> End {
-        let Self {
-            mut up,
-            mut down,
-            client,
-            endpoint,
-            entry,
-        } = self;
-        let sockets = Sockets {
-            client,
-            endpoint,
-            entry,
-        };
+    pub(super) async fn run(mut self, limits: &Limits, traffic: &Traffic) -> End {
+        let sockets = &self.sockets;
         let end = tokio::select! {
-            end = sockets.carry(&mut up, &mut down) => end,
+            end = sockets.carry(&mut self.up, &mut self.down) => end,
             end = limits_reached(limits, || sockets.progress(traffic)) => end,
         };
         sockets.report(traffic);
@@ -53,11 +37,14 @@ impl Carried {
     }
 }
 
-/// The parts of a connection that both directions look at.
-struct Sockets {
-    client: Side,
-    endpoint: Side,
-    entry: Entry,
+/// The two sockets, and what they hold of the maps.
+///
+/// Fields are dropped in the order they are declared: the sockets are closed, which takes them out
+/// of the map, and only then are the slots free for others.
+pub(super) struct Sockets {
+    pub(super) client: Side,
+    pub(super) endpoint: Side,
+    pub(super) entry: Entry,
 }
 
 impl Sockets {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::Maps;
-use super::carried::Carried;
+use super::carried::{Carried, Sockets};
 use super::flow::Flow;
 use super::hangup;
 use super::side::{Side, abort};
@@ -63,9 +63,11 @@ pub(super) fn enter(maps: &Arc<Maps>, slots: SlotPair, pair: Pair) -> Result<Car
         Ok((up, down)) => Ok(Carried {
             up,
             down,
-            client,
-            endpoint,
-            entry,
+            sockets: Sockets {
+                client,
+                endpoint,
+                entry,
+            },
         }),
         Err(error) => {
             debug!(%error, "a socket was not taken into the map");
