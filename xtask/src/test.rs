@@ -100,9 +100,14 @@ fn count(command: &mut Command, totals: &mut Totals) -> Result<()> {
     Ok(())
 }
 
-/// Builds the integration tests and the router they start, and gives the test programs.
+/// Builds the integration tests and the programs that they start, and gives the tests.
 fn build_integration() -> Result<Vec<PathBuf>> {
-    command::run(cargo().args(["build", "--package", "sni-router"]))?;
+    let mut build = cargo();
+    build.arg("build");
+    for package in ["sni-router", "sni-router-bench", "xtask"] {
+        build.args(["--package", package]);
+    }
+    command::run(&mut build)?;
     let mut command = cargo();
     command.args(["test", "--package", INTEGRATION, "--no-run", "--quiet"]);
     let messages = command::output(command.arg("--message-format=json"))?;
