@@ -3,10 +3,9 @@
 //! A socket that has already been closed cannot enter a sock map any more, so here a connection may
 //! be declined for that reason, and be carried in userspace.
 
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 
 use rstest::rstest;
-use sni_router_tests::access::Access;
 use sni_router_tests::bulk::Pattern;
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, reset, try_accept, write};
@@ -18,15 +17,8 @@ use sni_router_tests::wait::SOON;
 /// Enough to meet the hand-over before, during and after it.
 const ROUNDS: usize = 200;
 
-/// The record of a connection that the datapath under test may have declined.
-fn access(rig: &Rig, datapath: Datapath, client: SocketAddr) -> Access {
-    let access = rig.router.log().access_of(client, SOON);
-    assert!(
-        access.datapath == datapath.name() || access.declined == "not_established",
-        "{access:?}"
-    );
-    access
-}
+/// Why a connection may be declined here.
+const DECLINED: [&str; 1] = ["not_established"];
 
 /// The endpoint answers only after it has seen the client's FIN, which comes right behind the hello.
 #[rstest]
@@ -48,7 +40,7 @@ fn answer_to_a_client_that_has_already_ended_arrives(#[case] datapath: Datapath)
         let (answer, end) = read_to_end(&client, SOON);
         assert_eq!(end, End::Fin, "round {round}");
         assert!(answer == request, "round {round}: {} bytes", answer.len());
-        let access = access(&rig, datapath, client.local_addr().expect("a socket"));
+        let access = rig.access_unless(client.local_addr().expect("a socket"), &DECLINED);
         assert_eq!(access.reason, "done", "{access:?}");
         assert_eq!(access.bytes_up, request.len() as u64, "{access:?}");
         assert_eq!(access.bytes_down, request.len() as u64, "{access:?}");
@@ -78,7 +70,7 @@ fn last_words_of_an_endpoint_that_closes_at_once_arrive(#[case] datapath: Datapa
         let address = client.local_addr().expect("a socket");
         drop(client);
         assert_eq!(read_to_end(&server, SOON), (Vec::new(), End::Fin));
-        let access = access(&rig, datapath, address);
+        let access = rig.access_unless(address, &DECLINED);
         assert_eq!(access.reason, "done", "{access:?}");
         assert_eq!(access.bytes_down, words.len() as u64, "{access:?}");
     }
@@ -103,7 +95,7 @@ fn endpoint_that_resets_at_once_is_a_reset_or_a_failed_endpoint(#[case] datapath
             assert_eq!(answer[..], [0x15, 3, 3, 0, 2, 2, 80], "round {round}");
             continue;
         }
-        let record = access(&rig, datapath, address);
+        rig.assert_carried(&record, &DECLINED);
         assert_eq!((answer, end), (Vec::new(), End::Reset), "round {round}");
         assert_eq!(record.reason, "endpoint_reset", "{record:?}");
     }

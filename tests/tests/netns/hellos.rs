@@ -15,13 +15,18 @@ use sni_router_tests::wait::SOON;
 /// Ends both sides, once the datapath has taken over, and checks the record: `up` bytes went to
 /// the endpoint.
 fn finish(rig: &Rig, client: TcpStream, server: TcpStream, up: usize) {
+    finish_unless(rig, client, server, up, &[]);
+}
+
+/// The same where the datapath may decline for one of these reasons.
+fn finish_unless(rig: &Rig, client: TcpStream, server: TcpStream, up: usize, declined: &[&str]) {
     let address = client.local_addr().expect("a connected socket");
     write(&server, b"!");
     assert_eq!(read_exactly(&client, 1, SOON), b"!");
     drop(client);
     assert_eq!(read_to_end(&server, SOON), (Vec::new(), End::Fin));
     drop(server);
-    let access = rig.access(address);
+    let access = rig.access_unless(address, declined);
     assert_eq!(access.reason, "done", "{access:?}");
     assert_eq!(access.bytes_up, up as u64, "{access:?}");
 }
@@ -100,7 +105,14 @@ fn data_behind_the_hello_arrives_in_order(#[case] datapath: Datapath) {
         let got = read_exactly(&server, all.len(), SOON);
         assert!(got == all, "round {round}: bytes were lost or moved");
         thread.join().expect("the sender");
-        finish(&rig, client, server, all.len());
+        // More than the endpoint's socket takes at once must be copied, which `sockmap` leaves to
+        // `userspace`.
+        let declined: &[&str] = if behind > 64 * 1024 {
+            &["slow_endpoint"]
+        } else {
+            &[]
+        };
+        finish_unless(&rig, client, server, all.len(), declined);
     }
 }
 
