@@ -87,7 +87,7 @@ pub enum Decline {
     KernelRefused,
     /// A socket was closed or reset before it could be handed over.
     NotEstablished,
-    /// The endpoint does not take what the client has sent already.
+    /// The client sends faster than the endpoint takes it, before anything was handed over.
     SlowEndpoint,
 }
 

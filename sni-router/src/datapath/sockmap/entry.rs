@@ -89,7 +89,7 @@ pub(super) fn enter(maps: &Arc<Maps>, slots: SlotPair, pair: Pair) -> Result<Car
 /// once holds no such buffer. The endpoint's socket has never been read from.
 fn drained(mut pair: Pair) -> Result<Pair, Outside> {
     let mut buffer = [0; DRAIN_BYTES];
-    loop {
+    for _ in 0..DRAIN_ROUNDS {
         let read = match pair.client.try_read(&mut buffer) {
             // A FIN can be read again by whoever comes next. An error cannot, and must not be lost.
             Ok(0) => return Ok(pair),
@@ -105,10 +105,11 @@ fn drained(mut pair: Pair) -> Result<Pair, Outside> {
         pair.forwarded += written as u64;
         if written < read {
             pair.unsent = buffer[written..read].to_vec();
-            let decline = Decline::SlowEndpoint;
-            return Err(Outside::Refused(Box::new(Refused { pair, decline })));
+            break;
         }
     }
+    let decline = Decline::SlowEndpoint;
+    Err(Outside::Refused(Box::new(Refused { pair, decline })))
 }
 
 fn cut(pair: &Pair, end: End) -> Outside {
@@ -195,3 +196,6 @@ fn decline(error: &io::Error) -> Decline {
 const SYN: u64 = 1;
 
 const DRAIN_BYTES: usize = 4096;
+
+/// A client that has sent more than this behind its hello, and goes on, would hold the thread.
+const DRAIN_ROUNDS: usize = 64;

@@ -213,7 +213,7 @@ async fn both(
 ) -> io::Result<End> {
     let (_keep, shutdown) = watch::channel(false);
     let limits = Limits {
-        idle: DEADLINE,
+        idle: STUCK,
         max_duration: None,
         shutdown,
     };
@@ -278,4 +278,7 @@ const PERIOD: usize = 64 * 1024;
 const QUEUED: usize = 16 * 1024;
 const BULK: usize = 64 << 20;
 const SLOW: Duration = Duration::from_millis(30);
-const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Without a byte in this time they are stuck; a busy host may well take longer in all.
+const STUCK: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(60);
