@@ -70,7 +70,8 @@ fn process(pid: &str) -> Result<Duration> {
 /// Work that went wrong, by what went wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Errors {
-    /// Connections that were refused or reset before the first byte of the endpoint.
+    /// Connections that were refused, also by an alert, or reset before the first byte of the
+    /// endpoint.
     pub refused: u64,
     /// Connections that ended before all was said.
     pub lost: u64,

@@ -123,6 +123,10 @@ impl Place {
             match poll::read(&self.socket, &mut client.buffer)? {
                 Read::Nothing => return Ok(Step::Wait),
                 Read::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // RFC 8446, 6: the router wants none of it.
+                Read::Bytes([ALERT, 3, _, 0, 2, _, _]) if self.received == 0 => {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
                 Read::Bytes(bytes) => {
                     if self.received == 0 {
                         meter.did(self.began.elapsed());
@@ -137,6 +141,9 @@ impl Place {
         Ok(Step::Done)
     }
 }
+
+/// The type of a TLS record.
+const ALERT: u8 = 21;
 
 enum Step {
     Wait,

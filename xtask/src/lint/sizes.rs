@@ -8,6 +8,7 @@ use super::sources;
 /// error: now and then a long file is the clearest.
 pub fn warn() -> Result<()> {
     for dir in [
+        "bench",
         "sni-router",
         "sni-router-common",
         "sni-router-core",
