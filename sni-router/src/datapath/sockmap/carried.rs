@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::entry::Entry;
@@ -55,11 +56,11 @@ impl Sockets {
             if let Some(end) = self.look(up, down) {
                 return end;
             }
-            let busy = match (
+            let step = match (
                 up.step(&self.client, &self.endpoint, self.up()),
                 down.step(&self.endpoint, &self.client, self.down()),
             ) {
-                (Ok(up), Ok(down)) => up == Step::Busy || down == Step::Busy,
+                (Ok(up), Ok(down)) => up.max(down),
                 (Err(Failed::Overrun), _) | (_, Err(Failed::Overrun)) => return End::Failed,
                 (Err(Failed::Source), _) | (_, Err(Failed::Sink)) => return End::ClientReset,
                 (Err(Failed::Sink), _) | (_, Err(Failed::Source)) => return End::EndpointReset,
@@ -68,14 +69,17 @@ impl Sockets {
                 return End::Done;
             }
             let changed = self.entry.slots.changed();
-            if !busy {
-                pause = SHORTEST_PAUSE;
-                changed.notified().await;
-                continue;
-            }
-            tokio::select! {
-                () = changed.notified() => {}
-                () = sleep(pause) => {}
+            match step {
+                Step::Waiting => {
+                    pause = SHORTEST_PAUSE;
+                    changed.notified().await;
+                    continue;
+                }
+                Step::Busy => tokio::select! {
+                    () = changed.notified() => {}
+                    () = sleep(pause) => {}
+                },
+                Step::Now => yield_now().await,
             }
             let before = std::mem::replace(&mut moved, self.moved());
             pause = if moved == before {

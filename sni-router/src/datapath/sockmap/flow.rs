@@ -32,13 +32,16 @@ enum State {
     Finished,
 }
 
-/// Whether a direction must be looked at again soon, or only when something happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// When a direction must be looked at again. In this order of urgency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     /// An event will tell.
     Waiting,
     /// Something is under way of which no event will tell.
     Busy,
+    /// There is more to do now. The sooner a direction has caught up with what was passed up, the
+    /// sooner the kernel moves its bytes again.
+    Now,
 }
 
 /// A socket failed. Whose it is decides who is said to have reset the connection.
@@ -85,13 +88,10 @@ impl Flow {
         }
         let mut step = Step::Waiting;
         if stream.passed() != stream.consumed() {
-            self.copy(source, sink, stream)?;
-            // Also when all is copied: an event that was to tell of more may have been written
-            // before the program saw what we consumed.
-            step = Step::Busy;
+            step = self.copy(source, sink, stream)?;
         }
         if self.state == State::Draining {
-            return self.drain(source, sink, stream);
+            return Ok(step.max(self.drain(source, sink, stream)?));
         }
         if stream.redirected() >= self.notify_at && stream.passed() == stream.consumed() {
             self.grant(sink, stream)?;
@@ -121,7 +121,7 @@ impl Flow {
     ///
     /// Up to what was passed at the start and no further: until all of that is consumed the program
     /// redirects nothing, so nothing of it can come after a redirected byte.
-    fn copy(&mut self, source: &Side, sink: &Side, stream: StreamView<'_>) -> Result<(), Failed> {
+    fn copy(&mut self, source: &Side, sink: &Side, stream: StreamView<'_>) -> Result<Step, Failed> {
         let passed = stream.passed();
         let redirected = stream.redirected();
         if passed - stream.consumed() > MOST_PASSED {
@@ -132,23 +132,25 @@ impl Flow {
         self.notify_at = redirected;
         let written = sink.written_since().map_err(|_| Failed::Sink)?;
         if written < redirected + stream.consumed() {
-            return Ok(());
+            return Ok(Step::Busy);
         }
         let upto = passed.min(stream.consumed() + COPIED_AT_ONCE);
         while stream.consumed() < upto {
             let most = upto - stream.consumed();
             if self.rest.is_empty() && !self.read(source, most)? {
-                return Ok(());
+                return Ok(Step::Busy);
             }
             let took = match (&sink.socket).write(&self.rest) {
                 Ok(took) => took,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Busy),
                 Err(_) => return Err(Failed::Sink),
             };
             self.rest.drain(..took);
             stream.consume(stream.consumed() + took as u64);
         }
-        Ok(())
+        // Also when all is copied: an event that was to tell of more may have been written before
+        // the program saw what we consumed.
+        Ok(Step::Now)
     }
 
     /// Reads at most `most` bytes into the rest; false if nothing is there to read.
