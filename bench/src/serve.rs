@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, accept_with, bind, listen, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, accept_with, bind, getsockname, listen, sockopt};
 
 use crate::order::{self, Order};
 use crate::pattern::{CHUNK, Cursor, Table};
@@ -26,32 +26,16 @@ pub struct Args {
 
 /// Serves until the process is ended.
 pub fn serve(args: &Args) -> Result<()> {
-    let mut server = Server {
-        poll: Poll::new()?,
-        listeners: Vec::new(),
-        connections: Vec::new(),
-        free: Vec::new(),
-        table: Table::new(),
-        buffer: poll::buffer(CHUNK),
-    };
+    let mut server = Server::new()?;
     for at in &args.listen {
-        server
-            .listen(*at)
-            .with_context(|| format!("listen on {at}"))?;
+        let listening = server.listen(*at);
+        listening.with_context(|| format!("listen on {at}"))?;
     }
-    loop {
-        let count = server.poll.wait(Duration::from_secs(3600))?;
-        for index in 0..count {
-            let (number, ready) = server.poll.ready(index);
-            match number.checked_sub(server.listeners.len()) {
-                None => server.accept(number)?,
-                Some(slot) => server.go_on(slot, ready),
-            }
-        }
-    }
+    server.run()
 }
 
-struct Server {
+/// The endpoint.
+pub struct Server {
     poll: Poll,
     /// They have the first numbers of `poll`.
     listeners: Vec<OwnedFd>,
@@ -64,7 +48,35 @@ struct Server {
 }
 
 impl Server {
-    fn listen(&mut self, at: SocketAddr) -> Result<()> {
+    /// One that listens nowhere yet.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            poll: Poll::new()?,
+            listeners: Vec::new(),
+            connections: Vec::new(),
+            free: Vec::new(),
+            table: Table::new(),
+            buffer: poll::buffer(CHUNK),
+        })
+    }
+
+    /// Serves; returns only after an error.
+    pub fn run(&mut self) -> Result<()> {
+        loop {
+            let count = self.poll.wait(Duration::from_secs(3600))?;
+            for index in 0..count {
+                let (number, ready) = self.poll.ready(index);
+                match number.checked_sub(self.listeners.len()) {
+                    None => self.accept(number)?,
+                    Some(slot) => self.go_on(slot, ready),
+                }
+            }
+        }
+    }
+
+    /// Listens at an address; says which, where the port is 0. Before any connection: the first
+    /// numbers are the listeners'.
+    pub fn listen(&mut self, at: SocketAddr) -> Result<SocketAddr> {
         let socket = poll::tcp(match at {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -75,8 +87,9 @@ impl Server {
         bind(&socket, &at)?;
         listen(&socket, BACKLOG)?;
         self.poll.add(&socket, self.listeners.len(), Ready::IN)?;
+        let at = getsockname(&socket)?.try_into()?;
         self.listeners.push(socket);
-        Ok(())
+        Ok(at)
     }
 
     /// Accepts what waits, a bounded number at once so that connections get their turn.

@@ -85,15 +85,19 @@ enum Close {
 
 /// Loads, and prints what was measured.
 pub fn load(args: &Args) -> Result<()> {
-    let report = match args.kind {
-        Kind::Down => bulk::down(&mut Client::new(args)?),
-        Kind::Up => bulk::up(&mut Client::new(args)?),
-        Kind::Connect => connect::run(&mut Client::new(args)?),
-        Kind::Exchange => exchange::run(&mut Client::new(args)?),
-        Kind::Idle => idle::run(&mut Client::new(args)?),
-    };
-    println!("{}", report?);
+    println!("{}", measure(args)?);
     Ok(())
+}
+
+fn measure(args: &Args) -> Result<Value> {
+    let mut client = Client::new(args)?;
+    match args.kind {
+        Kind::Down => bulk::down(&mut client),
+        Kind::Up => bulk::up(&mut client),
+        Kind::Connect => connect::run(&mut client),
+        Kind::Exchange => exchange::run(&mut client),
+        Kind::Idle => idle::run(&mut client),
+    }
 }
 
 /// What every load works with.
@@ -200,3 +204,6 @@ fn broken(error: &anyhow::Error) -> Value {
 /// How often loads look whether their time is over, at least.
 const TICK: Duration = Duration::from_millis(50);
 const WRONG_BYTES: &str = "wrong bytes from the endpoint";
+
+#[cfg(test)]
+mod tests;
