@@ -193,7 +193,7 @@ fn drain_does_not_wait_for_incomplete_hellos_beyond_their_limit(#[case] datapath
 }
 
 /// The VIPs of the lab that the router's namespace has routes to itself for.
-fn claimed(rig: &Rig) -> BTreeSet<String> {
+pub(super) fn claimed(rig: &Rig) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for family in ["-4", "-6"] {
         let ns = &rig.lab.net.router;

@@ -5,6 +5,7 @@
 //! that this datapath carried it.
 
 mod admin;
+mod adversity;
 mod bulk;
 mod choice;
 mod cli;
