@@ -14,14 +14,18 @@ pub enum Order {
     Answer(u32),
     /// Sends until the end.
     Down,
-    /// Checks what comes; after FIN it answers with [`Verdict`].
+    /// Checks what comes, and answers every [`UNIT`] bytes with a [`Receipt`].
     Up,
     /// Answers every so many bytes with as many.
     Echo(u32),
 }
 
-/// What the endpoint says at the end of [`Order::Up`]: the bytes it got, all of them right.
-pub type Verdict = [u8; 8];
+/// What the endpoint says in [`Order::Up`]: the bytes it got so far, rounded down to [`UNIT`], all
+/// of them right. Not at the end of the stream, since some routers do not pass on a FIN as such.
+pub type Receipt = [u8; 8];
+
+/// There is a receipt for every so many bytes.
+pub const UNIT: u64 = 1 << 22;
 
 /// A hello that is filled in again for every connection.
 pub struct Template {

@@ -247,12 +247,18 @@ impl Connection {
                 let size = u64::from(size.max(1));
                 self.owed += (self.received / size - before / size) * size;
             }
-            Some(Order::Up) | None => {}
-            Some(Order::Answer(_) | Order::Down) => {
-                if !bytes.is_empty() {
-                    bail!("{} bytes from a client that has none to send", bytes.len());
+            Some(Order::Up) => {
+                let units = self.received / order::UNIT;
+                if units > before / order::UNIT {
+                    let receipt: order::Receipt = (units * order::UNIT).to_le_bytes();
+                    // The client reads them as they come: there is room.
+                    poll::write(&self.socket, &receipt)?;
                 }
             }
+            Some(Order::Answer(_) | Order::Down) if !bytes.is_empty() => {
+                bail!("{} bytes from a client that has none to send", bytes.len());
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -289,16 +295,9 @@ impl Connection {
 
     /// The client's FIN.
     fn end(&mut self) -> Result<bool> {
-        match self.order {
-            // A client that had no time left to greet.
-            None if self.hello.is_empty() => {}
-            None => bail!("the client has ended in its hello"),
-            Some(Order::Up) => {
-                let verdict: order::Verdict = self.received.to_le_bytes();
-                // The first bytes this way: there is room.
-                poll::write(&self.socket, &verdict)?;
-            }
-            Some(_) => {}
+        // Without a byte of it, it is a client that had no time left to greet.
+        if !self.hello.is_empty() {
+            bail!("the client has ended in its hello");
         }
         Ok(true)
     }

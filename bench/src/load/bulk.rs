@@ -1,7 +1,6 @@
 //! Long streams in one direction.
 
-use std::io::Read as _;
-use std::net::Shutdown;
+use std::mem::MaybeUninit;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,8 +8,8 @@ use serde_json::Value;
 
 use super::{Client, Stream, TICK, broken};
 use crate::measure::{Meter, PATIENCE};
-use crate::order::{Order, Verdict};
-use crate::pattern::CHUNK;
+use crate::order::{Order, Receipt, UNIT};
+use crate::pattern::{CHUNK, Table};
 use crate::poll::{self, Read, Ready};
 
 /// From the endpoint to the client: counts what has been received and checked.
@@ -19,7 +18,7 @@ pub fn down(client: &mut Client<'_>) -> Result<Value> {
     client.watch(&streams, Ready::IN)?;
     let mut meter = client.meter()?;
     let mut last = vec![Instant::now(); streams.len()];
-    let result = pump(client, &mut meter, |client, index| {
+    let result = pump(client, &mut meter, |client, index, _| {
         let stream = &mut streams[index];
         last[index] = Instant::now();
         match poll::read(&stream.socket, &mut client.buffer)? {
@@ -37,33 +36,113 @@ pub fn down(client: &mut Client<'_>) -> Result<Value> {
 /// From the client to the endpoint: counts what has been sent, and in the end makes sure that the
 /// endpoint has received and checked all of it.
 pub fn up(client: &mut Client<'_>) -> Result<Value> {
-    let mut streams = client.open_all(Order::Up)?;
-    client.watch(&streams, Ready::OUT)?;
+    let streams = client.open_all(Order::Up)?;
+    client.watch(&streams, Ready::IN | Ready::OUT)?;
+    let mut streams: Vec<_> = streams.into_iter().map(Upload::new).collect();
     let mut meter = client.meter()?;
-    let mut sent = vec![0; streams.len()];
-    let mut last = vec![Instant::now(); streams.len()];
-    let result = pump(client, &mut meter, |client, index| {
+    let result = pump(client, &mut meter, |client, index, ready| {
         let stream = &mut streams[index];
-        last[index] = Instant::now();
-        let len = poll::write(&stream.socket, stream.up.bytes(&client.table, CHUNK))?;
-        stream.up.advance(len);
-        sent[index] += len as u64;
-        Ok(len)
+        if ready.intersects(Ready::IN | Ready::ERR | Ready::HUP) {
+            stream.read_receipts(&mut client.buffer)?;
+        }
+        stream.send(&client.table, CHUNK)
     });
-    let result = result.and_then(|()| all_moved(&last));
-    conclude(meter, result.and_then(|()| settle(&mut streams, &sent)))
+    let result = result.and_then(|()| {
+        let all = streams.iter().map(|upload| upload.last);
+        all_moved(&all.collect::<Vec<_>>())?;
+        settle(client, &mut streams)
+    });
+    conclude(meter, result)
+}
+
+/// A stream to the endpoint.
+struct Upload {
+    stream: Stream,
+    sent: u64,
+    /// What the endpoint says that it has got.
+    received: u64,
+    /// The beginning of a receipt.
+    receipt: Vec<u8>,
+    last: Instant,
+}
+
+impl Upload {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            sent: 0,
+            received: 0,
+            receipt: Vec::new(),
+            last: Instant::now(),
+        }
+    }
+
+    /// Sends what fits, at most so much.
+    fn send(&mut self, table: &Table, len: usize) -> Result<usize> {
+        let sent = poll::write(&self.stream, self.stream.up.bytes(table, len))?;
+        self.stream.up.advance(sent);
+        self.sent += sent as u64;
+        self.last = Instant::now();
+        Ok(sent)
+    }
+
+    fn read_receipts(&mut self, buffer: &mut [MaybeUninit<u8>]) -> Result<()> {
+        match poll::read(&self.stream, buffer)? {
+            Read::Nothing => return Ok(()),
+            Read::Bytes(bytes) => self.receipt.extend_from_slice(bytes),
+            Read::End => bail!("the endpoint has closed the stream"),
+        }
+        let whole = self.receipt.len() / size_of::<Receipt>() * size_of::<Receipt>();
+        if let Some(last) = self.receipt[..whole].last_chunk() {
+            self.received = u64::from_le_bytes(*last);
+        }
+        self.receipt.drain(..whole);
+        Ok(())
+    }
+}
+
+/// Sends the rest of each last unit, and waits until the endpoint says that it has got it all.
+fn settle(client: &mut Client<'_>, streams: &mut [Upload]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let is_whole = |upload: &Upload| upload.sent.is_multiple_of(UNIT);
+    while streams
+        .iter()
+        .any(|it| !is_whole(it) || it.received < it.sent)
+    {
+        ensure!(
+            Instant::now() < deadline,
+            "the endpoint does not say that it has received everything"
+        );
+        for event in 0..client.poll.wait(TICK)? {
+            let (index, _) = client.poll.ready(event);
+            let upload = &mut streams[index];
+            upload.read_receipts(&mut client.buffer)?;
+            let left = usize::try_from(UNIT - upload.sent % UNIT)?;
+            match is_whole(upload) {
+                // Nothing more to send: to be told of room would only keep this loop busy.
+                true => client.poll.modify(&upload.stream, index, Ready::IN)?,
+                false => drop(upload.send(&client.table, left.min(CHUNK))?),
+            }
+        }
+    }
+    let wrong = streams.iter().find(|upload| upload.received != upload.sent);
+    ensure!(
+        wrong.is_none(),
+        "the endpoint has received more than was sent"
+    );
+    Ok(())
 }
 
 /// Lets every stream that is ready move bytes until the time is over.
 fn pump<'a>(
     client: &mut Client<'a>,
     meter: &mut Meter,
-    mut step: impl FnMut(&mut Client<'a>, usize) -> Result<usize>,
+    mut step: impl FnMut(&mut Client<'a>, usize, Ready) -> Result<usize>,
 ) -> Result<()> {
     while meter.goes_on(Instant::now())? {
         for ready in 0..client.poll.wait(TICK)? {
-            let (index, _) = client.poll.ready(ready);
-            let moved = step(client, index).with_context(|| format!("stream {index}"))?;
+            let (index, ready) = client.poll.ready(ready);
+            let moved = step(client, index, ready).with_context(|| format!("stream {index}"))?;
             meter.moved(moved);
         }
     }
@@ -74,26 +153,6 @@ fn pump<'a>(
 fn all_moved(last: &[Instant]) -> Result<()> {
     let stalled = last.iter().filter(|at| at.elapsed() > PATIENCE).count();
     ensure!(stalled == 0, "{stalled} streams stood still");
-    Ok(())
-}
-
-/// Ends the streams and compares what the endpoint got with what was sent.
-fn settle(streams: &mut [Stream], sent: &[u64]) -> Result<()> {
-    for stream in &mut *streams {
-        stream.socket.set_nonblocking(false)?;
-        stream.socket.set_read_timeout(Some(PATIENCE))?;
-        stream.socket.shutdown(Shutdown::Write)?;
-    }
-    for (stream, sent) in streams.iter_mut().zip(sent) {
-        let mut verdict = Verdict::default();
-        let read = stream.socket.read_exact(&mut verdict);
-        read.context("the endpoint does not say what it has received")?;
-        let received = u64::from_le_bytes(verdict);
-        ensure!(
-            received == *sent,
-            "the endpoint has received {received} of {sent} bytes"
-        );
-    }
     Ok(())
 }
 
