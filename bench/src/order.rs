@@ -32,12 +32,12 @@ pub struct Template {
     bytes: Vec<u8>,
     /// Where the digits of the host's number are.
     digits: std::ops::Range<usize>,
-    hosts: u64,
+    hosts: std::ops::Range<u64>,
 }
 
 impl Template {
-    /// A hello for hosts 0 to `hosts`.
-    pub fn new(hosts: u64) -> Result<Self> {
+    /// A hello for the hosts with these numbers.
+    pub fn new(hosts: std::ops::Range<u64>) -> Result<Self> {
         let bytes = raw::hello(&host(0));
         let name = host(0);
         let at = bytes
@@ -45,8 +45,8 @@ impl Template {
             .position(|window| window == name.as_bytes());
         let at = at.context("no server name in the hello")?;
         ensure!(
-            (1..=MAX_HOSTS).contains(&hosts),
-            "between 1 and {MAX_HOSTS} hosts"
+            hosts.start < hosts.end && hosts.end <= MAX_HOSTS,
+            "hosts have numbers below {MAX_HOSTS}"
         );
         Ok(Self {
             bytes,
@@ -59,8 +59,8 @@ impl Template {
     pub fn fill(&mut self, order: Order, number: u64) -> &[u8] {
         // Neighbours go to hosts far from each other: 7919 is prime, and no number of hosts in use
         // has it as a factor, so all take turns.
-        let host = number.wrapping_mul(7919) % self.hosts;
-        let mut rest = host;
+        let count = self.hosts.end - self.hosts.start;
+        let mut rest = self.hosts.start + number.wrapping_mul(7919) % count;
         for digit in self.bytes[self.digits.clone()].iter_mut().rev() {
             *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn order_is_read_back_when_the_hello_is_whole() {
-        let mut template = Template::new(10).unwrap();
+        let mut template = Template::new(0..10).unwrap();
         for order in [Order::Answer(2048), Order::Down, Order::Up, Order::Echo(64)] {
             let hello = template.fill(order, 77).to_vec();
             assert_eq!(length(&hello), Some(hello.len()));
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn order_is_refused_when_any_byte_was_changed() {
-        let mut template = Template::new(10).unwrap();
+        let mut template = Template::new(0..10).unwrap();
         let hello = template.fill(Order::Down, 5).to_vec();
         for at in 0..hello.len() {
             let mut changed = hello.clone();
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn hosts_take_turns_when_connections_are_numbered() {
-        let mut template = Template::new(10_000).unwrap();
+        let mut template = Template::new(0..10_000).unwrap();
         let digits = template.digits.clone();
         let mut names = std::collections::HashSet::new();
         for number in 0..10_000 {

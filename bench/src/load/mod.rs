@@ -47,6 +47,10 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     hosts: u64,
 
+    /// The number of the first of them
+    #[arg(long, default_value_t = 0)]
+    first_host: u64,
+
     /// Milliseconds before the measuring begins
     #[arg(long, default_value_t = 300, value_name = "MS")]
     warm_up: u64,
@@ -118,7 +122,7 @@ impl<'a> Client<'a> {
             poll: Poll::new()?,
             table: Table::new(),
             buffer: poll::buffer(CHUNK),
-            template: Template::new(args.hosts)?,
+            template: Template::new(args.first_host..args.first_host.saturating_add(args.hosts))?,
             number: 0,
         })
     }

@@ -18,8 +18,8 @@ use crate::lab::VIP;
 pub struct Site<'a> {
     /// The names that clients use; those with an odd index go to the second endpoint.
     pub hosts: &'a [String],
-    /// Raised with every change: names one more host.
-    pub revision: u32,
+    /// One more, for the first endpoint; changes with every change of the configuration.
+    pub extra: &'a str,
 }
 
 impl Site<'_> {
@@ -27,7 +27,7 @@ impl Site<'_> {
     fn hosts(self) -> impl Iterator<Item = (String, usize)> {
         let hosts = self.hosts.iter().cloned();
         let hosts = hosts.enumerate().map(|(n, host)| (host, n % 2));
-        hosts.chain([(format!("revision-{}.bench.test", self.revision), 0)])
+        hosts.chain([(self.extra.to_owned(), 0)])
     }
 
     /// A line a host.
@@ -212,7 +212,7 @@ mod tests {
         let hosts = ["a.test".to_owned(), "b.test".to_owned()];
         let site = Site {
             hosts: &hosts,
-            revision: 7,
+            extra: "c.test",
         };
         write(&dir, site).unwrap();
         let mut texts = Vec::new();
@@ -241,7 +241,7 @@ mod tests {
         ];
         for texts in all {
             let text = texts.concat().replace('\\', "").replace("@type", "");
-            for host in ["a.test", "b.test", "revision-7.bench.test"] {
+            for host in ["a.test", "b.test", "c.test"] {
                 assert!(text.contains(host), "{host} in {text}");
             }
             assert!(!text.contains('@'), "{text}");

@@ -23,13 +23,25 @@ pub struct Bench<'a> {
     /// Where it runs.
     pub place: Place,
     system: &'a System,
-    generator: &'a Path,
-    hosts: &'a [String],
-    open_files: u64,
+    tools: Tools<'a>,
+    /// How many hosts it routes.
+    hosts: usize,
     first_process: Option<u32>,
-    revision: u32,
-    /// Of the measuring.
-    time: Duration,
+    /// How often its configuration has changed.
+    revision: usize,
+}
+
+/// What it takes to measure.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// The program of `bench/`.
+    pub generator: &'a Path,
+    /// More names than any system routes, by [`EXTRA_HOSTS`].
+    pub hosts: &'a [String],
+    /// How many files a process may open.
+    pub open_files: u64,
+    /// How long is measured.
+    pub time: Duration,
 }
 
 /// What came of it.
@@ -44,27 +56,19 @@ pub struct Outcome {
 
 impl<'a> Bench<'a> {
     /// Starts a system in a place and waits until it routes.
-    pub fn start(
-        mut place: Place,
-        system: &'a System,
-        generator: &'a Path,
-        hosts: &'a [String],
-        open_files: u64,
-        time: Duration,
-    ) -> Result<Self> {
-        let site = Site { hosts, revision: 0 };
-        let first_process = system.start(&mut place, site, open_files)?;
+    pub fn start(place: Place, system: &'a System, tools: Tools<'a>, hosts: usize) -> Result<Self> {
         let mut this = Self {
             place,
             system,
-            generator,
+            tools,
             hosts,
-            open_files,
-            first_process,
+            first_process: None,
             revision: 0,
-            time,
         };
-        this.wait_until_it_routes()?;
+        let site = this.site();
+        this.first_process = system.start(&mut this.place, site, tools.open_files)?;
+        // Two hosts, so that both endpoints are reached.
+        this.wait_until_it_routes(0, 2)?;
         Ok(this)
     }
 
@@ -92,14 +96,13 @@ impl<'a> Bench<'a> {
     fn timed(&mut self, load: &Load) -> Result<Outcome> {
         let mut child = self.generate(load)?;
         let mut next_reload = Instant::now() + RELOAD;
-        let mut reloads = 0;
+        let before = self.revision;
         while child.try_wait()?.is_none() {
             if self.place.lab.check_stop().is_err() {
                 child.kill()?;
             }
             if load.setting == Setting::Reloaded && Instant::now() >= next_reload {
                 next_reload += RELOAD;
-                reloads += 1;
                 self.reload()?;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -115,9 +118,10 @@ impl<'a> Bench<'a> {
         let report: Value = serde_json::from_slice(&output.stdout).context("its report")?;
         let mut outcome = Outcome::of(load, report)?;
         if load.setting == Setting::Reloaded {
-            outcome
-                .results
-                .insert("reloads".to_owned(), f64::from(reloads));
+            let reloads = (self.revision - before) as f64;
+            outcome.results.insert("reloads".to_owned(), reloads);
+            self.wait_until_it_routes(self.extra_host(), 1)
+                .context("it has not taken its last configuration")?;
         }
         Ok(outcome)
     }
@@ -179,20 +183,28 @@ impl<'a> Bench<'a> {
             return Ok(());
         };
         self.revision += 1;
-        let site = Site {
-            hosts: self.hosts,
-            revision: self.revision,
-        };
-        let dir = self.place.lab.dir();
-        self.system.reload(dir, first, site, self.open_files)
+        let (dir, open_files) = (self.place.lab.dir(), self.tools.open_files);
+        self.system.reload(dir, first, self.site(), open_files)
+    }
+
+    fn site(&self) -> Site<'a> {
+        Site {
+            hosts: &self.tools.hosts[..self.hosts],
+            extra: &self.tools.hosts[self.extra_host()],
+        }
+    }
+
+    /// The number of the host that this revision of the configuration has besides the others.
+    fn extra_host(&self) -> usize {
+        self.hosts + self.revision % EXTRA_HOSTS
     }
 
     fn generate(&self, load: &Load) -> Result<Child> {
         let mut command = self.generator_command();
         command.args(load.arguments());
         command.args(["--endpoint", &self.place.endpoint.to_string()]);
-        command.args(["--warm-up", &(self.time / 4).as_millis().to_string()]);
-        command.args(["--measure", &self.time.as_millis().to_string()]);
+        command.args(["--warm-up", &(self.tools.time / 4).as_millis().to_string()]);
+        command.args(["--measure", &self.tools.time.as_millis().to_string()]);
         let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
         command.spawn().with_context(|| line(&command))
@@ -200,7 +212,7 @@ impl<'a> Bench<'a> {
 
     /// The generator, on the first CPU.
     fn generator_command(&self) -> Command {
-        let mut command = self.place.lab.command(CLIENT, self.generator);
+        let mut command = self.place.lab.command(CLIENT, self.tools.generator);
         command.args(["--cpu", "0", "load"]);
         for target in self.system.targets() {
             command.args(["--to", &target]);
@@ -208,10 +220,11 @@ impl<'a> Bench<'a> {
         command
     }
 
-    /// Ready is who carries bytes to both endpoints.
-    fn wait_until_it_routes(&mut self) -> Result<()> {
+    /// Waits until it carries bytes for so many hosts from this one on.
+    fn wait_until_it_routes(&mut self, first: usize, count: usize) -> Result<()> {
         let mut command = self.generator_command();
-        command.args(["idle", "--streams", "2", "--hosts", "2"]);
+        command.args(["idle", "--first-host", &first.to_string()]);
+        command.args(["--streams", "2", "--hosts", &count.to_string()]);
         let name = self.system.key();
         let ready = self.place.lab.wait_until(&format!("{name} routes"), || {
             let output = command.output();
@@ -219,7 +232,7 @@ impl<'a> Bench<'a> {
         });
         ready.map_err(|error| {
             let words = system::last_words(&self.place.lab);
-            error.context(format!("{name} does not start: {words}"))
+            error.context(format!("{name} does not route; it says: {words}"))
         })
     }
 }
@@ -300,6 +313,8 @@ fn number_after(text: &str, key: &str) -> u64 {
 
 /// The end of a report without errors.
 const WELL: &[u8] = b"\"errors\":0}\n";
+/// A configuration that changes has one of these hosts at a time.
+pub const EXTRA_HOSTS: usize = 1000;
 const RELOAD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 
 use self::load::{Load, Setting, Work};
 use self::machine::Congestion;
-use self::measure::Bench;
+use self::measure::{Bench, Tools};
 use self::place::Place;
 use self::rows::Rows;
 use self::system::System;
@@ -162,7 +162,7 @@ struct Plan {
     time: Duration,
     congestion: String,
     generator: PathBuf,
-    /// All there are; loads use the first ones.
+    /// All there are; loads use the first ones, and changes of a configuration those behind them.
     hosts: Vec<String>,
     open_files: u64,
     stop: Arc<AtomicBool>,
@@ -178,7 +178,8 @@ impl Plan {
         }
         let most = loads.iter().map(|load| load.hosts).max().unwrap_or(1);
         let mut command = Command::new(&generator);
-        let hosts = output(command.args(["hosts", &most.to_string()]))?;
+        let count = most + measure::EXTRA_HOSTS as u64;
+        let hosts = output(command.args(["hosts", &count.to_string()]))?;
         let (rounds, seconds) = if args.quick { (1, 2.0) } else { (3, 4.0) };
         let seconds = args.seconds.unwrap_or(seconds);
         if !(0.1..=3600.0).contains(&seconds) {
@@ -234,15 +235,14 @@ impl Plan {
         };
         check_stop(&self.stop)?;
         let place = Place::build(&self.generator, &self.congestion, &self.stop)?;
-        let hosts = &self.hosts[..usize::try_from(first.hosts)?];
-        let started = Bench::start(
-            place,
-            system,
-            &self.generator,
-            hosts,
-            self.open_files,
-            self.time,
-        );
+        let tools = Tools {
+            generator: &self.generator,
+            hosts: &self.hosts,
+            open_files: self.open_files,
+            time: self.time,
+        };
+        let count = usize::try_from(first.hosts)?;
+        let started = Bench::start(place, system, tools, count);
         let mut bench = match started {
             Ok(bench) => bench,
             Err(error) => {
