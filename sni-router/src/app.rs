@@ -83,8 +83,14 @@ pub async fn run(settings: Settings) -> Result<()> {
         Arc::new(Counted(Arc::clone(&metrics))),
         closing,
     ));
+    // A thread per CPU stays on it: what it shares with the kernel's work for its connections stays
+    // in that CPU's caches. Any other number is left to the scheduler.
+    let mut cpus = limits::allowed_cpus();
+    if cpus.len() != settings.workers {
+        cpus.clear();
+    }
     let workers = (0..settings.workers)
-        .map(|index| Worker::start(index, Arc::clone(&proxy)))
+        .map(|index| Worker::start(index, cpus.get(index).copied(), Arc::clone(&proxy)))
         .collect::<Result<Vec<_>, _>>()
         .context("cannot start the worker threads")?;
     let steering = steer(chosen.kernel.as_mut(), &workers)?;

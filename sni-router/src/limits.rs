@@ -1,6 +1,7 @@
-//! Limits of the process.
+//! What the system lets this process have: descriptors and CPUs.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tracing::{info, warn};
 
 /// Raises the number of descriptors to what the system allows. A connection takes two, three where
@@ -16,5 +17,24 @@ pub fn raise_descriptors() {
         Err(error) => {
             warn!(%error, descriptors = limit.current, "cannot raise the limit of descriptors");
         }
+    }
+}
+
+/// The CPUs this process may run on, in the order of their numbers.
+pub fn allowed_cpus() -> Vec<usize> {
+    match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU)
+            .filter(|cpu| set.is_set(*cpu))
+            .collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Keeps the calling thread on one CPU.
+pub fn pin_thread(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        warn!(%error, cpu, "a worker thread is not kept on its CPU");
     }
 }

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::Proxy;
 use super::conn::serve;
+use crate::limits;
 
 /// A running worker.
 pub struct Worker {
@@ -29,8 +30,8 @@ enum Order {
 }
 
 impl Worker {
-    /// Starts worker number `index`.
-    pub fn start(index: usize, proxy: Arc<Proxy>) -> io::Result<Self> {
+    /// Starts worker number `index`, on `cpu` alone if that is given.
+    pub fn start(index: usize, cpu: Option<usize>, proxy: Arc<Proxy>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -38,7 +39,12 @@ impl Worker {
         let (orders, inbox) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || runtime.block_on(run(proxy, inbox)))?;
+            .spawn(move || {
+                if let Some(cpu) = cpu {
+                    limits::pin_thread(cpu);
+                }
+                runtime.block_on(run(proxy, inbox));
+            })?;
         Ok(Self { orders, thread })
     }
 
