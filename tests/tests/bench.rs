@@ -28,8 +28,8 @@ fn numbers_make_sense_and_nothing_is_left_when_it_measures_a_moment() {
             "0.2",
         ],
     );
-    let id = bench.id();
-    let status = until_some("the benchmark's end", LONG, || bench.try_wait().unwrap());
+    let id = bench.0.id();
+    let status = until_some("the benchmark's end", LONG, || bench.0.try_wait().unwrap());
     let log = fs::read_to_string(scratch.path().join("log")).unwrap();
     assert!(status.success(), "{log}");
 
@@ -71,20 +71,39 @@ fn nothing_is_left_when_it_is_interrupted() {
         &["--systems", "sni-router/userspace"],
         &["--loads", "down-1", "--seconds", "600"],
     );
-    let id = bench.id();
+    let id = bench.0.id();
     let is_loaded = || processes_named("sni-router-bench", id) == 2;
     until("the generator and the endpoint run", LONG, is_loaded);
-    let pid = Pid::from_raw(id.try_into().unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
-    let status = until_some("the benchmark's end", LONG, || bench.try_wait().unwrap());
+    bench.interrupt();
+    let status = until_some("the benchmark's end", LONG, || bench.0.try_wait().unwrap());
     let log = fs::read_to_string(scratch.path().join("log")).unwrap();
     assert!(!status.success() && log.contains("interrupted"), "{log}");
     assert_nothing_is_left(id, &before);
 }
 
+/// A benchmark; ended with the test, also when that fails.
+struct Bench(Child);
+
+impl Bench {
+    fn interrupt(&self) {
+        let pid = Pid::from_raw(self.0.id().try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::INT).unwrap();
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // To be asked, it removes what it has made.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.interrupt();
+            let _ = self.0.wait();
+        }
+    }
+}
+
 /// Starts it on the programs beside this test.
 #[track_caller]
-fn start(dir: &Path, systems: &[&str], loads: &[&str]) -> Child {
+fn start(dir: &Path, systems: &[&str], loads: &[&str]) -> Bench {
     let binaries = daemon::binary().parent().unwrap().to_owned();
     for name in ["xtask", "sni-router-bench"] {
         let path = binaries.join(name);
@@ -95,7 +114,7 @@ fn start(dir: &Path, systems: &[&str], loads: &[&str]) -> Child {
         );
     }
     let log = fs::File::create(dir.join("log")).unwrap();
-    Command::new(binaries.join("xtask"))
+    let child = Command::new(binaries.join("xtask"))
         .arg("bench")
         .arg("--binaries")
         .arg(&binaries)
@@ -110,7 +129,8 @@ fn start(dir: &Path, systems: &[&str], loads: &[&str]) -> Child {
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
-        .expect("start xtask")
+        .expect("start xtask");
+    Bench(child)
 }
 
 #[track_caller]
@@ -145,8 +165,11 @@ fn parent(process: &Path) -> Option<u32> {
     line.trim().parse().ok()
 }
 
+/// The congestion control of the machine while no benchmark runs.
 fn congestion() -> String {
-    fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap()
+    let before = fs::read_to_string("/run/sni-router-bench.congestion");
+    let now = || fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+    before.unwrap_or_else(|_| now()).trim().to_owned()
 }
 
 /// Both tests look at the one setting of the machine that it changes.

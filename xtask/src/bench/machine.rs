@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::command::{output, workspace};
+use crate::lab::check_stop;
 
 /// The congestion control of the initial namespace, which new namespaces inherit; inside one the
 /// kernel refuses to choose any but reno. Put back on drop.
@@ -21,10 +23,17 @@ pub struct Congestion {
 }
 
 impl Congestion {
-    /// Waits for other benchmarks to end, and sets it.
-    pub fn set(name: &str) -> Result<Self> {
+    /// Waits for other benchmarks to end, and sets it; fails when the user wants to stop.
+    pub fn set(name: &str, stop: &AtomicBool) -> Result<Self> {
         let lock = File::create(LOCK).context(LOCK)?;
-        flock(&lock, FlockOperation::LockExclusive).context(LOCK)?;
+        let take = || flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        if take().is_err() {
+            println!("bench: waits for another benchmark on this machine");
+            while take().is_err() {
+                check_stop(stop)?;
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
         // What a run that was killed has not put back.
         let before = match fs::read_to_string(REMINDER) {
             Ok(before) => before,

@@ -108,7 +108,7 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     let mut rows = Rows::default();
     let begin = Instant::now();
     let (machine, measured) = {
-        let congestion = Congestion::set(&args.congestion)?;
+        let congestion = Congestion::set(&args.congestion, &plan.stop)?;
         // Nobody else measures now, so what there is was left behind.
         lab::remove_all(Kind::Bench)?;
         let measured = plan.run(&mut rows);
