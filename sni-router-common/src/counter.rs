@@ -20,11 +20,25 @@ pub enum Counter {
     VerdictNoPeer = 6,
     /// sk_skb: events lost, since the ring was full. The daemon then looks at every slot.
     EventLost = 7,
+    /// tc: packets of flows sent on.
+    TcRedirected = 8,
+    /// tc: packets of flows passed to the daemon's own socket, which still sends the hello.
+    TcHeld = 9,
+    /// tc: flows removed because their client opened a new connection from the same port.
+    TcReopened = 10,
+    /// tc: packets of flows dropped, since their TTL or hop limit had run out.
+    TcTtlExceeded = 11,
+    /// tc: packets of flows dropped, since they were larger than the next link takes.
+    TcTooBig = 12,
+    /// tc: packets of flows dropped, since the kernel would not let them be changed.
+    TcFailed = 13,
+    /// tc: events lost, since the ring was full. The daemon then looks at every flow.
+    TcEventLost = 14,
 }
 
 impl Counter {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::LookupSteered,
         Self::LookupNoSocket,
         Self::LookupAssignFailed,
@@ -33,6 +47,13 @@ impl Counter {
         Self::VerdictNoSlot,
         Self::VerdictNoPeer,
         Self::EventLost,
+        Self::TcRedirected,
+        Self::TcHeld,
+        Self::TcReopened,
+        Self::TcTtlExceeded,
+        Self::TcTooBig,
+        Self::TcFailed,
+        Self::TcEventLost,
     ];
 
     /// The name in metrics and logs.
@@ -46,6 +67,13 @@ impl Counter {
             Self::VerdictNoSlot => "verdict_no_slot",
             Self::VerdictNoPeer => "verdict_no_peer",
             Self::EventLost => "event_lost",
+            Self::TcRedirected => "tc_redirected",
+            Self::TcHeld => "tc_held",
+            Self::TcReopened => "tc_reopened",
+            Self::TcTtlExceeded => "tc_ttl_exceeded",
+            Self::TcTooBig => "tc_too_big",
+            Self::TcFailed => "tc_failed",
+            Self::TcEventLost => "tc_event_lost",
         }
     }
 }

@@ -8,7 +8,10 @@
 #![warn(missing_docs)]
 
 pub mod counter;
+pub mod flow;
 pub mod names;
+pub mod options;
+pub mod rewrite;
 pub mod rule;
 pub mod stream;
 

@@ -4,6 +4,10 @@
 pub const PROG_LOOKUP: &str = "snir_lookup";
 /// sk_skb verdict program: redirect to the peer's socket, within the limit userspace grants.
 pub const PROG_VERDICT: &str = "snir_verdict";
+/// tc program for interfaces with an Ethernet header: rewrites packets of flows and sends them on.
+pub const PROG_TC_ETHER: &str = "snir_tc_ether";
+/// The same for interfaces whose packets start with the IP header.
+pub const PROG_TC_IP: &str = "snir_tc_ip";
 
 /// Hash: [`RuleKey`](crate::rule::RuleKey) → [`Rule`](crate::rule::Rule).
 pub const MAP_RULES: &str = "SNI_RULES";
@@ -19,6 +23,14 @@ pub const MAP_STREAMS: &str = "SNI_STREAMS";
 pub const MAP_EVENTS: &str = "SNI_EVENTS";
 /// Per-CPU array of counters, indexed by [`Counter`](crate::counter::Counter).
 pub const MAP_COUNT: &str = "SNI_COUNT";
+/// Array of 64-bit words: a bit for each port that packets of flows, or handshakes of ours, come to.
+pub const MAP_PORTS: &str = "SNI_PORTS";
+/// LRU hash: [`FlowKey`](crate::flow::FlowKey) → [`Seen`](crate::flow::Seen).
+pub const MAP_SEEN: &str = "SNI_SEEN";
+/// Hash: [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow).
+pub const MAP_FLOWS: &str = "SNI_FLOWS";
+/// Ring buffer: flows that have [ended](crate::flow::Ended).
+pub const MAP_ENDED: &str = "SNI_ENDED";
 
 /// VIPs times ports the router can own.
 pub const MAX_RULES: u32 = 16_384;
@@ -26,6 +38,14 @@ pub const MAX_RULES: u32 = 16_384;
 pub const MAX_SLOTS: u32 = 65_536;
 /// Bytes of the event ring; an event takes 16, and one is written per megabyte at most.
 pub const EVENT_RING_BYTES: u32 = 256 * 1024;
+/// Entries of the flow table, two a connection. Memory is taken as flows come.
+pub const MAX_FLOWS: u32 = 524_288;
+/// Handshakes and hellos under way that the kernel remembers; the oldest go first.
+pub const MAX_SEEN: u32 = 65_536;
+/// Words of [`MAP_PORTS`].
+pub const PORT_WORDS: u32 = 1024;
+/// Bytes of the ring of ended flows; one takes 16.
+pub const ENDED_RING_BYTES: u32 = 1024 * 1024;
 
 /// Index into [`MAP_LISTEN`] for IPv4 connections.
 pub const LISTEN_V4: u32 = 0;
@@ -50,6 +70,12 @@ mod tests {
             MAP_STREAMS,
             MAP_EVENTS,
             MAP_COUNT,
+            PROG_TC_ETHER,
+            PROG_TC_IP,
+            MAP_PORTS,
+            MAP_SEEN,
+            MAP_FLOWS,
+            MAP_ENDED,
         ] {
             assert!(name.len() <= 15, "{name} would be cut");
         }

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::flow::{Flow, FlowKey, Seen};
 use crate::rule::{Rule, RuleKey};
 use crate::stream::Stream;
 
@@ -16,6 +17,6 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleKey, Rule, Stream);
+pod!(RuleKey, Rule, Stream, FlowKey, Flow, Seen);
 
 fn plain_bytes<T: FromBytes + IntoBytes + Immutable + Copy + 'static>() {}

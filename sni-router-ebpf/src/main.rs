@@ -7,15 +7,17 @@
 mod count;
 mod lookup;
 mod maps;
+mod tc;
 mod verdict;
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::macros::{sk_lookup, stream_verdict};
-use aya_ebpf::programs::{SkBuffContext, SkLookupContext};
+use aya_ebpf::macros::{classifier, sk_lookup, stream_verdict};
+use aya_ebpf::programs::{SkBuffContext, SkLookupContext, TcContext};
 use aya_log_ebpf::debug;
 use sni_router_common::counter::Counter;
 
 use crate::lookup::Steer;
+use crate::tc::{Fate, Spliced};
 use crate::verdict::Verdict;
 
 /// (VIP, port) → the router's listening sockets.
@@ -69,6 +71,39 @@ pub fn snir_verdict(ctx: SkBuffContext) -> u32 {
     // No byte is ever dropped here: what is not redirected goes to the daemon.
     SK_PASS
 }
+
+/// Sends packets of handed-over connections on, from interfaces with an Ethernet header.
+#[classifier]
+pub fn snir_tc_ether(ctx: TcContext) -> i32 {
+    verdict_of(tc::judge(&ctx, ETHER_HEADER))
+}
+
+/// The same from interfaces whose packets start with the IP header.
+#[classifier]
+pub fn snir_tc_ip(ctx: TcContext) -> i32 {
+    verdict_of(tc::judge(&ctx, 0))
+}
+
+#[inline(always)] // part of both programs
+fn verdict_of(fate: Fate) -> i32 {
+    let (counter, verdict) = match fate {
+        Fate::NotOurs => return TC_ACT_UNSPEC,
+        Fate::Ours(Spliced::Redirected(verdict)) => (Counter::TcRedirected, verdict as i32),
+        Fate::Ours(Spliced::Held) => (Counter::TcHeld, TC_ACT_UNSPEC),
+        Fate::Ours(Spliced::Reopened) => (Counter::TcReopened, TC_ACT_UNSPEC),
+        Fate::Ours(Spliced::TtlExceeded) => (Counter::TcTtlExceeded, TC_ACT_SHOT),
+        Fate::Ours(Spliced::TooBig) => (Counter::TcTooBig, TC_ACT_SHOT),
+        Fate::Ours(Spliced::Failed) => (Counter::TcFailed, TC_ACT_SHOT),
+    };
+    count::one(counter);
+    verdict
+}
+
+const ETHER_HEADER: u32 = 14;
+
+// include/uapi/linux/pkt_cls.h
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
 
 /// Some helpers are for GPL-compatible programs only.
 #[allow(unsafe_code, reason = "the loader finds the licence by its section")]

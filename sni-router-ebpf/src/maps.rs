@@ -1,9 +1,14 @@
 //! Every map: who writes it, who reads it, what happens when it is full.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash, SockMap};
 use sni_router_common::counter::COUNTERS;
-use sni_router_common::names::{EVENT_RING_BYTES, LISTEN_ENTRIES, MAX_RULES, MAX_SLOTS};
+use sni_router_common::flow::{Flow, FlowKey, Seen};
+use sni_router_common::names::{
+    ENDED_RING_BYTES, EVENT_RING_BYTES, LISTEN_ENTRIES, MAX_FLOWS, MAX_RULES, MAX_SEEN, MAX_SLOTS,
+    PORT_WORDS,
+};
+use sni_router_common::options::Options;
 use sni_router_common::rule::{Rule, RuleKey};
 use sni_router_common::stream::Stream;
 
@@ -31,9 +36,31 @@ pub static STREAMS: Array<Stream> = Array::with_max_entries(MAX_SLOTS, BPF_F_MMA
 #[map(name = "SNI_EVENTS")]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
 
+/// Daemon → `snir_tc`. Fixed size.
+#[map(name = "SNI_PORTS")]
+pub static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, BPF_F_MMAPABLE);
+
+/// `snir_tc` → daemon. Full: the oldest handshakes are forgotten, and their connections take
+/// another datapath.
+#[map(name = "SNI_SEEN")]
+pub static SEEN: LruHashMap<FlowKey, Seen> = LruHashMap::with_max_entries(MAX_SEEN, 0);
+
+/// Daemon ↔ `snir_tc`. Full: the connection takes another datapath.
+#[map(name = "SNI_FLOWS")]
+pub static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+
+/// `snir_tc` → daemon. Full: counted, and the daemon looks at every flow.
+#[map(name = "SNI_ENDED")]
+pub static ENDED: RingBuf = RingBuf::with_byte_size(ENDED_RING_BYTES, 0);
+
+/// `snir_tc`'s own: where a CPU walks a packet's options.
+#[map(name = "SNI_OPTIONS")]
+pub static OPTIONS: PerCpuArray<Options> = PerCpuArray::with_max_entries(1, 0);
+
 /// Programs → daemon. Fixed size.
 #[map(name = "SNI_COUNT")]
 pub static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 
-/// include/uapi/linux/bpf.h
+// include/uapi/linux/bpf.h
+const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_F_MMAPABLE: u32 = 1 << 10;

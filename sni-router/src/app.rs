@@ -1,5 +1,6 @@
 //! The composition root: the one file that knows every module and puts them together.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub manifests: PathBuf,
     /// What shall carry connections.
     pub datapath: Choice,
+    /// Ports towards endpoints that the `tc` datapath may use, and nobody else does.
+    pub tc_ports: RangeInclusive<u16>,
     /// Whether VIPs that no interface has get a local route.
     pub claim_vips: bool,
     /// The classes that are served; all if there are none.
@@ -66,8 +69,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let metrics = Arc::new(Metrics::new(labels()));
     let readiness = Arc::new(Readiness::default());
 
-    let mut chosen = choose(settings.datapath).await?;
-    if let Some(kernel) = &mut chosen.kernel {
+    let mut chosen = choose(settings.datapath, settings.tc_ports).await?;
+    if let Some(kernel) = &chosen.kernel {
         forward_logs(kernel);
     }
     let table = Arc::new(ArcSwap::from_pointee(RouteTable::compile(

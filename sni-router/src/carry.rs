@@ -4,13 +4,15 @@
 //! and answers when the connection has ended. It carries bytes, FIN and RST both ways, and
 //! watches the limits.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 /// Carries connections from the hello to the end.
@@ -24,6 +26,18 @@ pub trait Datapath: Send + Sync {
         traffic: &'a Traffic,
     ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>>;
 
+    /// Gets a socket ready that is about to be connected to an endpoint for this client. With
+    /// something to hold, the hello is left for [`Datapath::carry`] to send; without, the
+    /// connection is one like any other.
+    fn prepare(
+        &self,
+        _socket: &TcpSocket,
+        _endpoint: SocketAddr,
+        _client: &TcpStream,
+    ) -> Option<Hold> {
+        None
+    }
+
     /// Which one it is.
     fn kind(&self) -> Kind;
 
@@ -31,6 +45,9 @@ pub trait Datapath: Send + Sync {
     /// refuses.
     fn next(&self) -> Option<&dyn Datapath>;
 }
+
+/// What must outlive the socket to the endpoint: the port that a datapath reserved for it.
+pub type Hold = Box<dyn Any + Send + Sync>;
 
 /// The two sockets of a connection.
 pub struct Pair {
@@ -46,6 +63,8 @@ pub struct Pair {
     /// Set where a socket has entered a sock map, in which `splice(2)` does not see what it
     /// received. Holds what must outlive the sockets, and so stands last.
     pub mapped: Option<Box<dyn Send + Sync>>,
+    /// What [`Datapath::prepare`] gave for the endpoint's socket, which it must outlive.
+    pub hold: Option<Hold>,
 }
 
 /// The name of a datapath.
@@ -55,17 +74,20 @@ pub enum Kind {
     Userspace,
     /// `snir_verdict` redirects between the sockets.
     Sockmap,
+    /// `snir_tc` rewrites packets; there are no sockets.
+    Tc,
 }
 
 impl Kind {
     /// All of them, for metrics.
-    pub const ALL: [Self; 2] = [Self::Userspace, Self::Sockmap];
+    pub const ALL: [Self; 3] = [Self::Userspace, Self::Sockmap, Self::Tc];
 
     /// The label in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Userspace => "userspace",
             Self::Sockmap => "sockmap",
+            Self::Tc => "tc",
         }
     }
 }
@@ -89,15 +111,31 @@ pub enum Decline {
     NotEstablished,
     /// The client sends faster than the endpoint takes it, before anything was handed over.
     SlowEndpoint,
+    /// A handshake did not come by our program: over loopback, by an interface without it, or
+    /// through somebody who translates addresses.
+    Unseen,
+    /// There was no port for the connection to the endpoint.
+    NoPort,
+    /// The two handshakes did not agree on the same: timestamps on one side only, or signatures.
+    Options,
+    /// The endpoint sent something before it had the hello, which is no TLS.
+    EndpointSpoke,
+    /// The client kept sending faster than its bytes could be read.
+    InFlight,
 }
 
 impl Decline {
     /// All of them, for metrics.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 9] = [
         Self::TableFull,
         Self::KernelRefused,
         Self::NotEstablished,
         Self::SlowEndpoint,
+        Self::Unseen,
+        Self::NoPort,
+        Self::Options,
+        Self::EndpointSpoke,
+        Self::InFlight,
     ];
 
     /// The label in logs and metrics.
@@ -107,6 +145,11 @@ impl Decline {
             Self::KernelRefused => "kernel_refused",
             Self::NotEstablished => "not_established",
             Self::SlowEndpoint => "slow_endpoint",
+            Self::Unseen => "handshake_unseen",
+            Self::NoPort => "no_port",
+            Self::Options => "options_differ",
+            Self::EndpointSpoke => "endpoint_spoke",
+            Self::InFlight => "in_flight",
         }
     }
 }

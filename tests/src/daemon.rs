@@ -28,6 +28,8 @@ pub enum Datapath {
     Userspace,
     /// The `sk_skb` program.
     Sockmap,
+    /// The tc program.
+    Tc,
 }
 
 impl Datapath {
@@ -36,6 +38,7 @@ impl Datapath {
         match self {
             Self::Userspace => "userspace",
             Self::Sockmap => "sockmap",
+            Self::Tc => "tc",
         }
     }
 }

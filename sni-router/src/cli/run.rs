@@ -1,5 +1,6 @@
 //! `sni-router run`: the daemon.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,9 +26,13 @@ pub struct Args {
     manifests: PathBuf,
 
     /// What carries established connections. `auto` takes the best that passes its self-test;
-    /// `sockmap` refuses to start without it; `userspace` uses no BPF at all
+    /// `tc` and `sockmap` refuse to start without it; `userspace` uses no BPF at all
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     datapath: Choice,
+
+    /// Source ports towards endpoints that the `tc` datapath uses, and nobody else on this host
+    #[arg(long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
+    tc_ports: RangeInclusive<u16>,
 
     /// Add a local route for VIPs that no interface has; removed at exit
     #[arg(long)]
@@ -130,6 +135,7 @@ impl Args {
         Settings {
             manifests: self.manifests,
             datapath: self.datapath,
+            tc_ports: self.tc_ports,
             claim_vips: self.claim_vips,
             ingress_classes: self.ingress_classes,
             certificates: self.certificates.into(),
@@ -167,3 +173,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// The control threads read manifests, answer the admin API and collect events; connections are
 /// the workers' business.
 const CONTROL_THREADS: usize = 1;
+
+/// Of a flag: `10000-29999`.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let wrong = || format!("`{text}` is not a range of ports, as 10000-29999");
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let first: u16 = first.parse().map_err(|_| wrong())?;
+    let last: u16 = last.parse().map_err(|_| wrong())?;
+    if first == 0 || last < first {
+        return Err(wrong());
+    }
+    Ok(first..=last)
+}

@@ -1,17 +1,21 @@
 //! Which datapath this host gets, and why not a better one.
 
+use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use sni_router_common::counter::Counter;
 use thiserror::Error;
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::bpf::{Counters, Kernel, LoadError};
+use super::bpf::{Counters, Hooks, Kernel, LoadError};
 use super::sockmap::Sockmap;
 use super::sockmap::selftest::{self, SelfTestError};
+use super::tc::{Ports, Tc, interfaces};
 use super::userspace::Userspace;
 use crate::carry::{Datapath, Kind};
 
@@ -20,6 +24,8 @@ use crate::carry::{Datapath, Kind};
 pub enum Choice {
     /// The best that works here.
     Auto,
+    /// `tc` with `sockmap` for what it declines, or nothing.
+    Tc,
     /// `sockmap`, or nothing.
     Sockmap,
     /// No BPF at all.
@@ -41,8 +47,14 @@ pub struct Chosen {
 /// Why `--datapath sockmap` was refused.
 #[derive(Debug, Error)]
 pub enum ChooseError {
+    /// The host's interfaces are not known.
+    #[error("cannot attach to the interfaces")]
+    Interfaces(#[source] io::Error),
+    /// There is nothing that packets could come in by.
+    #[error("the tc datapath needs an interface other than the loopback one")]
+    NoInterface,
     /// The programs are not there.
-    #[error("the sockmap datapath is not available")]
+    #[error("the kernel programs are not available")]
     Load(#[from] LoadError),
     /// They are there, but do not do what they must.
     #[error("the sockmap datapath failed its self-test on this kernel")]
@@ -50,7 +62,7 @@ pub enum ChooseError {
 }
 
 /// Loads, tests and chooses. Must run on the runtime that is to serve the kernel's events.
-pub async fn choose(choice: Choice) -> Result<Chosen, ChooseError> {
+pub async fn choose(choice: Choice, ports: RangeInclusive<u16>) -> Result<Chosen, ChooseError> {
     let userspace: Arc<dyn Datapath> = Arc::new(Userspace);
     let mut chosen = Chosen {
         datapath: userspace,
@@ -62,12 +74,12 @@ pub async fn choose(choice: Choice) -> Result<Chosen, ChooseError> {
         chosen.declined = Some("--datapath userspace".to_owned());
         return Ok(chosen);
     }
-    match sockmap(&mut chosen).await {
+    match kernel(&mut chosen, choice, ports).await {
         Ok(()) => {}
-        Err(error) if choice == Choice::Sockmap => return Err(error),
+        Err(error) if choice != Choice::Auto => return Err(error),
         Err(error) => {
             let why = format!("{:#}", anyhow::Error::from(error));
-            warn!(%why, "connections are carried in userspace, at about twice the CPU");
+            warn!(%why, "connections are carried in userspace: every byte passes through this process");
             chosen.declined = Some(why);
         }
     }
@@ -79,33 +91,96 @@ pub async fn choose(choice: Choice) -> Result<Chosen, ChooseError> {
     Ok(chosen)
 }
 
-/// Puts the sockmap datapath in front of what `chosen` has.
-async fn sockmap(chosen: &mut Chosen) -> Result<(), ChooseError> {
+/// Puts the datapaths of the kernel in front of what `chosen` has.
+async fn kernel(
+    chosen: &mut Chosen,
+    choice: Choice,
+    ports: RangeInclusive<u16>,
+) -> Result<(), ChooseError> {
     let mut kernel = Kernel::load()?;
+    let flows = match choice {
+        Choice::Tc => Some(kernel.load_tc(ports.clone())?),
+        _ => None,
+    };
     let sockets = kernel.attach_verdict()?;
     let counters = Arc::new(kernel.counters()?);
+    let hooks = kernel.hooks();
     chosen.kernel = Some(kernel);
     chosen.counters = Some(Arc::clone(&counters));
     let sockmap = Sockmap::new(sockets, Arc::clone(&chosen.datapath));
     tokio::spawn(Arc::clone(&sockmap).dispatch());
-    tokio::spawn(make_up_for_lost_events(Arc::clone(&sockmap), counters));
+    let woken = Arc::clone(&sockmap);
+    tokio::spawn(make_up_for_lost(
+        Counter::EventLost,
+        Arc::clone(&counters),
+        move || woken.wake_all(),
+    ));
     selftest::run(&*sockmap).await?;
     debug_assert_eq!(sockmap.kind(), Kind::Sockmap);
     chosen.datapath = sockmap;
+    let Some(flows) = flows else { return Ok(()) };
+    attach(hooks).await?;
+    let tc = Tc::new(
+        flows,
+        Arc::new(Ports::new(ports)),
+        Arc::clone(&chosen.datapath),
+    );
+    tokio::spawn(Arc::clone(&tc).dispatch());
+    let looked_at = Arc::clone(&tc);
+    tokio::spawn(make_up_for_lost(
+        Counter::TcEventLost,
+        counters,
+        move || {
+            looked_at.look_at_all();
+        },
+    ));
+    chosen.datapath = tc;
     Ok(())
 }
 
-/// The ring of events has room for thousands; should it overflow all the same, everybody is woken.
-async fn make_up_for_lost_events(sockmap: Arc<Sockmap>, counters: Arc<Counters>) {
+/// Attaches `snir_tc` to every interface, and to those that come.
+async fn attach(hooks: Hooks) -> Result<(), ChooseError> {
+    let (listed, list) = oneshot::channel();
+    let following = tokio::spawn(interfaces::follow(
+        move |interface| match hooks.attach(&interface.name, interface.layer) {
+            Ok(()) => {
+                info!(interface = interface.name, "attached");
+                true
+            }
+            Err(error) => {
+                let why = format!("{:#}", anyhow::Error::from(error));
+                warn!(interface = interface.name, %why, "not attached");
+                false
+            }
+        },
+        |count| {
+            // Nobody waits for it only if the start has been given up.
+            let _ = listed.send(count);
+        },
+    ));
+    match list.await {
+        Ok(0) => Err(ChooseError::NoInterface),
+        Ok(_) => Ok(()),
+        // Dropped: the task has ended, and says why.
+        Err(_) => match following.await {
+            Ok(Err(error)) => Err(ChooseError::Interfaces(error)),
+            _ => Err(ChooseError::NoInterface),
+        },
+    }
+}
+
+/// A ring of events has room for thousands; should it overflow all the same, everything is looked
+/// at.
+async fn make_up_for_lost(counter: Counter, counters: Arc<Counters>, look: impl Fn()) {
     let mut ticks = interval(LOST_EVENTS_TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = 0;
     loop {
         ticks.tick().await;
-        let lost = counters.read(Counter::EventLost);
+        let lost = counters.read(counter);
         if lost != seen {
             seen = lost;
-            sockmap.wake_all();
+            look();
         }
     }
 }

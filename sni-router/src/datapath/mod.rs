@@ -5,4 +5,5 @@ pub mod bpf;
 pub mod choose;
 mod clock;
 pub mod sockmap;
+pub mod tc;
 pub mod userspace;

@@ -1,11 +1,13 @@
 //! A connection from accept to close, phase by phase.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sni_router_core::balance::Lease;
 use sni_router_core::table::Route;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -16,7 +18,7 @@ use super::reason::CloseReason;
 use super::record::{HelloFacts, Record};
 use super::reject::{reject, reset};
 use super::{Proxy, Settings};
-use crate::carry::{Datapath, End, Limits, Pair};
+use crate::carry::{Datapath, End, Hold, Limits, Pair};
 
 /// Serves one client to the end. The record it leaves is its only result.
 pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr) {
@@ -187,7 +189,9 @@ impl<'p> Routed<'p> {
         let peer = record.client.ip();
         let observer = &*proxy.observer;
         let result = connect(
+            &*proxy.datapath,
             &route.backend,
+            &client,
             peer,
             &received,
             within,
@@ -201,14 +205,14 @@ impl<'p> Routed<'p> {
             Ok(connected) => {
                 record.observer().connected(start.elapsed(), record.retries);
                 record.endpoint = Some(connected.lease.endpoint().addr());
-                let forwarded = received.len() as u64;
-                let endpoint = connected.stream;
+                let written = connected.hold.is_none();
                 let pair = Pair {
                     client,
-                    endpoint,
-                    forwarded,
-                    unsent: Vec::new(),
+                    endpoint: connected.stream,
+                    forwarded: if written { received.len() as u64 } else { 0 },
+                    unsent: if written { Vec::new() } else { received },
                     mapped: None,
+                    hold: connected.hold,
                 };
                 Ok(Connected {
                     proxy,
@@ -245,6 +249,8 @@ impl Connected<'_> {
             shutdown: proxy.shutdown.clone(),
         };
         let mut datapath: &dyn Datapath = &*proxy.datapath;
+        // Must outlive the pair, which whoever carries it drops.
+        let mut _hold: Hold = Box::new(());
         loop {
             let kind = datapath.kind();
             record.datapath = Some(kind);
@@ -262,10 +268,25 @@ impl Connected<'_> {
                     let Some(next) = datapath.next() else { return };
                     datapath = next;
                     pair = refused.pair;
+                    if let Some(port) = pair.hold.take() {
+                        _hold = port;
+                        if deliver(&mut pair).await.is_err() {
+                            record.reason = CloseReason::EndpointReset;
+                            return;
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// Writes what a datapath was to write that then refused.
+async fn deliver(pair: &mut Pair) -> io::Result<()> {
+    pair.endpoint.write_all(&pair.unsent).await?;
+    pair.forwarded += pair.unsent.len() as u64;
+    pair.unsent = Vec::new();
+    Ok(())
 }
 
 /// A client that goes no further.

@@ -12,12 +12,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::reason::CloseReason;
 use super::record::Observer;
+use crate::carry::{Datapath, Hold};
 
-/// A connection to an endpoint that has been sent the hello.
+/// A connection to an endpoint that has been sent the hello, or will be by the datapath.
 pub(super) struct Connected {
     pub(super) stream: TcpStream,
     /// Counts as one of the endpoint's connections while it lives.
     pub(super) lease: Lease,
+    /// With something to hold, the datapath sends the hello.
+    pub(super) hold: Option<Hold>,
 }
 
 /// What trying cost, for the record.
@@ -79,7 +82,9 @@ impl ConnectFailure {
 /// Tries endpoint after endpoint, each at most once, until one has taken `hello` or the time is
 /// over. The hello can be sent again as long as nobody has answered it.
 pub(super) async fn connect(
+    datapath: &dyn Datapath,
     backend: &Backend,
+    from: &TcpStream,
     client: IpAddr,
     hello: &[u8],
     within: Duration,
@@ -91,14 +96,19 @@ pub(super) async fn connect(
     while let Some(lease) = backend.pick(client, &tried) {
         let addr = lease.endpoint().addr();
         let left = backend.endpoints().len() - tried.len();
-        let error = match timeout_at(share(deadline, left), greet(addr, hello)).await {
-            Ok(Ok(stream)) => {
-                lease.endpoint().record_success();
-                return Ok(Connected { stream, lease });
-            }
-            Ok(Err(error)) => error,
-            Err(_) => io::ErrorKind::TimedOut.into(),
-        };
+        let error =
+            match timeout_at(share(deadline, left), greet(datapath, addr, from, hello)).await {
+                Ok(Ok((stream, hold))) => {
+                    lease.endpoint().record_success();
+                    return Ok(Connected {
+                        stream,
+                        lease,
+                        hold,
+                    });
+                }
+                Ok(Err(error)) => error,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            };
         lease.endpoint().record_failure();
         observer.connect_failed(ConnectFailure::of(&error));
         attempts.failed += 1;
@@ -127,13 +137,21 @@ fn share(deadline: Instant, endpoints_left: usize) -> Instant {
     now + deadline.saturating_duration_since(now) / 2
 }
 
-async fn greet(addr: SocketAddr, hello: &[u8]) -> io::Result<TcpStream> {
+async fn greet(
+    datapath: &dyn Datapath,
+    addr: SocketAddr,
+    client: &TcpStream,
+    hello: &[u8],
+) -> io::Result<(TcpStream, Option<Hold>)> {
     let socket = match addr {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_nodelay(true)?;
+    let hold = datapath.prepare(&socket, addr, client);
     let mut stream = socket.connect(addr).await?;
-    stream.write_all(hello).await?;
-    Ok(stream)
+    if hold.is_none() {
+        stream.write_all(hello).await?;
+    }
+    Ok((stream, hold))
 }

@@ -4,5 +4,6 @@
 #![allow(unsafe_code, reason = "raw system calls live here and nowhere else")]
 
 pub mod readable;
+pub mod repair;
 pub mod shared;
 pub mod sockopt;

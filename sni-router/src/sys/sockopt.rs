@@ -89,7 +89,7 @@ impl TcpInfo {
 
 const _: () = assert!(size_of::<TcpInfo>() == 136);
 
-fn get<T: FromBytes>(socket: impl AsFd, level: c_int, name: c_int) -> io::Result<T> {
+pub(super) fn get<T: FromBytes>(socket: impl AsFd, level: c_int, name: c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     let mut len = size_of::<T>() as socklen_t;
     // SAFETY: the pointer and the length describe `value`, which outlives the call.
@@ -112,7 +112,7 @@ fn get<T: FromBytes>(socket: impl AsFd, level: c_int, name: c_int) -> io::Result
     Ok(unsafe { value.assume_init() })
 }
 
-fn set<T: IntoBytes + Immutable>(
+pub(super) fn set<T: IntoBytes + Immutable>(
     socket: impl AsFd,
     level: c_int,
     name: c_int,

@@ -11,6 +11,7 @@ use sni_router_tests::wait::{SOON, until};
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn counters_follow_a_connection(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     assert_eq!(rig.router.get("/healthz").status, 200);

@@ -36,6 +36,7 @@ const DROPPING: &str = "rate 100mbit burst 16kb limit 20kb";
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn bytes_stay_in_order_when_the_routers_own_queue_drops(
     #[case] datapath: Datapath,
     #[values(CLIENT_LINK, BACKEND_LINK)] link: &str,
@@ -82,6 +83,7 @@ const MOST_RESIDENT: u64 = 16 * MIB;
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn two_ends_that_flood_and_do_not_read_are_both_stopped(#[case] datapath: Datapath) {
     let _alone = alone();
     let rig = Rig::start(datapath, &[]);
@@ -123,6 +125,7 @@ fn two_ends_that_flood_and_do_not_read_are_both_stopped(#[case] datapath: Datapa
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn answer_that_takes_longer_than_the_idle_timeout_arrives_whole(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--idle-timeout", "2s"]);
     let pair = rig.open();
@@ -146,6 +149,7 @@ fn answer_that_takes_longer_than_the_idle_timeout_arrives_whole(#[case] datapath
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn connection_whose_reader_has_stopped_is_idle(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--idle-timeout", "2s"]);
     let pair = rig.open();
@@ -160,6 +164,7 @@ fn connection_whose_reader_has_stopped_is_idle(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn claimed_vip_stays_until_the_last_bytes_are_delivered(#[case] datapath: Datapath) {
     let mut rig = Rig::start(datapath, &["--drain-timeout", "30s"]);
     let pair = rig.open();
@@ -196,6 +201,7 @@ fn claimed_vip_stays_until_the_last_bytes_are_delivered(#[case] datapath: Datapa
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn queue_that_is_read_in_part_arrives_once(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let hello = hello(HOST);

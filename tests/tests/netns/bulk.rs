@@ -32,6 +32,7 @@ fn transfer(from: &TcpStream, to: &TcpStream, seed: u64) -> (Sum, Sum) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn gibibyte_up_then_down_arrives_intact(#[case] datapath: Datapath) {
     let _alone = alone();
     let rig = Rig::start(datapath, &[]);
@@ -50,6 +51,7 @@ fn gibibyte_up_then_down_arrives_intact(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn gibibyte_both_ways_at_once_arrives_intact(#[case] datapath: Datapath) {
     let _alone = alone();
     let rig = Rig::start(datapath, &[]);

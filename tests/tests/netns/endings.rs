@@ -42,6 +42,7 @@ fn half_close(closing: &TcpStream, open: &TcpStream) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_half_close_leaves_the_way_down_open(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -58,6 +59,7 @@ fn client_half_close_leaves_the_way_down_open(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn endpoint_half_close_leaves_the_way_up_open(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -70,6 +72,7 @@ fn endpoint_half_close_leaves_the_way_up_open(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_reset_is_a_reset_at_the_endpoint(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -84,6 +87,7 @@ fn client_reset_is_a_reset_at_the_endpoint(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn endpoint_reset_is_a_reset_at_the_client(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -99,6 +103,7 @@ fn endpoint_reset_is_a_reset_at_the_client(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn reset_after_half_close_is_still_a_reset(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -122,6 +127,7 @@ fn reset_after_half_close_is_still_a_reset(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn reset_of_a_sender_that_is_stalled_is_noticed(
     #[case] datapath: Datapath,
     #[values("client_reset", "endpoint_reset")] reason: &str,
@@ -142,6 +148,7 @@ fn reset_of_a_sender_that_is_stalled_is_noticed(
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn reset_in_the_middle_of_a_transfer_ends_both_sides(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     for round in 0..20 {
@@ -166,6 +173,7 @@ fn reset_in_the_middle_of_a_transfer_ends_both_sides(#[case] datapath: Datapath)
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn five_hundred_short_connections_lose_nothing_at_close(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let mut random = Random::new(42);
@@ -218,6 +226,7 @@ fn length(random: &mut Random) -> usize {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn bytes_queued_in_the_router_outlive_the_sender(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     for round in 0..10 {

@@ -42,6 +42,7 @@ fn is_internal_error(bytes: &[u8]) -> bool {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn endpoint_that_refuses_is_passed_over(#[case] datapath: Datapath) {
     let lab = Lab::new(2);
     let up = lab.listen(1);
@@ -84,6 +85,7 @@ fn endpoint_that_refuses_is_passed_over(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn endpoint_that_is_silent_is_passed_over_in_time(#[case] datapath: Datapath) {
     let lab = Lab::new(2);
     silence(&lab, 0);
@@ -119,6 +121,7 @@ fn endpoint_that_is_silent_is_passed_over_in_time(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_gets_an_alert_when_all_endpoints_fail(#[case] datapath: Datapath) {
     let lab = Lab::new(2);
     let router = start(&lab, datapath, &[0, 1], &[]);
@@ -135,6 +138,7 @@ fn client_gets_an_alert_when_all_endpoints_fail(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_gets_an_alert_when_there_is_no_endpoint(#[case] datapath: Datapath) {
     let lab = Lab::new(1);
     let router = start(&lab, datapath, &[], &[]);
@@ -148,6 +152,7 @@ fn client_gets_an_alert_when_there_is_no_endpoint(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn silent_endpoints_do_not_hold_a_client_for_ever(#[case] datapath: Datapath) {
     let lab = Lab::new(3);
     for backend in 0..3 {
@@ -168,6 +173,7 @@ fn silent_endpoints_do_not_hold_a_client_for_ever(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn round_robin_reaches_every_endpoint_equally(#[case] datapath: Datapath) {
     let lab = Lab::new(2);
     let listeners = [lab.listen(0), lab.listen(1)];

@@ -24,6 +24,7 @@ const DECLINED: [&str; 1] = ["not_established"];
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn answer_to_a_client_that_has_already_ended_arrives(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let listener = rig.endpoint.try_clone().expect("clone");
@@ -52,6 +53,7 @@ fn answer_to_a_client_that_has_already_ended_arrives(#[case] datapath: Datapath)
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn last_words_of_an_endpoint_that_closes_at_once_arrive(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let hello = hello(HOST);
@@ -81,6 +83,7 @@ fn last_words_of_an_endpoint_that_closes_at_once_arrive(#[case] datapath: Datapa
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn endpoint_that_resets_at_once_is_a_reset_or_a_failed_endpoint(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     for round in 0..ROUNDS {
@@ -104,6 +107,7 @@ fn endpoint_that_resets_at_once_is_a_reset_or_a_failed_endpoint(#[case] datapath
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_that_resets_at_once_is_a_reset_at_the_endpoint(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     for round in 0..ROUNDS {

@@ -34,6 +34,7 @@ fn finish_unless(rig: &Rig, client: TcpStream, server: TcpStream, up: usize, dec
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn hello_in_one_byte_segments_arrives_whole(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     for post_quantum in [false, true] {
@@ -55,6 +56,7 @@ fn hello_in_one_byte_segments_arrives_whole(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn hello_in_one_byte_records_arrives_as_it_was(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let whole = hello(HOST);
@@ -75,6 +77,7 @@ fn hello_in_one_byte_records_arrives_as_it_was(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn data_behind_the_hello_arrives_in_order(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let hello = hello(HOST);
@@ -125,6 +128,7 @@ fn hello_len(bytes: &[u8]) -> usize {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn both_may_speak_right_after_the_hello(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     for round in 0..50 {
@@ -146,6 +150,7 @@ fn both_may_speak_right_after_the_hello(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn slow_hello_within_the_limit_is_served(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--hello-timeout", "5s"]);
     let client = rig.lab.connect(Family::V4);
@@ -163,6 +168,7 @@ fn slow_hello_within_the_limit_is_served(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn slow_loris_is_cut_off_at_the_limit(#[case] datapath: Datapath) {
     let rig = Rig::start(
         datapath,
@@ -188,6 +194,7 @@ fn slow_loris_is_cut_off_at_the_limit(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn too_many_incomplete_hellos_are_refused_and_the_rest_served(#[case] datapath: Datapath) {
     const LIMIT: usize = 8;
     let rig = Rig::start(

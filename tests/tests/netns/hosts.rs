@@ -107,6 +107,7 @@ impl Hosts {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn each_host_is_answered_by_its_own_server(
     #[case] datapath: Datapath,
     #[values(Client::Rustls, Client::OpenSsl, Client::Curl)] client: Client,
@@ -136,6 +137,7 @@ fn each_host_is_answered_by_its_own_server(
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn host_in_capitals_is_the_same_host(#[case] datapath: Datapath) {
     let hosts = Hosts::start(datapath, server::Options::default());
     // curl and rustls send names in lower case; s_client sends what it is given.
@@ -147,6 +149,7 @@ fn host_in_capitals_is_the_same_host(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn post_quantum_handshake_passes(#[case] datapath: Datapath) {
     let options = server::Options {
         post_quantum: true,
@@ -167,6 +170,7 @@ fn post_quantum_handshake_passes(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_certificate_reaches_the_server(
     #[case] datapath: Datapath,
     #[values(Client::Rustls, Client::OpenSsl, Client::Curl)] client: Client,
@@ -199,6 +203,7 @@ fn client_certificate_reaches_the_server(
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn application_protocol_is_agreed_end_to_end(
     #[case] datapath: Datapath,
     #[values(Client::Rustls, Client::OpenSsl)] client: Client,

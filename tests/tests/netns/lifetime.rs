@@ -24,6 +24,7 @@ fn exchange(pair: &Pair) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn idle_connection_is_ended(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--idle-timeout", "1s"]);
     let pair = rig.open();
@@ -42,6 +43,7 @@ fn idle_connection_is_ended(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn connection_in_use_is_not_idle(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--idle-timeout", "1s"]);
     let pair = rig.open();
@@ -60,6 +62,7 @@ fn connection_in_use_is_not_idle(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn connection_is_ended_at_its_maximum_duration(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--max-duration", "1s"]);
     let pair = rig.open();
@@ -88,6 +91,7 @@ fn connection_is_ended_at_its_maximum_duration(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn drain_lets_connections_finish(#[case] datapath: Datapath) {
     let mut rig = Rig::start(datapath, &["--drain-timeout", "30s"]);
     let pair = rig.open();
@@ -112,6 +116,7 @@ fn drain_lets_connections_finish(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn drain_ends_what_is_left_at_its_timeout(#[case] datapath: Datapath) {
     let mut rig = Rig::start(datapath, &["--drain-timeout", "1s"]);
     let pair = rig.open();
@@ -130,6 +135,7 @@ fn drain_ends_what_is_left_at_its_timeout(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn idle_router_leaves_at_once_and_takes_its_routes_along(#[case] datapath: Datapath) {
     let mut rig = Rig::start(datapath, &[]);
     assert_eq!(claimed(&rig), [VIP4.to_string(), VIP6.to_string()].into());
@@ -147,6 +153,7 @@ fn idle_router_leaves_at_once_and_takes_its_routes_along(#[case] datapath: Datap
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn killed_router_blocks_nothing(#[case] datapath: Datapath) {
     let mut rig = Rig::start(datapath, &[]);
     for _ in 0..2 {
@@ -181,6 +188,7 @@ fn killed_router_blocks_nothing(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn drain_does_not_wait_for_incomplete_hellos_beyond_their_limit(#[case] datapath: Datapath) {
     let args = ["--drain-timeout", "30s", "--hello-timeout", "1s"];
     let mut rig = Rig::start(datapath, &args);

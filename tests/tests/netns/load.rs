@@ -22,6 +22,7 @@ const POOLED: usize = 400;
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn two_thousand_connections_at_once_keep_their_bytes_apart(#[case] datapath: Datapath) {
     let _alone = alone();
     let rig = Rig::start(datapath, &[]);
@@ -83,6 +84,7 @@ fn two_thousand_connections_at_once_keep_their_bytes_apart(#[case] datapath: Dat
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn streams_at_full_speed_side_by_side_arrive_intact(#[case] datapath: Datapath) {
     const LEN: u64 = 24 << 20;
     let _alone = alone();

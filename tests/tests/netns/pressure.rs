@@ -59,6 +59,7 @@ fn finish(rig: &Rig, pair: Pair) -> (u64, u64) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn endpoint_that_does_not_read_stops_the_client(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -69,6 +70,7 @@ fn endpoint_that_does_not_read_stops_the_client(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_that_does_not_read_stops_the_endpoint(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -80,6 +82,7 @@ fn client_that_does_not_read_stops_the_endpoint(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn stream_goes_on_after_every_stall(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -98,6 +101,7 @@ fn stream_goes_on_after_every_stall(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn reader_of_small_pieces_gets_everything(#[case] datapath: Datapath) {
     const LEN: usize = 4 << 20;
     let rig = Rig::start(datapath, &[]);

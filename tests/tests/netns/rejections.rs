@@ -144,6 +144,7 @@ fn assert_alert(bytes: &[u8], alert: u8, what: impl std::fmt::Debug) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn each_kind_gets_its_alert_by_default(#[case] datapath: Datapath) {
     let rig = start(datapath, None);
     for bad in Bad::ALL {
@@ -158,6 +159,7 @@ fn each_kind_gets_its_alert_by_default(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn close_ends_without_a_byte(#[case] datapath: Datapath) {
     let rig = start(datapath, Some("close"));
     for bad in Bad::ALL {
@@ -169,6 +171,7 @@ fn close_ends_without_a_byte(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn reset_ends_with_rst(#[case] datapath: Datapath) {
     let rig = start(datapath, Some("reset"));
     for bad in Bad::ALL {
@@ -180,6 +183,7 @@ fn reset_ends_with_rst(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn one_answer_can_differ_from_the_others(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--on-no-sni", "reset"]);
     let (answer, end, _) = provoke(&rig, Bad::NoSni, Family::V4);
@@ -192,6 +196,7 @@ fn one_answer_can_differ_from_the_others(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn tls12_client_without_sni_gets_handshake_failure(#[case] datapath: Datapath) {
     let rig = start(datapath, None);
     let client = rig.lab.connect(Family::V4);
@@ -210,6 +215,7 @@ fn tls12_client_without_sni_gets_handshake_failure(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn alert_arrives_although_the_client_went_on_sending(#[case] datapath: Datapath) {
     let rig = start(datapath, None);
     for _ in 0..20 {
@@ -226,6 +232,7 @@ fn alert_arrives_although_the_client_went_on_sending(#[case] datapath: Datapath)
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn client_that_leaves_before_its_hello_is_whole_is_recorded(#[case] datapath: Datapath) {
     let rig = start(datapath, None);
 
@@ -246,6 +253,7 @@ fn client_that_leaves_before_its_hello_is_whole_is_recorded(#[case] datapath: Da
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn each_client_understands_the_alert(#[case] datapath: Datapath) {
     let rig = start(datapath, None);
     let expected = [

@@ -58,6 +58,7 @@ fn is_served(lab: &Lab, host: &str) -> bool {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn reload_under_load_fails_no_connection(#[case] datapath: Datapath) {
     const RELOADS: u64 = 40;
     let _alone = alone();
@@ -138,6 +139,7 @@ fn exchange(pair: &Pair) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn running_connection_outlives_its_route_and_its_listener(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
@@ -173,6 +175,7 @@ fn running_connection_outlives_its_route_and_its_listener(#[case] datapath: Data
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn change_of_a_file_is_applied_within_a_second(#[case] datapath: Datapath) {
     let lab = Lab::new(1);
     let _server = Server::spawn(lab.listen(0), echo);
@@ -194,6 +197,7 @@ fn change_of_a_file_is_applied_within_a_second(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn symlink_swap_of_a_kubernetes_volume_is_applied(#[case] datapath: Datapath) {
     let lab = Lab::new(1);
     let _server = Server::spawn(lab.listen(0), echo);
@@ -221,6 +225,7 @@ fn symlink_swap_of_a_kubernetes_volume_is_applied(#[case] datapath: Datapath) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn manifest_that_turns_bad_keeps_its_last_good_version(#[case] datapath: Datapath) {
     let lab = Lab::new(1);
     let _server = Server::spawn(lab.listen(0), echo);
@@ -256,6 +261,7 @@ fn manifest_that_turns_bad_keeps_its_last_good_version(#[case] datapath: Datapat
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn endpoint_that_is_replaced_keeps_its_connections(#[case] datapath: Datapath) {
     let lab = Lab::new(2);
     let (old, new) = (lab.listen(0), lab.listen(1));

@@ -127,6 +127,7 @@ fn ask(rig: &Rig, hello: &[u8], order: &Order) {
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
 fn short_connections_of_every_kind_do_not_disturb_each_other(#[case] datapath: Datapath) {
     let _alone = alone();
     let rig = Rig::start(datapath, &[]);

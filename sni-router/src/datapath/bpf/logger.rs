@@ -1,17 +1,16 @@
 //! The programs' debug logs.
 
-use aya::Ebpf;
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 use tracing::{debug, warn};
 
-use super::Kernel;
+use super::{Kernel, lock};
 use crate::sys::readable::readable;
 
 /// Forwards the programs' log records to `tracing` until the task is dropped. Does nothing where
 /// debug logs are off: the programs then write none.
-pub fn forward(kernel: &mut Kernel) {
-    let ebpf: &mut Ebpf = &mut kernel.ebpf;
+pub fn forward(kernel: &Kernel) {
+    let ebpf = &mut *lock(&kernel.ebpf);
     if ebpf.map("AYA_LOGS").is_none() {
         return;
     }

@@ -4,20 +4,26 @@
 //! programs and frees the maps.
 
 mod counters;
+mod flows;
+mod hooks;
 mod load;
 mod logger;
 mod rules;
 mod sockets;
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{MapData, SockMap};
-use aya::programs::{SkLookup, SkSkb};
+use aya::programs::{SchedClassifier, SkLookup, SkSkb};
 use sni_router_common::names;
 
 pub use counters::Counters;
+pub use flows::{Flows, is_full};
+pub use hooks::{Hooks, Layer};
 pub use load::LoadError;
 pub use logger::forward as forward_logs;
 pub use rules::Rules;
@@ -27,7 +33,8 @@ use load::{array, map, program};
 
 /// The loaded object. The programs stay attached while this lives.
 pub struct Kernel {
-    ebpf: Ebpf,
+    ebpf: Arc<Mutex<Ebpf>>,
+    flows: Option<Arc<Flows>>,
 }
 
 impl Kernel {
@@ -41,7 +48,37 @@ impl Kernel {
         program::<SkSkb>(&mut ebpf, names::PROG_VERDICT)?
             .load()
             .map_err(LoadError::Program)?;
-        Ok(Self { ebpf })
+        Ok(Self {
+            ebpf: Arc::new(Mutex::new(ebpf)),
+            flows: None,
+        })
+    }
+
+    /// Loads the programs of the `tc` datapath, and returns their maps. Packets to `reserved` ports
+    /// are looked at from now on, those to listeners once there are rules.
+    pub fn load_tc(&mut self, reserved: RangeInclusive<u16>) -> Result<Arc<Flows>, LoadError> {
+        let ebpf = &mut *lock(&self.ebpf);
+        for name in [names::PROG_TC_ETHER, names::PROG_TC_IP] {
+            program::<SchedClassifier>(ebpf, name)?
+                .load()
+                .map_err(LoadError::Program)?;
+        }
+        let flows = Flows::new(
+            map(ebpf, names::MAP_FLOWS)?,
+            map(ebpf, names::MAP_SEEN)?,
+            &array(ebpf, names::MAP_PORTS)?,
+            map(ebpf, names::MAP_ENDED)?,
+            reserved,
+        )
+        .map_err(LoadError::Sockets)?;
+        let flows = Arc::new(flows);
+        self.flows = Some(Arc::clone(&flows));
+        Ok(flows)
+    }
+
+    /// Where `snir_tc` can be attached, once it is loaded.
+    pub fn hooks(&self) -> Hooks {
+        Hooks::new(Arc::clone(&self.ebpf))
     }
 
     /// Attaches `snir_lookup` to the network namespace of this process.
@@ -53,41 +90,50 @@ impl Kernel {
         v4: Option<BorrowedFd<'_>>,
         v6: Option<BorrowedFd<'_>>,
     ) -> Result<(), LoadError> {
-        let mut listen: SockMap<MapData> = map(&mut self.ebpf, names::MAP_LISTEN)?;
+        let ebpf = &mut *lock(&self.ebpf);
+        let mut listen: SockMap<MapData> = map(ebpf, names::MAP_LISTEN)?;
         for (index, socket) in [(names::LISTEN_V4, v4), (names::LISTEN_V6, v6)] {
             if let Some(socket) = socket {
                 listen.set(index, &socket, 0).map_err(LoadError::Map)?;
             }
         }
         let netns = std::fs::File::open("/proc/self/ns/net").map_err(LoadError::Netns)?;
-        let lookup: &mut SkLookup = program(&mut self.ebpf, names::PROG_LOOKUP)?;
+        let lookup: &mut SkLookup = program(ebpf, names::PROG_LOOKUP)?;
         lookup.attach(netns).map_err(LoadError::Program)?;
         Ok(())
     }
 
     /// The steering rules.
     pub fn rules(&mut self) -> Result<Rules, LoadError> {
-        Ok(Rules::new(map(&mut self.ebpf, names::MAP_RULES)?))
+        let rules = map(&mut lock(&self.ebpf), names::MAP_RULES)?;
+        Ok(Rules::new(rules, self.flows.clone()))
     }
 
     /// Attaches `snir_verdict` to the map of carried sockets, and returns the maps.
     pub fn attach_verdict(&mut self) -> Result<Sockets, LoadError> {
+        let ebpf = &mut *lock(&self.ebpf);
         let sockets = Sockets::new(
-            map(&mut self.ebpf, names::MAP_SOCKS)?,
-            map(&mut self.ebpf, names::MAP_SLOTS)?,
-            &array(&mut self.ebpf, names::MAP_STREAMS)?,
-            map(&mut self.ebpf, names::MAP_EVENTS)?,
+            map(ebpf, names::MAP_SOCKS)?,
+            map(ebpf, names::MAP_SLOTS)?,
+            &array(ebpf, names::MAP_STREAMS)?,
+            map(ebpf, names::MAP_EVENTS)?,
         )
         .map_err(LoadError::Sockets)?;
-        let verdict: &mut SkSkb = program(&mut self.ebpf, names::PROG_VERDICT)?;
+        let verdict: &mut SkSkb = program(ebpf, names::PROG_VERDICT)?;
         verdict.attach(sockets.fd()).map_err(LoadError::Program)?;
         Ok(sockets)
     }
 
     /// The programs' counters.
     pub fn counters(&mut self) -> Result<Counters, LoadError> {
-        Ok(Counters::new(map(&mut self.ebpf, names::MAP_COUNT)?))
+        let counts = map(&mut lock(&self.ebpf), names::MAP_COUNT)?;
+        Ok(Counters::new(counts))
     }
+}
+
+/// A thread that panicked while holding it leaves it as good as it was.
+fn lock(ebpf: &Mutex<Ebpf>) -> MutexGuard<'_, Ebpf> {
+    ebpf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// aya reports the kernel's refusals in its own types; callers only need to know which it was.

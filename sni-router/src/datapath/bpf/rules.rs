@@ -2,23 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData};
 use sni_router_common::rule::{Rule, RuleKey};
 
-use super::io_error;
+use super::{Flows, io_error};
 
 /// What `snir_lookup` looks at, and what we know to be in it.
 pub struct Rules {
     map: HashMap<MapData, RuleKey, Rule>,
     applied: BTreeMap<RuleKey, Rule>,
+    /// Where `snir_tc` is, which has to see the handshakes of connections that a rule takes.
+    flows: Option<Arc<Flows>>,
 }
 
 impl Rules {
-    pub(super) fn new(map: HashMap<MapData, RuleKey, Rule>) -> Self {
+    pub(super) fn new(map: HashMap<MapData, RuleKey, Rule>, flows: Option<Arc<Flows>>) -> Self {
         Self {
             map,
             applied: BTreeMap::new(),
+            flows,
         }
     }
 
@@ -27,6 +31,9 @@ impl Rules {
     pub fn add(&mut self, desired: &BTreeMap<RuleKey, Rule>) -> io::Result<()> {
         for (key, rule) in desired {
             if self.applied.get(key) != Some(rule) {
+                if let Some(flows) = &self.flows {
+                    flows.watch(key.port());
+                }
                 self.map.insert(key, rule, 0).map_err(io_error)?;
                 self.applied.insert(*key, *rule);
             }

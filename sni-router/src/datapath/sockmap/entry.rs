@@ -180,6 +180,7 @@ fn give_back(
         forwarded,
         unsent: Vec::new(),
         mapped,
+        hold: None,
     };
     Outside::Refused(Box::new(Refused { pair, decline }))
 }

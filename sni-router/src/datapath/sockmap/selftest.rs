@@ -196,6 +196,7 @@ impl Rig {
             forwarded: 0,
             unsent: Vec::new(),
             mapped: None,
+            hold: None,
         };
         Ok(Self {
             client,

@@ -68,6 +68,7 @@ async fn both_ways(pair: &Pair, traffic: &Traffic) -> End {
         forwarded: _,
         unsent,
         mapped,
+        hold: _,
     } = pair;
     let copy_only = mapped.is_some();
     let first = async {

@@ -1,0 +1,230 @@
+//! The entries of the `tc` datapath: flows that the kernel carries, and handshakes it has seen.
+//!
+//! A connection that was handed over is two [`Flow`]s, one for each direction, keyed by what
+//! [`snir_tc`](crate::names::PROG_TC_ETHER) finds in a packet that comes in. Everything a packet
+//! needs is in its own direction's entry; the other one is looked up only for FIN and RST.
+//!
+//! Sequence numbers, acknowledgements and timestamps are in host order. Those of a direction's
+//! sender, before anything is added, are "as sent"; they wrap and are compared as in RFC 9293,
+//! section 3.4.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// An address as a packet has it: four words of bytes in network order, IPv4 as v4-mapped. Words,
+/// since the kernel program compares and copies nothing smaller without a price.
+pub type Addr = [u32; 4];
+
+/// Addresses and ports of a packet as it comes in.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+)]
+pub struct FlowKey {
+    /// Who sent the packet.
+    pub src: Addr,
+    /// To whom.
+    pub dst: Addr,
+    /// See [`ports`].
+    pub ports: u32,
+}
+
+/// One direction of a connection that was handed over.
+///
+/// Written whole by the daemon once, before the program sees it; from then on only the program
+/// writes, and from then on the daemon reads. Fields of the same direction are written by the CPU
+/// that received the packet: network cards keep a connection on one. Should two meet, a count of a
+/// packet is lost, and the next packet repairs positions, which are absolute.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Flow {
+    /// Becomes the packet's source address.
+    pub src: Addr,
+    /// Becomes the packet's destination address.
+    pub dst: Addr,
+    /// Become the packet's ports; see [`ports`].
+    pub ports: u32,
+    /// Added to the sequence number.
+    pub seq_add: u32,
+    /// Added to the acknowledgement, and to the edges of SACK blocks.
+    pub ack_add: u32,
+    /// Added to the timestamp (TSval).
+    pub ts_add: u32,
+    /// Added to the timestamp echo (TSecr).
+    pub ecr_add: u32,
+    /// The interface that the packet leaves by.
+    pub ifindex: u32,
+    /// Position after the last byte sent, FIN included. The low half is the sequence number as
+    /// sent, the high half counts how often it wrapped.
+    pub end: u64,
+    /// The highest acknowledgement, as sent.
+    pub ack: u32,
+    /// The acknowledgement, as sent, of the other direction's FIN. Valid with [`peer::FIN`].
+    pub peer_fin: u32,
+    /// Acknowledgements, as sent, before this one are for the daemon's own socket: it is still
+    /// sending what it had received before the hand-over.
+    pub held: u32,
+    /// When the last packet came, in [ticks](tick).
+    pub seen: u32,
+    /// Packets so far; wraps.
+    pub packets: u32,
+    /// Which of the daemon's connections this is.
+    pub id: u32,
+    /// Bytes that an IP packet may have on the interface it leaves by.
+    pub mtu: u16,
+    /// How far the window field is shifted: to the left, or to the right where negative.
+    pub shift: i8,
+    /// See [`option`].
+    pub options: u8,
+    /// What this direction's packets have shown; see [`own`].
+    pub own: u8,
+    /// What the other direction's packets have shown; see [`peer`].
+    pub peer: u8,
+    /// See [`End`]; 0 while the connection lives.
+    pub closed: u8,
+    /// 1 for client to endpoint, 0 for the way back.
+    pub up: u8,
+}
+
+/// Bits of [`Flow::options`].
+pub mod option {
+    /// Both handshakes agreed on timestamps.
+    pub const TIMESTAMPS: u8 = 1;
+    /// The receiver did not agree to SACK, the sender did: blocks are blanked out.
+    pub const NO_SACK: u8 = 2;
+}
+
+/// Bits of [`Flow::own`].
+pub mod own {
+    /// A FIN was sent.
+    pub const FIN: u8 = 1;
+    /// The other direction's FIN was acknowledged.
+    pub const ACKED_FIN: u8 = 2;
+}
+
+/// Bits of [`Flow::peer`].
+pub mod peer {
+    /// The other direction has sent a FIN.
+    pub const FIN: u8 = 1;
+}
+
+/// How a flow ended, as the ring buffer and [`Flow::closed`] have it.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both FINs were acknowledged.
+    Finished = 1,
+    /// The client sent a RST that the endpoint takes.
+    ClientReset = 2,
+    /// The endpoint sent a RST that the client takes.
+    EndpointReset = 3,
+    /// The client opened a new connection from the same port, and the entries were removed.
+    Reopened = 4,
+}
+
+impl End {
+    /// What a number of the kernel's means.
+    pub const fn of(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Finished),
+            2 => Some(Self::ClientReset),
+            3 => Some(Self::EndpointReset),
+            4 => Some(Self::Reopened),
+            _ => None,
+        }
+    }
+}
+
+/// What the ring buffer carries when a flow has ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Ended {
+    /// [`Flow::id`].
+    pub id: u32,
+    /// An [`End`].
+    pub end: u32,
+}
+
+/// What the program saw of one side before the hand-over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Seen {
+    /// When the SYN (or the endpoint's SYN-ACK) came: `CLOCK_MONOTONIC` in ns.
+    pub since: u64,
+    /// Its sequence number.
+    pub isn: u32,
+    /// The highest sequence number that went to the local stack, FIN included.
+    pub end: u32,
+    /// The last acknowledgement.
+    pub ack: u32,
+    /// The last timestamp.
+    pub tsval: u32,
+    /// The last timestamp echo.
+    pub tsecr: u32,
+    /// The interface it came in by.
+    pub ifindex: u32,
+    /// See [`seen`].
+    pub flags: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// Bits of [`Seen::flags`].
+pub mod seen {
+    /// The last packet had timestamps.
+    pub const TIMESTAMPS: u32 = 1;
+    /// A FIN went to the local stack.
+    pub const FIN: u32 = 2;
+    /// A RST went to the local stack.
+    pub const RST: u32 = 4;
+    /// An option signs the header, which we rewrite: TCP-MD5 (RFC 2385) or TCP-AO (RFC 5925).
+    pub const SIGNED: u32 = 8;
+}
+
+/// The clock of [`Flow::seen`]: about a second, and nothing to divide.
+pub const fn tick(monotonic_ns: u64) -> u32 {
+    (monotonic_ns >> 30) as u32
+}
+
+/// Whether `a` comes before `b` (RFC 9293, section 3.4).
+pub const fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+impl FlowKey {
+    /// The key of packets that answer those which leave by `flow`.
+    pub const fn answers(flow: &Flow) -> Self {
+        Self {
+            src: flow.dst,
+            dst: flow.src,
+            // The first two bytes and the last two, whatever the byte order.
+            ports: flow.ports.rotate_left(16),
+        }
+    }
+
+    /// The port that the packet is for, in host order.
+    pub const fn dport(&self) -> u16 {
+        let [_, _, high, low] = self.ports.to_ne_bytes();
+        u16::from_be_bytes([high, low])
+    }
+}
+
+/// Source and destination port as a TCP header starts with them.
+pub const fn ports(source: u16, destination: u16) -> u32 {
+    let [s0, s1] = source.to_be_bytes();
+    let [d0, d1] = destination.to_be_bytes();
+    u32::from_ne_bytes([s0, s1, d0, d1])
+}
+
+/// An IPv4 address, of its four bytes as a word in network order.
+pub const fn v4(word: u32) -> Addr {
+    [0, 0, 0xffff_u32.to_be(), word]
+}
+
+/// An IPv6 address, or a v4-mapped one, of its bytes.
+pub fn v6(bytes: [u8; 16]) -> Addr {
+    zerocopy::transmute!(bytes)
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 36);
+const _: () = assert!(size_of::<Flow>() == 96);
+const _: () = assert!(size_of::<Seen>() == 40);

@@ -1,0 +1,59 @@
+//! The `tc` datapath: packets of connections that were handed over become packets of the other
+//! connection, and leave. Everything else goes on to whoever is next.
+//!
+//! `docs/datapaths.md` has the states of a flow and their order.
+
+mod observe;
+mod packet;
+mod splice;
+
+use aya_ebpf::programs::TcContext;
+use sni_router_common::flow::FlowKey;
+
+use crate::maps::{FLOWS, PORTS};
+
+pub use splice::Spliced;
+
+/// What became of a packet.
+pub enum Fate {
+    /// Not a packet of a flow: the stack goes on as usual.
+    NotOurs,
+    /// It is of a flow.
+    Ours(Spliced),
+}
+
+/// Judges a packet whose IP header starts at `l2`.
+#[inline(always)] // the verifier follows packet pointers through one function only
+pub fn judge(ctx: &TcContext, l2: u32) -> Fate {
+    let Some((key, packet)) = packet::parse(ctx, l2) else {
+        return Fate::NotOurs;
+    };
+    if !is_watched(&key) {
+        return Fate::NotOurs;
+    }
+    match FLOWS.get_ptr_mut(key) {
+        Some(flow) => match splice::splice(ctx, &key, &packet, flow) {
+            Spliced::Reopened => {
+                observe::observe(ctx, &key, &packet);
+                Fate::Ours(Spliced::Reopened)
+            }
+            other => Fate::Ours(other),
+        },
+        None => {
+            observe::observe(ctx, &key, &packet);
+            Fate::NotOurs
+        }
+    }
+}
+
+/// Whether a packet's port is one of ours. Keeps everybody else's packets out of the hash maps.
+fn is_watched(key: &FlowKey) -> bool {
+    let port = key.dport();
+    let Some(word) = PORTS.get_ptr(u32::from(port >> 6)) else {
+        return false;
+    };
+    // SAFETY: the pointer is into an array map, and a word is read whole.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    let word = unsafe { word.read_volatile() };
+    word & (1 << (port & 63)) != 0
+}

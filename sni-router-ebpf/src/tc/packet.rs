@@ -1,0 +1,222 @@
+//! Finding the headers of a packet.
+
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
+use aya_ebpf::programs::TcContext;
+use sni_router_common::flow::{Addr, FlowKey, v4};
+use sni_router_common::options::{MAX_OPTIONS, Options};
+use sni_router_common::rewrite::{Ipv4, Ipv6, Tcp};
+
+use crate::maps::OPTIONS;
+
+/// Where things are in a packet, and what its TCP header says. Offsets are in bytes from the start
+/// of the packet's data.
+pub struct Packet {
+    /// Of the IP header.
+    pub network: u32,
+    /// Of the TCP header.
+    pub transport: u32,
+    /// Bytes of the TCP header, options included.
+    pub header: u32,
+    /// Bytes behind the TCP header.
+    pub payload: u32,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement.
+    pub ack: u32,
+    /// FIN, SYN, RST, PSH, ACK … as in the header's 14th byte.
+    pub flags: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+}
+
+impl Packet {
+    /// Whether it is IPv6.
+    pub const fn is_v6(&self) -> bool {
+        self.transport - self.network == IPV6_HEADER
+    }
+}
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
+
+/// The headers of a whole TCP packet; `None` for anything else. IPv4 options, IPv6 extension
+/// headers and fragments are something else: nobody sends them on a TCP connection, and a
+/// connection that was handed over would not survive half of its packets being treated differently.
+#[inline(always)] // the verifier follows packet pointers through one function only
+pub fn parse(ctx: &TcContext, network: u32) -> Option<(FlowKey, Packet)> {
+    match protocol(ctx) {
+        ETH_P_IP => parse_v4(ctx, network),
+        ETH_P_IPV6 => parse_v6(ctx, network),
+        _ => None,
+    }
+}
+
+#[inline(always)] // as above
+fn parse_v4(ctx: &TcContext, network: u32) -> Option<(FlowKey, Packet)> {
+    let transport = network + IPV4_HEADER;
+    let ip: *const Ipv4 = header(ctx, network, transport + TCP_HEADER)?;
+    // SAFETY: `header` has checked that the bytes are there.
+    #[allow(unsafe_code, reason = "packet pointers are raw")]
+    let ip = unsafe { &*ip };
+    let [version, _, total0, total1] = ip[0].to_ne_bytes();
+    let is_fragment = ip[1] & u32::from_be(0x3fff) != 0;
+    let [ttl, protocol, _, _] = ip[2].to_ne_bytes();
+    if version != 0x45 || protocol != IPPROTO_TCP || is_fragment {
+        return None;
+    }
+    let total = u32::from(u16::from_be_bytes([total0, total1]));
+    let room = total.checked_sub(IPV4_HEADER)?;
+    let (src, dst) = (v4(ip[3]), v4(ip[4]));
+    tcp(ctx, network, transport, room, ttl, src, dst)
+}
+
+#[inline(always)] // as above
+fn parse_v6(ctx: &TcContext, network: u32) -> Option<(FlowKey, Packet)> {
+    let transport = network + IPV6_HEADER;
+    let ip: *const Ipv6 = header(ctx, network, transport + TCP_HEADER)?;
+    // SAFETY: `header` has checked that the bytes are there.
+    #[allow(unsafe_code, reason = "packet pointers are raw")]
+    let ip = unsafe { &*ip };
+    let [version, ..] = ip[0].to_ne_bytes();
+    let [room0, room1, next, hops] = ip[1].to_ne_bytes();
+    if version >> 4 != 6 || next != IPPROTO_TCP {
+        return None;
+    }
+    let room = u32::from(u16::from_be_bytes([room0, room1]));
+    let src = [ip[2], ip[3], ip[4], ip[5]];
+    let dst = [ip[6], ip[7], ip[8], ip[9]];
+    tcp(ctx, network, transport, room, hops, src, dst)
+}
+
+/// `room` is what the IP header says is behind it.
+#[inline(always)] // as above
+fn tcp(
+    ctx: &TcContext,
+    network: u32,
+    transport: u32,
+    room: u32,
+    ttl: u8,
+    src: Addr,
+    dst: Addr,
+) -> Option<(FlowKey, Packet)> {
+    let tcp: *mut Tcp = reach(ctx, transport)?;
+    // SAFETY: `reach` has checked that the bytes are there.
+    #[allow(unsafe_code, reason = "packet pointers are raw")]
+    let tcp = unsafe { &*tcp };
+    let [offset, flags, _, _] = tcp[3].to_ne_bytes();
+    let header = u32::from(offset >> 4) * 4;
+    // A packet that is shorter than it says is for the stack to drop. One that is longer carries
+    // padding of the link layer.
+    if header < TCP_HEADER || header > room || transport + room > ctx.len() {
+        return None;
+    }
+    let key = FlowKey {
+        src,
+        dst,
+        ports: tcp[0],
+    };
+    let packet = Packet {
+        network,
+        transport,
+        header,
+        payload: room - header,
+        seq: u32::from_be(tcp[1]),
+        ack: u32::from_be(tcp[2]),
+        flags,
+        ttl,
+    };
+    Some((key, packet))
+}
+
+/// A pointer to a header at `at`, once `upto` bytes of the packet are where they can be reached.
+///
+/// IP and TCP headers are aligned to four bytes: drivers leave NET_IP_ALIGN in front of the
+/// Ethernet header, and where that is 0 unaligned access is cheap (include/linux/skbuff.h).
+#[inline(always)] // as above
+fn header<T>(ctx: &TcContext, at: u32, upto: u32) -> Option<*const T> {
+    if ctx.data() + upto as usize > ctx.data_end() {
+        if upto > ctx.len() {
+            return None;
+        }
+        ctx.skb.pull_data(upto).ok()?;
+    }
+    reach(ctx, at).map(<*mut T>::cast_const)
+}
+
+/// The same, where they can be reached already.
+#[inline(always)] // as above
+pub fn reach<T>(ctx: &TcContext, at: u32) -> Option<*mut T> {
+    let start = ctx.data() + at as usize;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    Some(start as *mut T)
+}
+
+/// Copies the options to where they can be walked; `None` if there are none.
+#[inline(always)] // as above
+pub fn load_options(ctx: &TcContext, packet: &Packet) -> Option<*mut Options> {
+    let options = OPTIONS.get_ptr_mut(0)?;
+    let len = options_len(packet)?;
+    // SAFETY: the entry belongs to this CPU; zeroes are options, and `len` bytes of it are there.
+    // Not by aya's method: it may ask for no bytes at all, which the verifier refuses.
+    #[allow(
+        unsafe_code,
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "map values are raw pointers"
+    )]
+    let loaded = unsafe {
+        (*options).len.store(len);
+        bpf_skb_load_bytes(
+            ctx.skb.skb.cast(),
+            packet.transport + TCP_HEADER,
+            (&raw mut (*options).words).cast(),
+            len,
+        )
+    };
+    (loaded == 0).then_some(options)
+}
+
+/// Bytes of options; `None` if there are none.
+///
+/// The compiler knows that a header is at most 60 bytes long and would leave the check away, in
+/// some register or other; the verifier wants to see it on the number that a helper is given.
+#[inline(always)] // as above
+pub fn options_len(packet: &Packet) -> Option<u32> {
+    let len = core::hint::black_box(u64::from(packet.header - TCP_HEADER));
+    (1..=MAX_OPTIONS as u64)
+        .contains(&len)
+        .then_some(len as u32)
+}
+
+/// The packet's EtherType; 0 if it has a VLAN tag out of line. Such a packet comes by again, on
+/// the VLAN's interface and without the tag.
+fn protocol(ctx: &TcContext) -> u16 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the context is valid while the program runs.
+    #[allow(
+        unsafe_code,
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "context access"
+    )]
+    let (protocol, has_tag) = unsafe {
+        (
+            (&raw const (*skb).protocol).read_volatile(),
+            (&raw const (*skb).vlan_present).read_volatile(),
+        )
+    };
+    if has_tag != 0 {
+        return 0;
+    }
+    u16::from_be(protocol as u16)
+}
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const IPPROTO_TCP: u8 = 6;
+const IPV4_HEADER: u32 = 20;
+const IPV6_HEADER: u32 = 40;
+/// Bytes of a TCP header without options.
+pub const TCP_HEADER: u32 = 20;

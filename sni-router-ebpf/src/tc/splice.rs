@@ -1,0 +1,302 @@
+//! A packet of a flow.
+
+use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
+use aya_ebpf::helpers::{
+    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_store_bytes,
+};
+use aya_ebpf::programs::TcContext;
+use sni_router_common::counter::Counter;
+use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer, tick};
+use sni_router_common::options::MAX_OPTIONS;
+use sni_router_common::rewrite::{self, Ipv4, Ipv6, Tcp, fold32};
+
+use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_HEADER, load_options, options_len, reach};
+use crate::count;
+use crate::maps::{ENDED, FLOWS};
+
+/// What became of a packet of a flow.
+pub enum Spliced {
+    /// It is on its way; what the program returns to the kernel.
+    Redirected(i64),
+    /// It is for the daemon's own socket, which still sends what it had received.
+    Held,
+    /// It opens a new connection where one has ended; the flow is gone.
+    Reopened,
+    /// It has come too far.
+    TtlExceeded,
+    /// It does not fit into the interface it must leave by.
+    TooBig,
+    /// The kernel would not let us change it.
+    Failed,
+}
+
+/// Judges, notes and rewrites a packet.
+#[inline(always)] // the verifier follows packet pointers through one function only
+#[allow(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "map values are raw pointers"
+)]
+pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) -> Spliced {
+    // SAFETY: the pointer is into the map. An entry that is deleted meanwhile stays readable until
+    // the program has ended.
+    let flow = unsafe { &mut *flow };
+    if packet.flags & (SYN | ACK) == SYN && flow.closed != 0 {
+        remove(key, flow);
+        return Spliced::Reopened;
+    }
+    if is_held(packet, flow) {
+        flow.ack = packet.ack;
+        return Spliced::Held;
+    }
+    if packet.ttl <= 1 {
+        return Spliced::TtlExceeded;
+    }
+    if !fits(ctx, packet, flow) {
+        return Spliced::TooBig;
+    }
+    note(packet, flow);
+    if rewrite(ctx, packet, flow).is_none() {
+        return Spliced::Failed;
+    }
+    // SAFETY: without parameters the helper looks the next hop up itself.
+    Spliced::Redirected(unsafe { bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) })
+}
+
+/// Acknowledgements of what the daemon itself sends go to the daemon's socket; the client has had
+/// its own from us. A SYN-ACK that comes again wants our handshake's ACK again.
+#[inline(always)] // as above
+fn is_held(packet: &Packet, flow: &Flow) -> bool {
+    if !before(flow.ack, flow.held) || packet.flags & (FIN | RST) != 0 || packet.payload != 0 {
+        return false;
+    }
+    packet.flags & ACK != 0 && before(packet.ack, flow.held)
+}
+
+/// Whether every packet this one becomes on the wire fits.
+#[inline(always)] // as above
+fn fits(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
+    let headers = packet.transport - packet.network + packet.header;
+    // SAFETY: the context is valid while the program runs.
+    #[allow(
+        unsafe_code,
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "context access"
+    )]
+    let segment = unsafe { (&raw const (*ctx.skb.skb).gso_size).read_volatile() };
+    let payload = if segment == 0 {
+        packet.payload
+    } else {
+        segment
+    };
+    headers + payload <= u32::from(flow.mtu)
+}
+
+/// Takes notes of a packet that is passed on.
+#[inline(always)] // as above
+fn note(packet: &Packet, flow: &mut Flow) {
+    let fin = packet.flags & FIN != 0;
+    let end = packet
+        .seq
+        .wrapping_add(packet.payload)
+        .wrapping_add(u32::from(fin));
+    let ahead = end.wrapping_sub(flow.end as u32) as i32;
+    // SAFETY: a helper without arguments.
+    #[allow(unsafe_code, reason = "helpers are unsafe")]
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    flow.seen = tick(now);
+    flow.packets = flow.packets.wrapping_add(1);
+    // A packet from nowhere near is for the receiver to refuse, and says nothing about the flow.
+    if !(-FAR..FAR).contains(&ahead) {
+        return;
+    }
+    if packet.flags & RST != 0 {
+        return note_reset(packet, flow, ahead);
+    }
+    if ahead > 0 {
+        flow.end += ahead as u64;
+    }
+    if packet.flags & ACK != 0 && before(flow.ack, packet.ack) {
+        flow.ack = packet.ack;
+    }
+    if fin && flow.own & own::FIN == 0 {
+        flow.own |= own::FIN;
+        if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
+            // SAFETY: as in `splice`. In this order the number is there when the flag is.
+            #[allow(
+                unsafe_code,
+                clippy::multiple_unsafe_ops_per_block,
+                reason = "map values are raw pointers"
+            )]
+            unsafe {
+                (&raw mut (*back).peer_fin).write_volatile(end.wrapping_add(flow.seq_add));
+                (&raw mut (*back).peer).write_volatile(peer::FIN);
+            }
+        }
+    }
+    let acks_fin = flow.peer & peer::FIN != 0 && !before(packet.ack, flow.peer_fin);
+    if acks_fin && flow.own & own::ACKED_FIN == 0 && packet.flags & ACK != 0 {
+        flow.own |= own::ACKED_FIN;
+        if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
+            // SAFETY: as in `splice`.
+            #[allow(unsafe_code, reason = "map values are raw pointers")]
+            let back = unsafe { &mut *back };
+            if back.own & own::ACKED_FIN != 0 {
+                close(flow, back, End::Finished);
+            }
+        }
+    }
+}
+
+/// A RST ends the flow if its receiver takes it: if it is where the sender's stream ends, or where
+/// the receiver's acknowledgements have come to (RFC 5961, section 3.2). Any other one is passed
+/// on all the same; its receiver asks back.
+#[inline(never)] // rare, and has a stack frame of its own
+fn note_reset(packet: &Packet, flow: &mut Flow, ahead: i32) {
+    let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) else {
+        return;
+    };
+    // SAFETY: as in `splice`.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    let back = unsafe { &mut *back };
+    if ahead != 0 && packet.seq.wrapping_add(flow.seq_add) != back.ack {
+        return;
+    }
+    let end = if flow.up == 1 {
+        End::ClientReset
+    } else {
+        End::EndpointReset
+    };
+    close(flow, back, end);
+}
+
+/// The mapping stays, so that what is sent again is answered.
+#[inline(always)] // as above
+fn close(flow: &mut Flow, back: &mut Flow, end: End) {
+    if flow.closed != 0 {
+        return;
+    }
+    flow.closed = end as u8;
+    back.closed = end as u8;
+    tell(flow.id, end);
+}
+
+/// Both directions.
+#[inline(never)] // as above
+fn remove(key: &FlowKey, flow: &Flow) {
+    let back = FlowKey::answers(flow);
+    let id = flow.id;
+    // Fails only where another CPU was faster.
+    let _ = FLOWS.remove(key);
+    let _ = FLOWS.remove(back);
+    tell(id, End::Reopened);
+}
+
+fn tell(id: u32, end: End) {
+    let event = Ended {
+        id,
+        end: end as u32,
+    };
+    if ENDED.output::<Ended>(&event, 0).is_err() {
+        count::one(Counter::TcEventLost);
+    }
+}
+
+/// Headers first, through the packet's own memory; then the checksum, through a helper that knows
+/// whether it is complete yet; last the options that are not where they mostly are.
+#[inline(always)] // as above
+#[allow(unsafe_code, reason = "packet pointers are raw")]
+fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
+    let addresses = if packet.is_v6() {
+        let header: *mut Ipv6 = reach(ctx, packet.network)?;
+        // SAFETY: `reach` has checked that the bytes are there; here and below.
+        rewrite::ipv6(unsafe { &mut *header }, flow)
+    } else {
+        let header: *mut Ipv4 = reach(ctx, packet.network)?;
+        // SAFETY: as above.
+        rewrite::ipv4(unsafe { &mut *header }, flow)
+    };
+    let header: *mut Tcp = reach(ctx, packet.transport)?;
+    // SAFETY: as above.
+    let mut rest = rewrite::tcp(unsafe { &mut *header }, flow);
+    let mut has_more = packet.header > TCP_HEADER;
+    if packet.header == 32
+        && let Some(option) = reach::<[u32; 3]>(ctx, packet.transport + TCP_HEADER)
+    {
+        // SAFETY: as above.
+        let [kinds, values @ ..] = unsafe { &mut *option };
+        if *kinds == u32::from_be_bytes([1, 1, 8, 10]).to_be()
+            && flow.options & option::TIMESTAMPS != 0
+        {
+            rest += rewrite::timestamps(values, flow);
+            has_more = false;
+        }
+    }
+    if has_more {
+        rest += rewrite_options(ctx, packet, flow);
+    }
+    let at = packet.transport + TCP_CHECKSUM;
+    let pseudo = u64::from(BPF_F_PSEUDO_HDR);
+    let with_v6 = if packet.is_v6() {
+        pseudo | BPF_F_IPV6
+    } else {
+        pseudo
+    };
+    if replace(ctx, at, addresses, with_v6).is_none() {
+        // Kernels before 6.16 do not know the flag.
+        replace(ctx, at, addresses, pseudo)?;
+    }
+    replace(ctx, at, rest, 0)
+}
+
+/// Copies the options out, rewrites them, and puts them back. They stay as they are where the
+/// kernel does not let us; the receiver then drops the packet for its checksum.
+#[inline(never)] // with a stack frame of its own: a BPF function has 512 bytes
+#[allow(
+    unsafe_code,
+    reason = "map values are raw pointers, and helpers unsafe"
+)]
+fn rewrite_options(ctx: &TcContext, packet: &Packet, flow: &Flow) -> u64 {
+    let Some(options) = load_options(ctx, packet) else {
+        return 0;
+    };
+    // SAFETY: the entry belongs to this CPU.
+    let options = unsafe { &mut *options };
+    let before = options.sum();
+    options.rewrite(flow);
+    let after = options.sum();
+    let Some(len) = options_len(packet) else {
+        return 0;
+    };
+    let at = packet.transport + TCP_HEADER;
+    // SAFETY: `len` bytes of the buffer are there.
+    unsafe {
+        bpf_skb_store_bytes(
+            ctx.skb.skb.cast(),
+            at,
+            options.words.as_ptr().cast(),
+            len,
+            0,
+        );
+    }
+    // What was taken out counts as its complement, word by word.
+    after + u64::from(u32::MAX) * (MAX_OPTIONS as u64 / 4) - before
+}
+
+#[inline(always)] // as above
+fn replace(ctx: &TcContext, at: u32, change: u64, flags: u64) -> Option<()> {
+    // SAFETY: the helper checks the offset. A size of 0 says that the change is a sum.
+    #[allow(unsafe_code, reason = "helpers are unsafe")]
+    let replaced =
+        unsafe { bpf_l4_csum_replace(ctx.skb.skb.cast(), at, 0, fold32(change).into(), flags) };
+    (replaced == 0).then_some(())
+}
+
+/// Farther from where a stream is than any window is open.
+const FAR: i32 = 1 << 26;
+
+/// Offset of the checksum in a TCP header.
+const TCP_CHECKSUM: u32 = 16;
+
+/// include/uapi/linux/bpf.h
+const BPF_F_IPV6: u64 = 1 << 7;

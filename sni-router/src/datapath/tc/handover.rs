@@ -1,0 +1,227 @@
+//! Handing a connection over to the kernel, and letting go of its sockets.
+//!
+//! ```text
+//! Learned ──both directions in the table──▶ Inserted ──rest of the client's bytes written──▶ Sent
+//!         ──endpoint has acknowledged all of it, and nothing more reached a socket──▶ Settled
+//! ```
+//!
+//! From Inserted on, the client's packets go to the endpoint and the endpoint's to the client.
+//! Both sockets stay until Settled: the endpoint's sends the hello and, if it is lost, sends it
+//! again; the client's may hold bytes that were under way between the program and the socket.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sni_router_common::flow::{before, own, peer, seen};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::learn::{Plan, Sides, learn};
+use super::registry::{Carried, Registry};
+use super::source::SourcePort;
+use crate::carry::{Decline, End, Pair, Refused};
+use crate::datapath::bpf::{Flows, is_full};
+use crate::sys::repair;
+
+/// A connection that was not handed over.
+pub(super) enum Outside {
+    /// Somebody else may carry it.
+    Refused(Box<Refused>),
+    /// It is over.
+    Ended(End),
+}
+
+/// Hands the pair over, and returns when it has no socket any more.
+pub(super) async fn hand_over(
+    flows: &Flows,
+    registry: &Arc<Registry>,
+    mut pair: Pair,
+    mut source: SourcePort,
+) -> Result<Carried, Outside> {
+    source.used();
+    let Ok(sides) = Sides::of(&pair.client, &pair.endpoint) else {
+        return Err(refused(pair, source, Decline::NotEstablished));
+    };
+    let planned = plan(flows, &sides, &mut pair, &source).await;
+    let mut plan = match planned {
+        Ok(plan) => plan,
+        Err(decline) => {
+            flows.forget(&sides.up());
+            flows.forget(&sides.down());
+            return Err(refused(pair, source, decline));
+        }
+    };
+    let received = received(&pair);
+    let carried = match registry.insert(sides, &mut plan, received, source) {
+        Ok(carried) => carried,
+        Err((error, source)) => {
+            debug!(%error, "a flow was not taken into the table");
+            let decline = if is_full(&error) {
+                Decline::TableFull
+            } else {
+                Decline::KernelRefused
+            };
+            return Err(refused(pair, source, decline));
+        }
+    };
+    match settle(&mut pair, &carried, plan).await {
+        Ok(()) => {
+            carried.settled();
+            Ok(carried)
+        }
+        Err(end) => {
+            carried.abort();
+            Err(Outside::Ended(end))
+        }
+    }
+}
+
+/// Learns, and reads on where the client had more to say.
+async fn plan(
+    flows: &Flows,
+    sides: &Sides,
+    pair: &mut Pair,
+    source: &SourcePort,
+) -> Result<Plan, Decline> {
+    let mut rounds = 0;
+    loop {
+        let learned = learn(
+            flows,
+            sides,
+            &pair.client,
+            &pair.endpoint,
+            received(pair),
+            source.taken(),
+        );
+        match learned {
+            Err(Decline::InFlight) if rounds < READ_ROUNDS => {}
+            other => return other,
+        }
+        rounds += 1;
+        if !read_more(pair).map_err(|_| Decline::NotEstablished)? {
+            // On its way between the program and the socket, or out of order.
+            sleep(A_MOMENT).await;
+        }
+    }
+}
+
+/// Sends the endpoint what the client had sent us, and waits until it has it.
+async fn settle(pair: &mut Pair, carried: &Carried, plan: Plan) -> Result<(), End> {
+    let planned = received(pair);
+    let mut corrected = planned;
+    let mut has_fin = false;
+    let mut wait = A_MOMENT;
+    let mut quiet = 0;
+    let mut sent = plan.down.held.wrapping_sub(planned);
+    loop {
+        // What slipped through while the table was being written.
+        let seen = carried.client_seen();
+        if read_more(pair).map_err(|_| End::ClientReset)? {
+            quiet = 0;
+        }
+        if seen.is_some_and(|seen| seen.flags & seen::RST != 0) {
+            return Err(End::ClientReset);
+        }
+        let late_fin = seen.is_some_and(|seen| seen.flags & seen::FIN != 0) && !has_fin;
+        if received(pair) != corrected || late_fin {
+            has_fin |= late_fin;
+            corrected = received(pair);
+            let more = corrected.wrapping_sub(planned);
+            correct(carried, &plan, more, has_fin);
+        }
+        if !pair.unsent.is_empty() {
+            let unsent = std::mem::take(&mut pair.unsent);
+            pair.endpoint
+                .write_all(&unsent)
+                .await
+                .map_err(|_| End::EndpointReset)?;
+            pair.forwarded += unsent.len() as u64;
+            sent = sent.wrapping_add(unsent.len() as u32);
+        }
+        if late_fin {
+            pair.endpoint
+                .shutdown()
+                .await
+                .map_err(|_| End::EndpointReset)?;
+            sent = sent.wrapping_add(1);
+        }
+        if carried.end().is_some() {
+            break;
+        }
+        let Some(down) = carried.down() else { break };
+        if !before(down.ack, sent) {
+            // A packet that met the table as it was before has reached its socket by the next
+            // time.
+            quiet += 1;
+            if quiet > 1 {
+                break;
+            }
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+        if let Ok(Some(_)) | Err(_) = pair.endpoint.take_error() {
+            return Err(End::EndpointReset);
+        }
+    }
+    // Without this, closing would end the connection. It fails only on a socket that is gone.
+    let _ = repair::silence(&pair.client);
+    let _ = repair::silence(&pair.endpoint);
+    Ok(())
+}
+
+/// Tells the program about bytes that it let through to the client's socket, and which the
+/// endpoint's socket will send: `more` than planned in all.
+fn correct(carried: &Carried, plan: &Plan, more: u32, has_fin: bool) {
+    let (Some(mut up), Some(mut down)) = (carried.up(), carried.down()) else {
+        return;
+    };
+    down.held = plan.down.held.wrapping_add(more);
+    up.end = up.end.max(plan.up.end + u64::from(more));
+    if has_fin {
+        up.own |= own::FIN;
+        up.end = plan.up.end + u64::from(more) + 1;
+        down.peer = peer::FIN;
+        down.peer_fin = down.held.wrapping_add(1);
+    }
+    // Fails only where the flow has ended.
+    let _ = carried.replace(&up, &down);
+}
+
+/// Reads what the client's socket has; false if there was nothing.
+fn read_more(pair: &mut Pair) -> io::Result<bool> {
+    let before = pair.unsent.len();
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        match pair.client.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => pair.unsent.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+        if pair.unsent.len() > MOST_UNSENT {
+            break;
+        }
+    }
+    Ok(pair.unsent.len() > before)
+}
+
+/// Bytes read from the client so far.
+fn received(pair: &Pair) -> u32 {
+    (pair.forwarded + pair.unsent.len() as u64) as u32
+}
+
+/// The port stays with the pair, whose socket is bound to it.
+fn refused(mut pair: Pair, source: SourcePort, decline: Decline) -> Outside {
+    pair.hold = Some(Box::new(source));
+    Outside::Refused(Box::new(Refused { pair, decline }))
+}
+
+const A_MOMENT: Duration = Duration::from_millis(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
+const READ_ROUNDS: u32 = 20;
+const READ_BYTES: usize = 4096;
+
+/// A client that sends this much before it was handed over goes on faster than that can be.
+const MOST_UNSENT: usize = 1 << 20;

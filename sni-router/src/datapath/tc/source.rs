@@ -1,0 +1,93 @@
+//! A port towards an endpoint, for as long as a socket or a flow has it.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpSocket;
+
+use super::ports::{Ports, Taken};
+use super::registry::Registry;
+
+/// A port that nobody else uses towards this endpoint. Given back on drop.
+pub(super) struct SourcePort {
+    ports: Arc<Ports>,
+    endpoint: SocketAddr,
+    port: u16,
+    taken: Instant,
+    /// Whether the endpoint may know of a connection from it.
+    is_used: bool,
+}
+
+impl SourcePort {
+    /// Binds a socket to such a port; `None` if there is none.
+    pub(super) fn bind(
+        ports: &Arc<Ports>,
+        registry: &Registry,
+        socket: &TcpSocket,
+        endpoint: SocketAddr,
+    ) -> Option<Self> {
+        // A wildcard address: which one it is depends on the route, which connecting looks up.
+        let any = match endpoint {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        // Without it, a port that another endpoint's connection has could not be bound to.
+        socket.set_reuseaddr(true).ok()?;
+        for _ in 0..ATTEMPTS {
+            let taken = Instant::now();
+            let Taken {
+                port,
+                was_lingering,
+            } = ports.take(endpoint, taken)?;
+            if was_lingering {
+                registry.remove_lingering(endpoint, port, None);
+            }
+            let source = Self {
+                ports: Arc::clone(ports),
+                endpoint,
+                port,
+                taken,
+                is_used: false,
+            };
+            if socket.bind(SocketAddr::new(any, port)).is_ok() {
+                return Some(source);
+            }
+            // Somebody else's; the next one then.
+        }
+        None
+    }
+
+    /// When the port was taken, which is before anything was sent from it.
+    pub(super) fn taken(&self) -> Instant {
+        self.taken
+    }
+
+    /// To whom it leads.
+    pub(super) fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+
+    /// The port.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection from it was opened: when given back, it rests for a while.
+    pub(super) fn used(&mut self) {
+        self.is_used = true;
+    }
+}
+
+impl Drop for SourcePort {
+    fn drop(&mut self) {
+        if self.is_used {
+            self.ports.linger(self.endpoint, self.port, Instant::now());
+        } else {
+            self.ports.release(self.endpoint, self.port);
+        }
+    }
+}
+
+/// How many ports that turn out to be somebody else's are passed over.
+const ATTEMPTS: usize = 8;

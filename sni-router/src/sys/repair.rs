@@ -1,0 +1,135 @@
+//! Taking a TCP connection away from its socket, and making one that never shook hands
+//! (`TCP_REPAIR`; needs CAP_NET_ADMIN).
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use libc::c_int;
+use socket2::{Domain, Protocol, Socket, Type};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::sockopt::{freebind, get, set};
+
+/// What the kernel knows of a connection that could be handed over.
+pub fn state(socket: impl AsFd) -> io::Result<TcpState> {
+    get(socket, libc::IPPROTO_TCP, libc::TCP_INFO)
+}
+
+/// `struct tcp_info` of include/uapi/linux/tcp.h up to `tcpi_snd_wnd` (Linux 5.4).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+pub struct TcpState {
+    state: u8,
+    _ca_state_to_backoff: [u8; 4],
+    options: u8,
+    scales: u8,
+    _flags: u8,
+    _rto_to_ato: [u32; 2],
+    snd_mss: u32,
+    _rcv_mss: u32,
+    _unacked: u32,
+    _sacked_to_last_ack_recv: [u32; 8],
+    pmtu: u32,
+    _rcv_ssthresh_to_snd_ssthresh: [u32; 4],
+    _snd_cwnd: u32,
+    _advmss: u32,
+    _reordering_to_total_retrans: [u32; 4],
+    _pacing_rate_to_bytes_received: [u64; 4],
+    _segs_out_to_data_segs_out: [u32; 6],
+    _delivery_rate_to_sndbuf_limited: [u64; 4],
+    _delivered: [u32; 2],
+    _bytes_sent_to_retrans: [u64; 2],
+    _dsack_dups_to_rcv_ooopack: [u32; 3],
+    _snd_wnd: u32,
+}
+
+impl TcpState {
+    /// Whether neither side has sent a FIN, and nobody a RST.
+    pub fn is_established(&self) -> bool {
+        // include/net/tcp_states.h
+        self.state == 1
+    }
+
+    /// Whether the two sides agreed on timestamps. `None` if they are in microseconds
+    /// (`TCPI_OPT_USEC_TS`), which only some connections of a host are.
+    pub fn timestamps(&self) -> Option<bool> {
+        (self.options & 64 == 0).then_some(self.options & 1 != 0)
+    }
+
+    /// Whether the two sides agreed on SACK.
+    pub fn has_sack(&self) -> bool {
+        self.options & 2 != 0
+    }
+
+    /// By how many bits the peer's window fields are to be shifted.
+    pub fn peer_scale(&self) -> i8 {
+        (self.scales & 15) as i8
+    }
+
+    /// By how many bits the peer shifts ours.
+    pub fn own_scale(&self) -> i8 {
+        (self.scales >> 4) as i8
+    }
+
+    /// Most bytes that a segment to the peer may carry, options not counted.
+    pub fn segment(&self) -> u32 {
+        self.snd_mss
+    }
+
+    /// Largest IP packet that the path to the peer is known to take.
+    pub fn path_mtu(&self) -> u32 {
+        self.pmtu
+    }
+}
+
+const _: () = assert!(size_of::<TcpState>() == 232);
+
+/// Has the connection's next socket never send a segment larger than this, nor ask for one. To be
+/// set before it connects.
+pub fn limit_segment(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+    set(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &bytes)
+}
+
+/// From now on, closing the socket sends nothing (tcp_disconnect, net/ipv4/tcp.c).
+pub fn silence(socket: impl AsFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &REPAIR_ON)
+}
+
+/// Sends a RST from `from` to `to` that is in sequence for the receiver: `seq` is what it expects
+/// next, `ack` what it has sent.
+///
+/// A socket is put into the middle of the connection and closed abruptly, so that routing,
+/// checksums and neighbours are the kernel's business. Needs a host that has `from`, or may bind
+/// to it nonetheless.
+pub fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
+    let socket = Socket::new(
+        Domain::for_address(to),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    freebind(&socket, to.is_ipv6())?;
+    silence(&socket)?;
+    socket.bind(&from.into())?;
+    for (queue, position) in [(SEND_QUEUE, seq), (RECEIVE_QUEUE, ack)] {
+        set(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, &queue)?;
+        set(&socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, &position)?;
+    }
+    socket.connect(&to.into())?;
+    set(
+        &socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_REPAIR,
+        &REPAIR_OFF_NO_PROBE,
+    )?;
+    socket.set_linger(Some(std::time::Duration::ZERO))
+    // Closed here: with no time to linger that is a RST.
+}
+
+// include/uapi/linux/tcp.h
+const REPAIR_ON: c_int = 1;
+const REPAIR_OFF_NO_PROBE: c_int = -1;
+const RECEIVE_QUEUE: c_int = 1;
+const SEND_QUEUE: c_int = 2;
