@@ -118,6 +118,8 @@ pub enum Decline {
     NoPort,
     /// The two handshakes did not agree on the same: timestamps on one side only, or signatures.
     Options,
+    /// One side speaks IPv4 and the other IPv6, whose headers are not of one size.
+    MixedFamilies,
     /// The endpoint sent something before it had the hello, which is no TLS.
     EndpointSpoke,
     /// The client kept sending faster than its bytes could be read.
@@ -126,7 +128,7 @@ pub enum Decline {
 
 impl Decline {
     /// All of them, for metrics.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TableFull,
         Self::KernelRefused,
         Self::NotEstablished,
@@ -134,6 +136,7 @@ impl Decline {
         Self::Unseen,
         Self::NoPort,
         Self::Options,
+        Self::MixedFamilies,
         Self::EndpointSpoke,
         Self::InFlight,
     ];
@@ -148,6 +151,7 @@ impl Decline {
             Self::Unseen => "handshake_unseen",
             Self::NoPort => "no_port",
             Self::Options => "options_differ",
+            Self::MixedFamilies => "mixed_families",
             Self::EndpointSpoke => "endpoint_spoke",
             Self::InFlight => "in_flight",
         }

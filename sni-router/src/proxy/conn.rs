@@ -272,6 +272,7 @@ impl Connected<'_> {
                         _hold = port;
                         if deliver(&mut pair).await.is_err() {
                             record.reason = CloseReason::EndpointReset;
+                            reset(&pair.client);
                             return;
                         }
                     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use rustix::process::Signal;
 use sni_router_tests::daemon::Datapath;
-use sni_router_tests::raw::{hello, nothing_comes, read_exactly, read_to_end, write};
+use sni_router_tests::raw::{End, hello, nothing_comes, read_exactly, read_to_end, write};
 use sni_router_tests::rig::{HOST, Pair, Rig};
 use sni_router_tests::site::PORT;
 use sni_router_tests::topology::{Family, VIP4, VIP6};
@@ -162,9 +162,21 @@ fn killed_router_blocks_nothing(#[case] datapath: Datapath) {
         let pairs: Vec<Pair> = (0..5).map(|_| rig.open()).collect();
         pairs.iter().for_each(exchange);
         rig.router.kill();
+        let gone = || loaded_programs().is_disjoint(&programs);
+        if datapath == Datapath::Tc {
+            // Until then packets still go through.
+            until("the programs are gone", SOON, gone);
+        }
         for pair in &pairs {
-            read_to_end(&pair.client, SOON);
-            read_to_end(&pair.server, SOON);
+            // No socket dies with the router that carried packets. Whoever speaks next is told.
+            if datapath == Datapath::Tc {
+                write(&pair.client, b"?");
+                write(&pair.server, b"!");
+            }
+            let ends = [&pair.client, &pair.server].map(|side| read_to_end(side, SOON).1);
+            if datapath == Datapath::Tc {
+                assert_eq!(ends, [End::Reset; 2]);
+            }
         }
         drop(pairs);
 
@@ -172,9 +184,7 @@ fn killed_router_blocks_nothing(#[case] datapath: Datapath) {
         for _ in 0..5 {
             exchange(&rig.open());
         }
-        until("the programs of the killed router are gone", SOON, || {
-            loaded_programs().is_disjoint(&programs)
-        });
+        until("the programs of the killed router are gone", SOON, gone);
     }
     rig.router.terminate(SOON);
     assert_eq!(

@@ -37,8 +37,9 @@ enum Kind {
 }
 
 /// Names, datapaths and kinds of all systems, in the order of the table.
-const SYSTEMS: [(&str, &str, Kind); 10] = [
+const SYSTEMS: [(&str, &str, Kind); 11] = [
     ("forward", "kernel", Kind::Forward),
+    ("sni-router", "tc", Kind::SniRouter),
     ("sni-router", "sockmap", Kind::SniRouter),
     ("sni-router", "userspace", Kind::SniRouter),
     ("haproxy", "copy", Kind::Haproxy { splice: false }),

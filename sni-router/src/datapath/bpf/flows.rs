@@ -82,12 +82,6 @@ impl Flows {
         let _ = lock(&self.flows).remove(key);
     }
 
-    /// All directions, of connections that may come and go meanwhile.
-    pub fn all(&self) -> Vec<(FlowKey, Flow)> {
-        let flows = lock(&self.flows);
-        flows.iter().filter_map(Result::ok).collect()
-    }
-
     /// Has the program look at packets to this port. There is no way back: flows of a listener
     /// outlive it, and for anybody else's packets it costs one look-up.
     pub fn watch(&self, port: u16) {

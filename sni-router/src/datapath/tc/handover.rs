@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sni_router_common::flow::{before, own, peer, seen};
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -72,7 +74,10 @@ pub(super) async fn hand_over(
             Ok(carried)
         }
         Err(end) => {
-            carried.abort();
+            // The sockets are still there, and tell both sides.
+            carried.forget();
+            abort(&pair.client);
+            abort(&pair.endpoint);
             Err(Outside::Ended(end))
         }
     }
@@ -210,6 +215,12 @@ fn read_more(pair: &mut Pair) -> io::Result<bool> {
 /// Bytes read from the client so far.
 fn received(pair: &Pair) -> u32 {
     (pair.forwarded + pair.unsent.len() as u64) as u32
+}
+
+/// Has the kernel send RST when the socket is closed.
+fn abort(stream: &TcpStream) {
+    // Fails only on a socket that is already gone.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// The port stays with the pair, whose socket is bound to it.

@@ -64,7 +64,7 @@ pub(super) fn learn(
     let c_seen = flows.seen(&sides.up()).ok_or(Decline::Unseen)?;
     let e_seen = flows.seen(&sides.down()).ok_or(Decline::Unseen)?;
     if is_v4(sides.client) != is_v4(sides.endpoint) {
-        return Err(Decline::Options);
+        return Err(Decline::MixedFamilies);
     }
     let c = repair::state(client).map_err(|_| Decline::KernelRefused)?;
     let e = repair::state(endpoint).map_err(|_| Decline::KernelRefused)?;

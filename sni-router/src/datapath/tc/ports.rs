@@ -83,16 +83,6 @@ impl Ports {
         })
     }
 
-    /// Marks a port as held: that of a flow which an earlier process has left.
-    pub(super) fn adopt(&self, to: SocketAddr, port: u16) {
-        let count = self.count();
-        let mut endpoints = self.endpoints();
-        let endpoint = endpoints
-            .entry(to)
-            .or_insert_with(|| Endpoint::new(self.random.hash_one((to, port)), count));
-        endpoint.used.insert(port);
-    }
-
     /// Gives a port back that the endpoint never heard of.
     pub(super) fn release(&self, to: SocketAddr, port: u16) {
         let mut endpoints = self.endpoints();
@@ -219,14 +209,5 @@ mod tests {
         ports.linger(TO, again.port, start + LINGER);
         ports.sweep(start + LINGER * 2);
         assert!(ports.endpoints().is_empty());
-    }
-
-    #[test]
-    fn an_adopted_port_is_not_given_out() {
-        let ports = Ports::new(5..=6);
-        ports.adopt(TO, 6);
-        let now = Instant::now();
-        assert_eq!(ports.take(TO, now).map(|taken| taken.port), Some(5));
-        assert_eq!(ports.take(TO, now), None);
     }
 }

@@ -253,11 +253,16 @@ impl Carried {
         }
     }
 
+    /// Nothing is passed on any more.
+    pub(super) fn forget(&self) {
+        self.registry.flows.remove(&self.sides.up());
+        self.registry.flows.remove(&self.sides.down());
+    }
+
     /// Ends it: nothing is passed on any more, and both sides are told.
     pub(super) fn abort(&self) {
         let (up, down) = (self.up(), self.down());
-        self.registry.flows.remove(&self.sides.up());
-        self.registry.flows.remove(&self.sides.down());
+        self.forget();
         let (Some(up), Some(down)) = (up, down) else {
             return;
         };
