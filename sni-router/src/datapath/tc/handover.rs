@@ -68,16 +68,18 @@ pub(super) async fn hand_over(
             return Err(refused(pair, source, decline));
         }
     };
+    // From here on neither socket knows where its stream is. Should this process die, or give up,
+    // a RST that is out of sequence makes its receiver ask, and the answer to that is a RST that is
+    // in sequence (RFC 5961, section 3.2); a FIN would be ignored.
+    abort_on_close(&pair.client);
+    abort_on_close(&pair.endpoint);
     match settle(&mut pair, &carried, plan).await {
         Ok(()) => {
             carried.settled();
             Ok(carried)
         }
         Err(end) => {
-            // The sockets are still there, and tell both sides.
             carried.forget();
-            abort(&pair.client);
-            abort(&pair.endpoint);
             Err(Outside::Ended(end))
         }
     }
@@ -217,8 +219,8 @@ fn received(pair: &Pair) -> u32 {
     (pair.forwarded + pair.unsent.len() as u64) as u32
 }
 
-/// Has the kernel send RST when the socket is closed.
-fn abort(stream: &TcpStream) {
+/// Has the kernel send RST when the socket is closed, unless it is silenced before.
+fn abort_on_close(stream: &TcpStream) {
     // Fails only on a socket that is already gone.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
