@@ -60,8 +60,8 @@ pub struct Flow {
     pub ack: u32,
     /// The acknowledgement, as sent, of the other direction's FIN. Valid with [`peer::FIN`].
     pub peer_fin: u32,
-    /// Acknowledgements, as sent, before this one are for the daemon's own socket: it is still
-    /// sending what it had received before the hand-over.
+    /// With [`own::HELD`]: acknowledgements, as sent, before this one are for the daemon's own
+    /// socket.
     pub held: u32,
     /// When the last packet came, in [ticks](tick).
     pub seen: u32,
@@ -99,6 +99,9 @@ pub mod own {
     pub const FIN: u8 = 1;
     /// The other direction's FIN was acknowledged.
     pub const ACKED_FIN: u8 = 2;
+    /// The daemon's own socket is still sending the receiver's stream up to where it was handed
+    /// over. A bit, since that position means nothing any more once a stream has gone 2 GiB on.
+    pub const HELD: u8 = 4;
 }
 
 /// Bits of [`Flow::peer`].

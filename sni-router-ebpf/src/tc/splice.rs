@@ -46,7 +46,6 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
         return Spliced::Reopened;
     }
     if is_held(packet, flow) {
-        flow.ack = packet.ack;
         return Spliced::Held;
     }
     if packet.ttl <= 1 {
@@ -66,11 +65,15 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
 /// Acknowledgements of what the daemon itself sends go to the daemon's socket; the client has had
 /// its own from us. A SYN-ACK that comes again wants our handshake's ACK again.
 #[inline(always)] // as above
-fn is_held(packet: &Packet, flow: &Flow) -> bool {
-    if !before(flow.ack, flow.held) || packet.flags & (FIN | RST) != 0 || packet.payload != 0 {
+fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
+    if flow.own & own::HELD == 0 || packet.flags & ACK == 0 {
         return false;
     }
-    packet.flags & ACK != 0 && before(packet.ack, flow.held)
+    if !before(packet.ack, flow.held) {
+        flow.own &= !own::HELD;
+        return false;
+    }
+    packet.flags & (FIN | RST) == 0 && packet.payload == 0
 }
 
 /// Whether every packet this one becomes on the wire fits.

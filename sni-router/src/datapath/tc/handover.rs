@@ -185,6 +185,7 @@ fn correct(carried: &Carried, plan: &Plan, more: u32, has_fin: bool) {
         return;
     };
     down.held = plan.down.held.wrapping_add(more);
+    down.own |= own::HELD;
     up.end = up.end.max(plan.up.end + u64::from(more));
     if has_fin {
         up.own |= own::FIN;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
-use sni_router_common::flow::{Addr, Flow, FlowKey, Seen, option, ports, seen, tick, v6};
+use sni_router_common::flow::{Addr, Flow, FlowKey, Seen, option, own, ports, seen, tick, v6};
 use sni_router_common::rule::v4_mapped;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -117,7 +117,7 @@ pub(super) fn learn(
         ack: c_down,
         peer_fin: 0,
         // The client acknowledges nothing of ours.
-        held: c_down,
+        held: 0,
         seen: now,
         packets: 0,
         id: 0,
@@ -148,7 +148,7 @@ pub(super) fn learn(
         mtu: mtu(&c),
         shift: e.peer_scale() - c.own_scale(),
         options: options | blank(e.has_sack() && !c.has_sack()),
-        own: 0,
+        own: own::HELD,
         peer: 0,
         closed: 0,
         up: 0,
