@@ -92,12 +92,12 @@ fn flags(facts: &Facts, packet: &Packet) -> u32 {
 }
 
 fn ifindex(ctx: &TcContext) -> u32 {
-    // SAFETY: the context is valid while the program runs.
     #[allow(
         unsafe_code,
         clippy::multiple_unsafe_ops_per_block,
         reason = "context access"
     )]
+    // SAFETY: the context is valid while the program runs.
     unsafe {
         (&raw const (*ctx.skb.skb).ifindex).read_volatile()
     }

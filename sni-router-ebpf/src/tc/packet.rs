@@ -160,13 +160,13 @@ pub fn reach<T>(ctx: &TcContext, at: u32) -> Option<*mut T> {
 pub fn load_options(ctx: &TcContext, packet: &Packet) -> Option<*mut Options> {
     let options = OPTIONS.get_ptr_mut(0)?;
     let len = options_len(packet)?;
-    // SAFETY: the entry belongs to this CPU; zeroes are options, and `len` bytes of it are there.
-    // Not by aya's method: it may ask for no bytes at all, which the verifier refuses.
     #[allow(
         unsafe_code,
         clippy::multiple_unsafe_ops_per_block,
         reason = "map values are raw pointers"
     )]
+    // SAFETY: the entry belongs to this CPU; zeroes are options, and `len` bytes of it are there.
+    // Not by aya's method: it may ask for no bytes at all, which the verifier refuses.
     let loaded = unsafe {
         (*options).len.store(len);
         bpf_skb_load_bytes(
@@ -195,12 +195,12 @@ pub fn options_len(packet: &Packet) -> Option<u32> {
 /// the VLAN's interface and without the tag.
 fn protocol(ctx: &TcContext) -> u16 {
     let skb = ctx.skb.skb;
-    // SAFETY: the context is valid while the program runs.
     #[allow(
         unsafe_code,
         clippy::multiple_unsafe_ops_per_block,
         reason = "context access"
     )]
+    // SAFETY: the context is valid while the program runs.
     let (protocol, has_tag) = unsafe {
         (
             (&raw const (*skb).protocol).read_volatile(),

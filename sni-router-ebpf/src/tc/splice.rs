@@ -80,12 +80,12 @@ fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
 #[inline(always)] // as above
 fn fits(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
     let headers = packet.transport - packet.network + packet.header;
-    // SAFETY: the context is valid while the program runs.
     #[allow(
         unsafe_code,
         clippy::multiple_unsafe_ops_per_block,
         reason = "context access"
     )]
+    // SAFETY: the context is valid while the program runs.
     let segment = unsafe { (&raw const (*ctx.skb.skb).gso_size).read_volatile() };
     let payload = if segment == 0 {
         packet.payload
@@ -125,12 +125,12 @@ fn note(packet: &Packet, flow: &mut Flow) {
     if fin && flow.own & own::FIN == 0 {
         flow.own |= own::FIN;
         if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
-            // SAFETY: as in `splice`. In this order the number is there when the flag is.
             #[allow(
                 unsafe_code,
                 clippy::multiple_unsafe_ops_per_block,
                 reason = "map values are raw pointers"
             )]
+            // SAFETY: as in `splice`. In this order the number is there when the flag is.
             unsafe {
                 (&raw mut (*back).peer_fin).write_volatile(end.wrapping_add(flow.seq_add));
                 (&raw mut (*back).peer).write_volatile(peer::FIN);
