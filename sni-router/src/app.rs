@@ -1,6 +1,5 @@
 //! The composition root: the one file that knows every module and puts them together.
 
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use crate::claim::Claims;
 use crate::control::{Applied, Control};
 use crate::counted::{Counted, labels};
 use crate::datapath::bpf::{Counters, Kernel, forward_logs};
-use crate::datapath::choose::{Choice, Chosen, choose};
+use crate::datapath::choose::{Choice, Chosen, TcPorts, choose};
 use crate::limits;
 use crate::listen::{Groups, Steering};
 use crate::observe::admin::{Admin, AdminAddr, Status};
@@ -42,7 +41,7 @@ pub struct Settings {
     /// What shall carry connections.
     pub datapath: Choice,
     /// Ports towards endpoints that the `tc` datapath may use, and nobody else does.
-    pub tc_ports: RangeInclusive<u16>,
+    pub tc_ports: TcPorts,
     /// Whether VIPs that no interface has get a local route.
     pub claim_vips: bool,
     /// The classes that are served; all if there are none.
@@ -69,7 +68,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let metrics = Arc::new(Metrics::new(labels()));
     let readiness = Arc::new(Readiness::default());
 
-    let mut chosen = choose(settings.datapath, settings.tc_ports).await?;
+    let mut chosen = choose(settings.datapath, &settings.tc_ports).await?;
     if let Some(kernel) = &chosen.kernel {
         forward_logs(kernel);
     }

@@ -33,7 +33,7 @@ pub trait Datapath: Send + Sync {
         &self,
         _socket: &TcpSocket,
         _endpoint: SocketAddr,
-        _client: &TcpStream,
+        _client: &Client<'_>,
     ) -> Option<Hold> {
         None
     }
@@ -44,6 +44,17 @@ pub trait Datapath: Send + Sync {
     /// The one to try when this one refuses. Only the last of the chain has none, and it never
     /// refuses.
     fn next(&self) -> Option<&dyn Datapath>;
+}
+
+/// A client that is about to get an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'c> {
+    /// The socket it has come by.
+    pub socket: &'c TcpStream,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// The address it has connected to.
+    pub vip: SocketAddr,
 }
 
 /// What must outlive the socket to the endpoint: the port that a datapath reserved for it.

@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 
 use super::certificates::Certificates;
 use crate::app::{self, Settings};
-use crate::datapath::choose::Choice;
+use crate::datapath::choose::{Choice, TcPorts};
 use crate::observe::admin::AdminAddr;
 use crate::observe::log::{self, Format};
 use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
@@ -33,6 +33,11 @@ pub struct Args {
     /// Source ports towards endpoints that the `tc` datapath uses, and nobody else on this host
     #[arg(long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
     tc_ports: RangeInclusive<u16>,
+
+    /// Add --tc-ports to net.ipv4.ip_local_reserved_ports where the kernel would give them to other
+    /// connections too; stays after the exit
+    #[arg(long)]
+    reserve_ports: bool,
 
     /// Add a local route for VIPs that no interface has; removed at exit
     #[arg(long)]
@@ -135,7 +140,10 @@ impl Args {
         Settings {
             manifests: self.manifests,
             datapath: self.datapath,
-            tc_ports: self.tc_ports,
+            tc_ports: TcPorts {
+                range: self.tc_ports,
+                reserve: self.reserve_ports,
+            },
             claim_vips: self.claim_vips,
             ingress_classes: self.ingress_classes,
             certificates: self.certificates.into(),

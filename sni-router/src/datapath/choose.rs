@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::bpf::{Counters, Hooks, Kernel, LoadError};
 use super::sockmap::Sockmap;
 use super::sockmap::selftest::{self, SelfTestError};
+use super::tc::reserve::{self, ReserveError};
 use super::tc::{Ports, Tc, interfaces};
 use super::userspace::Userspace;
 use crate::carry::{Datapath, Kind};
@@ -30,6 +31,15 @@ pub enum Choice {
     Sockmap,
     /// No BPF at all.
     Userspace,
+}
+
+/// The ports that the `tc` datapath uses towards endpoints.
+#[derive(Clone, Debug)]
+pub struct TcPorts {
+    /// First and last.
+    pub range: RangeInclusive<u16>,
+    /// Whether the kernel is to be told not to give them to anybody else.
+    pub reserve: bool,
 }
 
 /// What the host gets.
@@ -50,6 +60,9 @@ pub enum ChooseError {
     /// The host's interfaces are not known.
     #[error("cannot attach to the interfaces")]
     Interfaces(#[source] io::Error),
+    /// The ports belong to somebody else as well.
+    #[error(transparent)]
+    Ports(#[from] ReserveError),
     /// There is nothing that packets could come in by.
     #[error("the tc datapath needs an interface other than the loopback one")]
     NoInterface,
@@ -62,7 +75,7 @@ pub enum ChooseError {
 }
 
 /// Loads, tests and chooses. Must run on the runtime that is to serve the kernel's events.
-pub async fn choose(choice: Choice, ports: RangeInclusive<u16>) -> Result<Chosen, ChooseError> {
+pub async fn choose(choice: Choice, ports: &TcPorts) -> Result<Chosen, ChooseError> {
     let userspace: Arc<dyn Datapath> = Arc::new(Userspace);
     let mut chosen = Chosen {
         datapath: userspace,
@@ -92,14 +105,13 @@ pub async fn choose(choice: Choice, ports: RangeInclusive<u16>) -> Result<Chosen
 }
 
 /// Puts the datapaths of the kernel in front of what `chosen` has.
-async fn kernel(
-    chosen: &mut Chosen,
-    choice: Choice,
-    ports: RangeInclusive<u16>,
-) -> Result<(), ChooseError> {
+async fn kernel(chosen: &mut Chosen, choice: Choice, ports: &TcPorts) -> Result<(), ChooseError> {
     let mut kernel = Kernel::load()?;
     let flows = match choice {
-        Choice::Tc => Some(kernel.load_tc(ports.clone())?),
+        Choice::Tc => {
+            reserve::check(&ports.range, ports.reserve)?;
+            Some(kernel.load_tc(ports.range.clone())?)
+        }
         _ => None,
     };
     let sockets = kernel.attach_verdict()?;
@@ -122,7 +134,7 @@ async fn kernel(
     attach(hooks).await?;
     let tc = Tc::new(
         flows,
-        Arc::new(Ports::new(ports)),
+        Arc::new(Ports::new(ports.range.clone())),
         Arc::clone(&chosen.datapath),
     );
     tokio::spawn(Arc::clone(&tc).dispatch());

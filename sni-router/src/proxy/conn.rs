@@ -18,7 +18,7 @@ use super::reason::CloseReason;
 use super::record::{HelloFacts, Record};
 use super::reject::{reject, reset};
 use super::{Proxy, Settings};
-use crate::carry::{Datapath, End, Hold, Limits, Pair};
+use crate::carry::{Client, Datapath, End, Hold, Limits, Pair};
 
 /// Serves one client to the end. The record it leaves is its only result.
 pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr) {
@@ -186,13 +186,16 @@ impl<'p> Routed<'p> {
         let start = Instant::now();
         let mut attempts = Attempts::default();
         let within = proxy.settings.connect_timeout;
-        let peer = record.client.ip();
+        let from = Client {
+            socket: &client,
+            addr: record.client,
+            vip: record.vip,
+        };
         let observer = &*proxy.observer;
         let result = connect(
             &*proxy.datapath,
             &route.backend,
-            &client,
-            peer,
+            &from,
             &received,
             within,
             &mut attempts,
@@ -284,6 +287,7 @@ impl Connected<'_> {
 
 /// Writes what a datapath was to write that then refused.
 async fn deliver(pair: &mut Pair) -> io::Result<()> {
+    pair.endpoint.set_nodelay(true)?;
     pair.endpoint.write_all(&pair.unsent).await?;
     pair.forwarded += pair.unsent.len() as u64;
     pair.unsent = Vec::new();

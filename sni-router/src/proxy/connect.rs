@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sni_router_core::balance::{Backend, Lease};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::reason::CloseReason;
 use super::record::Observer;
-use crate::carry::{Datapath, Hold};
+use crate::carry::{Client, Datapath, Hold};
 
 /// A connection to an endpoint that has been sent the hello, or will be by the datapath.
 pub(super) struct Connected {
@@ -84,8 +84,7 @@ impl ConnectFailure {
 pub(super) async fn connect(
     datapath: &dyn Datapath,
     backend: &Backend,
-    from: &TcpStream,
-    client: IpAddr,
+    client: &Client<'_>,
     hello: &[u8],
     within: Duration,
     attempts: &mut Attempts,
@@ -93,11 +92,11 @@ pub(super) async fn connect(
 ) -> Result<Connected, CloseReason> {
     let deadline = Instant::now() + within;
     let mut tried: Vec<SocketAddr> = Vec::new();
-    while let Some(lease) = backend.pick(client, &tried) {
+    while let Some(lease) = backend.pick(client.addr.ip(), &tried) {
         let addr = lease.endpoint().addr();
         let left = backend.endpoints().len() - tried.len();
         let error =
-            match timeout_at(share(deadline, left), greet(datapath, addr, from, hello)).await {
+            match timeout_at(share(deadline, left), greet(datapath, addr, client, hello)).await {
                 Ok(Ok((stream, hold))) => {
                     lease.endpoint().record_success();
                     return Ok(Connected {
@@ -140,15 +139,17 @@ fn share(deadline: Instant, endpoints_left: usize) -> Instant {
 async fn greet(
     datapath: &dyn Datapath,
     addr: SocketAddr,
-    client: &TcpStream,
+    client: &Client<'_>,
     hello: &[u8],
 ) -> io::Result<(TcpStream, Option<Hold>)> {
     let socket = match addr {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    socket.set_nodelay(true)?;
     let hold = datapath.prepare(&socket, addr, client);
+    if hold.is_none() {
+        socket.set_nodelay(true)?;
+    }
     let mut stream = socket.connect(addr).await?;
     if hold.is_none() {
         stream.write_all(hello).await?;

@@ -155,6 +155,10 @@ impl System {
             Kind::SniRouter => {
                 command.arg("run").arg("--manifests").arg(&config);
                 command.args(["--datapath", self.datapath, "--workers", "2"]);
+                if self.datapath == "tc" {
+                    // The lab gives every port to whoever asks.
+                    command.arg("--reserve-ports");
+                }
                 command.args(["--log-level", "info,access=off"]);
                 command.args(["--certificates", "ignore", "--admin"]);
                 command.arg(format!("unix:{}", lab.dir().join("admin.sock").display()));

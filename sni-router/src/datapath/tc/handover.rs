@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::learn::{Plan, Sides, learn};
+use super::Prepared;
+use super::learn::{Plan, Sides, Towards, learn};
 use super::registry::{Carried, Registry};
 use super::source::SourcePort;
 use crate::carry::{Decline, End, Pair, Refused};
@@ -40,13 +41,19 @@ pub(super) async fn hand_over(
     flows: &Flows,
     registry: &Arc<Registry>,
     mut pair: Pair,
-    mut source: SourcePort,
+    (mut source, towards): Prepared,
 ) -> Result<Carried, Outside> {
     source.used();
-    let Ok(sides) = Sides::of(&pair.client, &pair.endpoint) else {
+    let Ok(local) = pair.endpoint.local_addr() else {
         return Err(refused(pair, source, Decline::NotEstablished));
     };
-    let planned = plan(flows, &sides, &mut pair, &source).await;
+    let sides = Sides {
+        client: towards.client,
+        vip: towards.vip,
+        source: local,
+        endpoint: source.endpoint(),
+    };
+    let planned = plan(flows, &sides, &towards, &mut pair, &source).await;
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(decline) => {
@@ -74,10 +81,7 @@ pub(super) async fn hand_over(
     abort_on_close(&pair.client);
     abort_on_close(&pair.endpoint);
     match settle(&mut pair, &carried, plan).await {
-        Ok(()) => {
-            carried.settled();
-            Ok(carried)
-        }
+        Ok(()) => Ok(carried),
         Err(end) => {
             carried.forget();
             Err(Outside::Ended(end))
@@ -89,6 +93,7 @@ pub(super) async fn hand_over(
 async fn plan(
     flows: &Flows,
     sides: &Sides,
+    towards: &Towards,
     pair: &mut Pair,
     source: &SourcePort,
 ) -> Result<Plan, Decline> {
@@ -97,7 +102,7 @@ async fn plan(
         let learned = learn(
             flows,
             sides,
-            &pair.client,
+            towards,
             &pair.endpoint,
             received(pair),
             source.taken(),
@@ -119,15 +124,13 @@ async fn settle(pair: &mut Pair, carried: &Carried, plan: Plan) -> Result<(), En
     let planned = received(pair);
     let mut corrected = planned;
     let mut has_fin = false;
-    let mut wait = A_MOMENT;
-    let mut quiet = 0;
+    let mut wait = SETTLE;
+    let mut rounds = 0;
     let mut sent = plan.down.held.wrapping_sub(planned);
     loop {
         // What slipped through while the table was being written.
         let seen = carried.client_seen();
-        if read_more(pair).map_err(|_| End::ClientReset)? {
-            quiet = 0;
-        }
+        read_more(pair).map_err(|_| End::ClientReset)?;
         if seen.is_some_and(|seen| seen.flags & seen::RST != 0) {
             return Err(End::ClientReset);
         }
@@ -157,20 +160,19 @@ async fn settle(pair: &mut Pair, carried: &Carried, plan: Plan) -> Result<(), En
         if carried.end().is_some() {
             break;
         }
-        let Some(down) = carried.down() else { break };
-        if !before(down.ack, sent) {
-            // A packet that met the table as it was before has reached its socket by the next
-            // time.
-            quiet += 1;
-            if quiet > 1 {
+        if rounds > 0 {
+            let Some(down) = carried.down() else { break };
+            // A packet that met the table as it was before has reached its socket by now.
+            if !before(down.ack, sent) {
                 break;
             }
+            if let Ok(Some(_)) | Err(_) = pair.endpoint.take_error() {
+                return Err(End::EndpointReset);
+            }
         }
+        rounds += 1;
         sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
-        if let Ok(Some(_)) | Err(_) = pair.endpoint.take_error() {
-            return Err(End::EndpointReset);
-        }
     }
     // Without this, closing would end the connection. It fails only on a socket that is gone.
     let _ = repair::silence(&pair.client);
@@ -233,6 +235,9 @@ fn refused(mut pair: Pair, source: SourcePort, decline: Decline) -> Outside {
 }
 
 const A_MOMENT: Duration = Duration::from_millis(2);
+
+/// Longer than a packet takes from the program to its socket, by far.
+const SETTLE: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 const READ_ROUNDS: u32 = 20;
 const READ_BYTES: usize = 4096;

@@ -1,6 +1,5 @@
 //! What must be known of two connections to make one of them.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use sni_router_common::flow::{Addr, Flow, FlowKey, Seen, option, own, ports, see
 use sni_router_common::rule::v4_mapped;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::carry::Decline;
+use crate::carry::{Client, Decline};
 use crate::datapath::bpf::Flows;
 use crate::sys::repair::{self, TcpState};
 
@@ -23,16 +22,6 @@ pub(super) struct Sides {
 }
 
 impl Sides {
-    /// Fails on a socket that is not connected any more.
-    pub(super) fn of(client: &TcpStream, endpoint: &TcpStream) -> io::Result<Self> {
-        Ok(Self {
-            client: client.peer_addr()?,
-            vip: client.local_addr()?,
-            source: endpoint.local_addr()?,
-            endpoint: endpoint.peer_addr()?,
-        })
-    }
-
     /// The key of the client's packets.
     pub(super) fn up(&self) -> FlowKey {
         key(self.client, self.vip)
@@ -41,6 +30,34 @@ impl Sides {
     /// The key of the endpoint's packets.
     pub(super) fn down(&self) -> FlowKey {
         key(self.endpoint, self.source)
+    }
+}
+
+/// What is known of the client's connection before there is one to an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Towards {
+    pub(super) client: SocketAddr,
+    pub(super) vip: SocketAddr,
+    state: TcpState,
+}
+
+impl Towards {
+    /// `None` if it has ended already.
+    pub(super) fn of(client: &Client<'_>) -> Option<Self> {
+        let state = repair::state(client.socket).ok()?;
+        state.is_established().then_some(Self {
+            client: client.addr,
+            vip: client.vip,
+            state,
+        })
+    }
+
+    /// Has the endpoint send no segment that the client's path does not take. Best effort: where
+    /// it fails, path MTU discovery finds out.
+    pub(super) fn limit_segments(&self, socket: &TcpSocket) {
+        let has_timestamps = self.state.timestamps() == Some(true);
+        let options = if has_timestamps { TIMESTAMPS } else { 0 };
+        let _ = repair::limit_segment(socket, self.state.segment() + options);
     }
 }
 
@@ -56,7 +73,7 @@ pub(super) struct Plan {
 pub(super) fn learn(
     flows: &Flows,
     sides: &Sides,
-    client: &TcpStream,
+    towards: &Towards,
     endpoint: &TcpStream,
     received: u32,
     connecting: Instant,
@@ -66,15 +83,15 @@ pub(super) fn learn(
     if is_v4(sides.client) != is_v4(sides.endpoint) {
         return Err(Decline::MixedFamilies);
     }
-    let c = repair::state(client).map_err(|_| Decline::KernelRefused)?;
+    let c = &towards.state;
     let e = repair::state(endpoint).map_err(|_| Decline::KernelRefused)?;
-    if !c.is_established() || !e.is_established() || has_ended(&c_seen) || has_ended(&e_seen) {
+    if !e.is_established() || has_ended(&c_seen) || has_ended(&e_seen) {
         return Err(Decline::NotEstablished);
     }
     if e_seen.end != e_seen.isn.wrapping_add(SYN) {
         return Err(Decline::EndpointSpoke);
     }
-    let has_timestamps = agreed(&c, &e, &c_seen, &e_seen)?;
+    let has_timestamps = agreed(c, &e, &c_seen, &e_seen)?;
     if c_seen.end != c_seen.isn.wrapping_add(SYN).wrapping_add(received) {
         return Err(Decline::InFlight);
     }
@@ -145,7 +162,7 @@ pub(super) fn learn(
         seen: now,
         packets: 0,
         id: 0,
-        mtu: mtu(&c),
+        mtu: mtu(c),
         shift: e.peer_scale() - c.own_scale(),
         options: options | blank(e.has_sack() && !c.has_sack()),
         own: own::HELD,
@@ -154,21 +171,6 @@ pub(super) fn learn(
         up: 0,
     };
     Ok(Plan { up, down })
-}
-
-/// Has the endpoint send no segment that the client's path does not take. Best effort: where it
-/// fails, path MTU discovery finds out.
-pub(super) fn limit_segments(socket: &TcpSocket, client: &TcpStream) {
-    let Ok(state) = repair::state(client) else {
-        return;
-    };
-    let options = if state.timestamps() == Some(true) {
-        12
-    } else {
-        0
-    };
-    let most = state.segment() + options;
-    let _ = repair::limit_segment(socket, most);
 }
 
 /// Whether the two handshakes agreed on the same.
@@ -228,6 +230,9 @@ pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+/// Bytes of a timestamps option, padded.
+const TIMESTAMPS: u32 = 12;
 
 /// A SYN counts as one in sequence numbers.
 const SYN: u32 = 1;

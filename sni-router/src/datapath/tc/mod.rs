@@ -8,6 +8,7 @@ pub mod interfaces;
 mod learn;
 mod ports;
 mod registry;
+pub mod reserve;
 mod source;
 
 use std::future::Future;
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tracing::error;
 
 use self::handover::Outside;
@@ -24,7 +25,7 @@ use self::registry::Registry;
 use self::source::SourcePort;
 use super::bpf::Flows;
 use super::clock::limits_reached;
-use crate::carry::{Datapath, Decline, End, Hold, Kind, Limits, Pair, Refused, Traffic};
+use crate::carry::{Client, Datapath, Decline, End, Hold, Kind, Limits, Pair, Refused, Traffic};
 
 /// See the module.
 pub struct Tc {
@@ -66,20 +67,20 @@ impl Tc {
         limits: &Limits,
         traffic: &Traffic,
     ) -> Result<End, Refused> {
-        let source = pair.hold.take().and_then(|hold| hold.downcast().ok());
-        let Some(source) = source else {
+        let hold = pair.hold.take();
+        let hold: Option<Box<Prepared>> = hold.and_then(|hold| hold.downcast().ok());
+        let Some(prepared) = hold else {
             let decline = Decline::NoPort;
             return Err(Refused { pair, decline });
         };
-        let source: SourcePort = *source;
-        let flow = match handover::hand_over(&self.flows, &self.registry, pair, source).await {
+        let flow = match handover::hand_over(&self.flows, &self.registry, pair, *prepared).await {
             Ok(flow) => flow,
             Err(Outside::Refused(refused)) => return Err(*refused),
             Err(Outside::Ended(end)) => return Ok(end),
         };
         let end = tokio::select! {
             end = flow.ended() => end,
-            end = limits_reached(limits, || flow.position()) => {
+            end = limits_reached(limits, flow.progress()) => {
                 flow.abort();
                 end
             }
@@ -88,6 +89,9 @@ impl Tc {
         Ok(end)
     }
 }
+
+/// What [`Datapath::prepare`] gives.
+type Prepared = (SourcePort, learn::Towards);
 
 impl Datapath for Tc {
     fn carry<'a>(
@@ -103,11 +107,12 @@ impl Datapath for Tc {
         &self,
         socket: &TcpSocket,
         endpoint: SocketAddr,
-        client: &TcpStream,
+        client: &Client<'_>,
     ) -> Option<Hold> {
+        let towards = learn::Towards::of(client)?;
+        towards.limit_segments(socket);
         let source = SourcePort::bind(&self.ports, &self.registry, socket, endpoint)?;
-        learn::limit_segments(socket, client);
-        Some(Box::new(source))
+        Some(Box::new((source, towards)))
     }
 
     fn kind(&self) -> Kind {

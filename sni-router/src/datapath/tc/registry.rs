@@ -227,16 +227,17 @@ impl Carried {
         self.registry.flows.seen(&self.sides.up())
     }
 
-    /// Forgets the handshakes: from now on there is nothing to compare them with.
-    pub(super) fn settled(&self) {
-        self.registry.flows.forget(&self.sides.up());
-        self.registry.flows.forget(&self.sides.down());
-    }
-
-    /// A number that grows with every byte.
-    pub(super) fn position(&self) -> u64 {
-        let of = |flow: Option<Flow>| flow.map_or(0, |flow| flow.end);
-        of(self.up()).wrapping_add(of(self.down()))
+    /// A number that grows with every byte. The first time nothing is looked up: then it is what
+    /// it was when the flow was made.
+    pub(super) fn progress(&self) -> impl FnMut() -> u64 {
+        let mut first = true;
+        move || {
+            if std::mem::take(&mut first) {
+                return self.start[0].wrapping_add(self.start[1]);
+            }
+            let of = |flow: Option<Flow>| flow.map_or(0, |flow| flow.end);
+            of(self.up()).wrapping_add(of(self.down()))
+        }
     }
 
     /// Notes how much was carried.
