@@ -8,6 +8,8 @@
 //! sender, before anything is added, are "as sent"; they wrap and are compared as in RFC 9293,
 //! section 3.4.
 
+use core::net::{IpAddr, Ipv6Addr};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// An address as a packet has it: four words of bytes in network order, IPv4 as v4-mapped. Words,
@@ -34,9 +36,25 @@ pub struct FlowKey {
 /// writes, and from then on the daemon reads. Fields of the same direction are written by the CPU
 /// that received the packet: network cards keep a connection on one. Should two meet, a count of a
 /// packet is lost, and the next packet repairs positions, which are absolute.
+///
+/// The key and the fields before [`Flow::end`] are the same in every [`ABI`](crate::names::ABI):
+/// by them a daemon of another version knows which ports are taken, and when the last flow is over.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Flow {
+    /// When the last packet came, in [ticks](tick).
+    pub seen: u32,
+    /// See [`End`]; 0 while the connection lives.
+    pub closed: u8,
+    /// 1 for client to endpoint, 0 for the way back.
+    pub up: u8,
+    /// What this direction's packets have shown; see [`own`].
+    pub own: u8,
+    /// What the other direction's packets have shown; see [`peer`].
+    pub peer: u8,
+    /// Position after the last byte sent, FIN included. The low half is the sequence number as
+    /// sent, the high half counts how often it wrapped.
+    pub end: u64,
     /// Becomes the packet's source address.
     pub src: Addr,
     /// Becomes the packet's destination address.
@@ -53,9 +71,6 @@ pub struct Flow {
     pub ecr_add: u32,
     /// The interface that the packet leaves by.
     pub ifindex: u32,
-    /// Position after the last byte sent, FIN included. The low half is the sequence number as
-    /// sent, the high half counts how often it wrapped.
-    pub end: u64,
     /// The highest acknowledgement, as sent.
     pub ack: u32,
     /// The acknowledgement, as sent, of the other direction's FIN. Valid with [`peer::FIN`].
@@ -63,26 +78,20 @@ pub struct Flow {
     /// With [`own::HELD`]: acknowledgements, as sent, before this one are for the daemon's own
     /// socket.
     pub held: u32,
-    /// When the last packet came, in [ticks](tick).
-    pub seen: u32,
     /// Packets so far; wraps.
     pub packets: u32,
     /// Which of the daemon's connections this is.
     pub id: u32,
+    /// The sequence number of the stream's first byte, as sent.
+    pub start: u32,
+    /// When the connection was handed over, in [ticks](tick).
+    pub since: u32,
     /// Bytes that an IP packet may have on the interface it leaves by.
     pub mtu: u16,
     /// How far the window field is shifted: to the left, or to the right where negative.
     pub shift: i8,
     /// See [`option`].
     pub options: u8,
-    /// What this direction's packets have shown; see [`own`].
-    pub own: u8,
-    /// What the other direction's packets have shown; see [`peer`].
-    pub peer: u8,
-    /// See [`End`]; 0 while the connection lives.
-    pub closed: u8,
-    /// 1 for client to endpoint, 0 for the way back.
-    pub up: u8,
 }
 
 /// Bits of [`Flow::options`].
@@ -120,8 +129,6 @@ pub enum End {
     ClientReset = 2,
     /// The endpoint sent a RST that the client takes.
     EndpointReset = 3,
-    /// The client opened a new connection from the same port, and the entries were removed.
-    Reopened = 4,
 }
 
 impl End {
@@ -131,7 +138,6 @@ impl End {
             1 => Some(Self::Finished),
             2 => Some(Self::ClientReset),
             3 => Some(Self::EndpointReset),
-            4 => Some(Self::Reopened),
             _ => None,
         }
     }
@@ -145,6 +151,10 @@ pub struct Ended {
     pub id: u32,
     /// An [`End`].
     pub end: u32,
+    /// Bytes from the client to the endpoint, the hello included.
+    pub up: u64,
+    /// Bytes from the endpoint to the client.
+    pub down: u64,
 }
 
 /// What the program saw of one side before the hand-over.
@@ -183,6 +193,15 @@ pub mod seen {
     pub const SIGNED: u32 = 8;
 }
 
+impl Flow {
+    /// Bytes of the stream that were sent so far.
+    #[inline(always)] // part of a kernel program
+    pub const fn bytes(&self) -> u64 {
+        let fin = (self.own & own::FIN) as u64;
+        self.end.wrapping_sub(self.start as u64).wrapping_sub(fin)
+    }
+}
+
 /// The clock of [`Flow::seen`]: about a second, and nothing to divide.
 pub const fn tick(monotonic_ns: u64) -> u32 {
     (monotonic_ns >> 30) as u32
@@ -218,6 +237,12 @@ pub const fn ports(source: u16, destination: u16) -> u32 {
     u32::from_ne_bytes([s0, s1, d0, d1])
 }
 
+/// Source and destination port, in host order.
+pub const fn port_numbers(ports: u32) -> [u16; 2] {
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
+    [u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])]
+}
+
 /// An IPv4 address, of its four bytes as a word in network order.
 pub const fn v4(word: u32) -> Addr {
     [0, 0, 0xffff_u32.to_be(), word]
@@ -228,6 +253,15 @@ pub fn v6(bytes: [u8; 16]) -> Addr {
     zerocopy::transmute!(bytes)
 }
 
+/// An address as everybody else has it; a v4-mapped one is an IPv4 address.
+pub fn address(addr: &Addr) -> IpAddr {
+    let bytes: [u8; 16] = zerocopy::transmute!(*addr);
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
 const _: () = assert!(size_of::<FlowKey>() == 36);
-const _: () = assert!(size_of::<Flow>() == 96);
+// What the kernel adds to an entry of a hash (struct htab_elem, kernel/bpf/hashtab.c), the key
+// rounded up, and this make 192 bytes, which is a size that the allocator has.
+const _: () = assert!(size_of::<Flow>() == 104);
+const _: () = assert!(size_of::<Ended>() == 24);
 const _: () = assert!(size_of::<Seen>() == 40);

@@ -32,6 +32,11 @@ pub const MAP_FLOWS: &str = "SNI_FLOWS";
 /// Ring buffer: flows that have [ended](crate::flow::Ended).
 pub const MAP_ENDED: &str = "SNI_ENDED";
 
+/// The version of what flows are to programs and daemon: of [`Flow`](crate::flow::Flow),
+/// [`Seen`](crate::flow::Seen) and [`Ended`](crate::flow::Ended), and of who does what with them. A
+/// daemon adopts the flows of its own version only.
+pub const ABI: u32 = 1;
+
 /// VIPs times ports the router can own.
 pub const MAX_RULES: u32 = 16_384;
 /// Slots, two a connection.
@@ -44,7 +49,7 @@ pub const MAX_FLOWS: u32 = 524_288;
 pub const MAX_SEEN: u32 = 65_536;
 /// Words of [`MAP_PORTS`].
 pub const PORT_WORDS: u32 = 1024;
-/// Bytes of the ring of ended flows; one takes 16.
+/// Bytes of the ring of ended flows; one takes 32.
 pub const ENDED_RING_BYTES: u32 = 1024 * 1024;
 
 /// Index into [`MAP_LISTEN`] for IPv4 connections.

@@ -1,5 +1,7 @@
 //! The composition root: the one file that knows every module and puts them together.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +14,17 @@ use sni_router_core::manifest::{CertificateCheck, Compiler, Options, Resolved, S
 use sni_router_core::model::Model;
 use sni_router_core::problem::Severity;
 use sni_router_core::table::RouteTable;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use crate::carry::Adopt;
 use crate::claim::Claims;
 use crate::control::{Applied, Control};
 use crate::counted::{Counted, labels};
-use crate::datapath::bpf::{Counters, Kernel, forward_logs};
+use crate::datapath::bpf::{Counters, Kernel, Pins, forward_logs};
 use crate::datapath::choose::{Choice, Chosen, TcPorts, choose};
+use crate::datapath::tc::Tc;
 use crate::limits;
 use crate::listen::{Groups, Steering};
 use crate::observe::admin::{Admin, AdminAddr, Status};
@@ -30,9 +33,11 @@ use crate::observe::readiness::Readiness;
 use crate::proxy::Proxy;
 use crate::proxy::settings::Settings as ProxySettings;
 use crate::proxy::worker::Worker;
+use crate::signals::{Signals, stop};
 use crate::source::directory::Directory;
 use crate::source::dns::{Dns, SystemResolver};
 use crate::source::read::read_dir;
+use crate::takeover::{self, Inheritance, PinDir};
 
 /// Everything an operator can set.
 pub struct Settings {
@@ -42,6 +47,8 @@ pub struct Settings {
     pub datapath: Choice,
     /// Ports towards endpoints that the `tc` datapath may use, and nobody else does.
     pub tc_ports: TcPorts,
+    /// Where what outlives this process is pinned, for the `tc` datapath.
+    pub pins: PinDir,
     /// Whether VIPs that no interface has get a local route.
     pub claim_vips: bool,
     /// The classes that are served; all if there are none.
@@ -63,12 +70,17 @@ pub async fn run(settings: Settings) -> Result<()> {
     limits::raise_descriptors();
     // Before anything slow, so that a signal during the start is not lost, nor deadly.
     let mut signals = Signals::new()?;
-    let directory = Directory::open(settings.manifests, read_dir).await?;
+    let directory = Directory::open(settings.manifests.clone(), read_dir).await?;
     let dns = Dns::start(SystemResolver::default());
     let metrics = Arc::new(Metrics::new(labels()));
     let readiness = Arc::new(Readiness::default());
 
-    let mut chosen = choose(settings.datapath, &settings.tc_ports).await?;
+    let (close_all, closing) = watch::channel(false);
+    let limits = settings.proxy.limits(&closing);
+    let (pins, predecessor) = takeover::pins(&settings.pins, settings.datapath).await?;
+    let pins = pins.map(Arc::new);
+    let wanted = settings.datapath;
+    let mut chosen = choose(wanted, &settings.tc_ports, pins.clone(), limits).await?;
     if let Some(kernel) = &chosen.kernel {
         forward_logs(kernel);
     }
@@ -77,7 +89,6 @@ pub async fn run(settings: Settings) -> Result<()> {
         0,
         None,
     )));
-    let (close_all, closing) = watch::channel(false);
     let proxy = Arc::new(Proxy::new(
         settings.proxy,
         Arc::clone(&table),
@@ -109,9 +120,15 @@ pub async fn run(settings: Settings) -> Result<()> {
         workers,
         problems: Vec::new(),
         retired: Vec::new(),
+        kept: BTreeSet::new(),
         vips_settled: true,
     };
-    let _admin = match &settings.admin {
+    let tc = chosen.tc.clone();
+    if let (Some(tc), Some(pins)) = (&tc, &pins) {
+        tc.tolerate(Arc::clone(pins));
+        takeover::adopt(tc, &proxy, predecessor.is_none());
+    }
+    let mut admin = match &settings.admin {
         Some(addr) => {
             let status = status(&chosen, table, Arc::clone(&proxy));
             let served = Admin::serve(addr, Arc::clone(&readiness), Arc::clone(&metrics), status);
@@ -120,28 +137,82 @@ pub async fn run(settings: Settings) -> Result<()> {
         None => None,
     };
 
-    follow(
-        &mut control,
-        &directory,
-        &dns,
-        &metrics,
-        &readiness,
-        &mut signals,
-    )
-    .await;
+    let mut inheritance = tc.clone().and_then(|tc| {
+        let adopter: Arc<dyn Adopt> = Arc::new(Arc::clone(&proxy));
+        Some((predecessor?, tc, adopter))
+    });
+    let is_followed = loop {
+        let why = follow(
+            &mut control,
+            &directory,
+            &dns,
+            &metrics,
+            &readiness,
+            &mut signals,
+            &mut inheritance,
+        )
+        .await;
+        match (why, &pins) {
+            (Why::Stopped, _) => break false,
+            (Why::TakenOver, None) => warn!("no pins to hand over"),
+            (Why::TakenOver, Some(pins)) => {
+                admin = None;
+                if let Some(tc) = &tc {
+                    tc.retire();
+                }
+                pins.release();
+                info!("another router takes over");
+                signals.stop().await;
+                break true;
+            }
+        }
+    };
+    drop(admin);
 
     info!(connections = proxy.active(), "draining");
     readiness.set_draining();
+    if let (Some(tc), true) = (&tc, pins.is_some()) {
+        tc.retire();
+    }
     control.stop_steering();
     sleep(HANDSHAKES).await;
     control.stop_listening();
     drain(&proxy, settings.drain_timeout, &mut signals).await;
     close_all.send_replace(true);
     drain(&proxy, LAST_WORDS, &mut signals).await;
+    if is_followed {
+        control.abandon();
+        info!("stopped; another router goes on");
+        return Ok(());
+    }
+    if let (Some(tc), Some(pins)) = (&tc, &pins) {
+        control.kept = leave(tc, pins);
+    }
     deliver(&mut control, settings.drain_timeout, &mut signals).await;
     control.finish().await;
     info!("stopped");
     Ok(())
+}
+
+/// Leaves the flows to the kernel, or takes everything out of it where there is none. Answers with
+/// the VIPs that must stay.
+fn leave(tc: &Tc, pins: &Pins) -> BTreeSet<IpAddr> {
+    let vips = match tc.vips_in_use() {
+        Ok(vips) => vips,
+        Err(error) => {
+            warn!(%error, "the flow table cannot be read; it stays");
+            return BTreeSet::new();
+        }
+    };
+    if !vips.is_empty() {
+        info!(
+            ?vips,
+            "connections go on; the next router adopts them, `sni-router detach` ends them"
+        );
+    } else if let Err(error) = pins.remove() {
+        warn!(%error, "what is pinned could not be removed");
+    }
+    vips
 }
 
 /// Attaches `snir_lookup` in front of the workers' sockets, or has every address bound.
@@ -158,7 +229,15 @@ fn steer(kernel: Option<&mut Kernel>, workers: &[Worker]) -> Result<Steering> {
     Ok(Steering::Lookup(kernel.rules()?))
 }
 
-/// Applies every snapshot until the process is told to stop.
+/// Why [`follow`] has ended.
+enum Why {
+    /// The process was told to stop.
+    Stopped,
+    /// Another one takes over.
+    TakenOver,
+}
+
+/// Applies every snapshot until the process is told to stop, or to hand over.
 async fn follow(
     control: &mut Control,
     directory: &Directory<Snapshot>,
@@ -166,7 +245,8 @@ async fn follow(
     metrics: &Metrics,
     readiness: &Readiness,
     signals: &mut Signals,
-) {
+    inheritance: &mut Option<Inheritance>,
+) -> Why {
     let mut snapshots = directory.snapshots();
     let mut resolved = dns.resolved();
     loop {
@@ -177,6 +257,9 @@ async fn follow(
         count(metrics, &applied, control.table.load().generation());
         if applied.is_served {
             readiness.set_ready();
+            if let Some((predecessor, tc, adopter)) = inheritance.take() {
+                tokio::spawn(predecessor.end(tc, adopter));
+            }
         }
         loop {
             tokio::select! {
@@ -186,7 +269,8 @@ async fn follow(
                 () = sleep(GIVE_UP_TICK), if !control.vips_settled => {
                     control.vips_settled = control.give_up_vips().await;
                 }
-                () = stop(&mut signals.terminate, &mut signals.interrupt) => return,
+                _ = signals.hand_over.recv() => return Why::TakenOver,
+                () = stop(&mut signals.terminate, &mut signals.interrupt) => return Why::Stopped,
             }
         }
     }
@@ -263,36 +347,6 @@ fn status(chosen: &Chosen, table: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>) -
 fn kernel_counters(counters: &Counters) -> serde_json::Value {
     let counts = Counter::ALL.map(|counter| (counter.as_str().to_owned(), counters.read(counter)));
     json!(std::collections::BTreeMap::from(counts))
-}
-
-/// The signals a daemon gets.
-struct Signals {
-    reload: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context("cannot receive signals");
-        Ok(Self {
-            reload: on(SignalKind::hangup())?,
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-        })
-    }
-
-    /// SIGTERM or SIGINT.
-    async fn stop(&mut self) {
-        stop(&mut self.terminate, &mut self.interrupt).await;
-    }
-}
-
-async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// What a client whose SYN was already answered gets to complete its handshake: a listening socket

@@ -17,14 +17,14 @@ use tokio::sync::watch;
 
 /// Carries connections from the hello to the end.
 pub trait Datapath: Send + Sync {
-    /// Carries `pair` until it has ended. What could not be taken comes back in
-    /// [`Refused::pair`], untouched, for the next datapath.
+    /// Carries `pair` until it has ended, or until the kernel carries it alone. What could not be
+    /// taken comes back in [`Refused::pair`], untouched, for the next datapath.
     fn carry<'a>(
         &'a self,
         pair: Pair,
         limits: &'a Limits,
         traffic: &'a Traffic,
-    ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>>;
 
     /// Gets a socket ready that is about to be connected to an endpoint for this client. With
     /// something to hold, the hello is left for [`Datapath::carry`] to send; without, the
@@ -44,6 +44,49 @@ pub trait Datapath: Send + Sync {
     /// The one to try when this one refuses. Only the last of the chain has none, and it never
     /// refuses.
     fn next(&self) -> Option<&dyn Datapath>;
+}
+
+/// How a datapath has left a connection.
+pub enum Outcome {
+    /// It is over.
+    Over(End),
+    /// The kernel goes on with it alone.
+    Alone(Box<dyn Alone>),
+}
+
+/// A connection that the kernel carries without a socket of this process.
+pub trait Alone: Send {
+    /// Leaves it, and has `rest` told when it has ended.
+    fn leave(self: Box<Self>, rest: Box<dyn Rest>);
+}
+
+/// What this process keeps of a connection that the kernel carries alone. Dropped without having
+/// been told of an end where the connection outlives the process.
+pub trait Rest: Send {
+    /// It is over, and this many bytes were carried up and down, those before the hand-over
+    /// included.
+    fn ended(self: Box<Self>, end: End, up: u64, down: u64);
+}
+
+/// Keeps something of connections that the kernel has carried on without any process.
+pub trait Adopt: Send + Sync {
+    /// What to tell when this one has ended.
+    fn adopt(&self, orphan: Orphan) -> Box<dyn Rest>;
+}
+
+/// A connection that an earlier process has left to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Orphan {
+    /// The client.
+    pub client: SocketAddr,
+    /// The address it has connected to.
+    pub vip: SocketAddr,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// How long ago it was handed to the kernel, about.
+    pub age: Duration,
+    /// What carries it.
+    pub kind: Kind,
 }
 
 /// A client that is about to get an endpoint.

@@ -5,6 +5,7 @@
 //! between, and an address whose listener is gone is refused by the kernel, not by us.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,8 @@ pub struct Control {
     pub problems: Vec<Problem>,
     /// Listeners of earlier tables, which live on as long as a connection of theirs does.
     pub retired: Vec<Weak<Front>>,
+    /// VIPs that stay claimed, whatever else: connections use them that outlive this process.
+    pub kept: BTreeSet<IpAddr>,
     /// Whether every VIP that is in no listener has been given up.
     pub vips_settled: bool,
 }
@@ -97,6 +100,7 @@ impl Control {
     /// without a local route do not reach its sockets. False if it should be tried again later.
     pub async fn give_up_vips(&mut self) -> bool {
         let mut vips = Plan::of(&self.table.load()).vips;
+        vips.extend(&self.kept);
         self.retired.retain(|front| match front.upgrade() {
             Some(listener) => {
                 vips.extend(listener.vips.iter().filter_map(|vip| match vip {
@@ -139,11 +143,16 @@ impl Control {
         self.workers.iter().for_each(Worker::stop_listening);
     }
 
-    /// Gives back what the host lent us, and ends the workers.
-    pub async fn finish(self) {
-        if let Some(mut claims) = self.claims {
-            claims.remove_others(&BTreeSet::new()).await;
+    /// Gives back what the host lent us but for what is kept, and ends the workers.
+    pub async fn finish(mut self) {
+        if let Some(claims) = &mut self.claims {
+            claims.remove_others(&self.kept).await;
         }
+        self.abandon();
+    }
+
+    /// Ends the workers.
+    pub fn abandon(self) {
         for worker in self.workers {
             worker.join();
         }

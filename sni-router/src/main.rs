@@ -12,8 +12,10 @@ mod listen;
 mod observe;
 mod orphans;
 mod proxy;
+mod signals;
 mod source;
 mod sys;
+mod takeover;
 
 use std::process::ExitCode;
 

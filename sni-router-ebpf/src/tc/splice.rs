@@ -181,24 +181,30 @@ fn close(flow: &mut Flow, back: &mut Flow, end: End) {
     }
     flow.closed = end as u8;
     back.closed = end as u8;
-    tell(flow.id, end);
+    tell(flow, back, end);
 }
 
-/// Both directions.
+/// Both directions of a flow that has ended, and that the daemon was told of.
 #[inline(never)] // as above
 fn remove(key: &FlowKey, flow: &Flow) {
-    let back = FlowKey::answers(flow);
-    let id = flow.id;
-    // Fails only where another CPU was faster.
+    let answers = FlowKey::answers(flow);
+    // Fails only where another CPU was faster; here and below.
     let _ = FLOWS.remove(key);
-    let _ = FLOWS.remove(back);
-    tell(id, End::Reopened);
+    let _ = FLOWS.remove(answers);
 }
 
-fn tell(id: u32, end: End) {
+#[inline(always)] // as above
+fn tell(flow: &Flow, back: &Flow, end: End) {
+    let (up, down) = if flow.up == 1 {
+        (flow, back)
+    } else {
+        (back, flow)
+    };
     let event = Ended {
-        id,
+        id: flow.id,
         end: end as u32,
+        up: up.bytes(),
+        down: down.bytes(),
     };
     if ENDED.output::<Ended>(&event, 0).is_err() {
         count::one(Counter::TcEventLost);

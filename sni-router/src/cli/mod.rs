@@ -3,6 +3,7 @@
 mod certificates;
 mod check;
 mod crd;
+mod detach;
 mod explain;
 mod run;
 
@@ -25,7 +26,11 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Crd(crd::Args),
+    Detach(detach::Args),
 }
+
+/// Where systemd mounts a BPF file system, and a folder of ours in it.
+const PIN_DIR: &str = "/sys/fs/bpf/sni-router";
 
 impl Cli {
     /// Does what was asked.
@@ -35,6 +40,7 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Explain(args) => explain::run(args),
             Command::Crd(args) => crd::run(args),
+            Command::Detach(args) => detach::run(args),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::datapath::choose::{Choice, TcPorts};
 use crate::observe::admin::AdminAddr;
 use crate::observe::log::{self, Format};
 use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
+use crate::takeover::PinDir;
 
 /// Route TLS by server name, from a directory of Kubernetes manifests.
 #[derive(ClapArgs, Debug)]
@@ -38,6 +39,12 @@ pub struct Args {
     /// connections too; stays after the exit
     #[arg(long)]
     reserve_ports: bool,
+
+    /// Directory of a BPF file system where what the `tc` datapath needs outlives the router, so that
+    /// connections go on without it; `none` for not at all [default: /sys/fs/bpf/sni-router, where that
+    /// is one]
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
 
     /// Add a local route for VIPs that no interface has; removed at exit
     #[arg(long)]
@@ -143,6 +150,11 @@ impl Args {
             tc_ports: TcPorts {
                 range: self.tc_ports,
                 reserve: self.reserve_ports,
+            },
+            pins: match self.pin_dir {
+                None => PinDir::Preferred(super::PIN_DIR.into()),
+                Some(dir) if dir.as_os_str() == "none" => PinDir::Nowhere,
+                Some(dir) => PinDir::Demanded(dir),
             },
             claim_vips: self.claim_vips,
             ingress_classes: self.ingress_classes,

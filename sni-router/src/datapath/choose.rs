@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::bpf::{Counters, Hooks, Kernel, LoadError};
+use super::bpf::{Counters, Flows, Hooks, Kernel, LoadError, Pins};
 use super::sockmap::Sockmap;
 use super::sockmap::selftest::{self, SelfTestError};
 use super::tc::reserve::{self, ReserveError};
 use super::tc::{Ports, Tc, interfaces};
 use super::userspace::Userspace;
-use crate::carry::{Datapath, Kind};
+use crate::carry::{Datapath, Kind, Limits};
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,6 +48,8 @@ pub struct Chosen {
     pub datapath: Arc<dyn Datapath>,
     /// The kernel programs, unless they were not wanted or not to be had.
     pub kernel: Option<Kernel>,
+    /// The `tc` datapath, if it is part of that.
+    pub tc: Option<Arc<Tc>>,
     /// Their counters.
     pub counters: Option<Arc<Counters>>,
     /// Why the best datapath there is was not taken.
@@ -75,11 +77,19 @@ pub enum ChooseError {
 }
 
 /// Loads, tests and chooses. Must run on the runtime that is to serve the kernel's events.
-pub async fn choose(choice: Choice, ports: &TcPorts) -> Result<Chosen, ChooseError> {
+///
+/// `limits` are those of connections that the kernel carries alone.
+pub async fn choose(
+    choice: Choice,
+    ports: &TcPorts,
+    pins: Option<Arc<Pins>>,
+    limits: Limits,
+) -> Result<Chosen, ChooseError> {
     let userspace: Arc<dyn Datapath> = Arc::new(Userspace);
     let mut chosen = Chosen {
         datapath: userspace,
         kernel: None,
+        tc: None,
         counters: None,
         declined: None,
     };
@@ -87,7 +97,7 @@ pub async fn choose(choice: Choice, ports: &TcPorts) -> Result<Chosen, ChooseErr
         chosen.declined = Some("--datapath userspace".to_owned());
         return Ok(chosen);
     }
-    match kernel(&mut chosen, choice, ports).await {
+    match kernel(&mut chosen, choice, ports, pins, limits).await {
         Ok(()) => {}
         Err(error) if choice != Choice::Auto => return Err(error),
         Err(error) => {
@@ -105,13 +115,16 @@ pub async fn choose(choice: Choice, ports: &TcPorts) -> Result<Chosen, ChooseErr
 }
 
 /// Puts the datapaths of the kernel in front of what `chosen` has.
-async fn kernel(chosen: &mut Chosen, choice: Choice, ports: &TcPorts) -> Result<(), ChooseError> {
-    let mut kernel = Kernel::load()?;
+async fn kernel(
+    chosen: &mut Chosen,
+    choice: Choice,
+    ports: &TcPorts,
+    pins: Option<Arc<Pins>>,
+    limits: Limits,
+) -> Result<(), ChooseError> {
+    let mut kernel = Kernel::load(pins)?;
     let flows = match choice {
-        Choice::Tc => {
-            reserve::check(&ports.range, ports.reserve)?;
-            Some(kernel.load_tc(ports.range.clone())?)
-        }
+        Choice::Tc | Choice::Auto => Some(flows(&mut kernel, ports)),
         _ => None,
     };
     let sockets = kernel.attach_verdict()?;
@@ -131,12 +144,22 @@ async fn kernel(chosen: &mut Chosen, choice: Choice, ports: &TcPorts) -> Result<
     debug_assert_eq!(sockmap.kind(), Kind::Sockmap);
     chosen.datapath = sockmap;
     let Some(flows) = flows else { return Ok(()) };
-    attach(hooks).await?;
-    let tc = Tc::new(
-        flows,
-        Arc::new(Ports::new(ports.range.clone())),
-        Arc::clone(&chosen.datapath),
-    );
+    let flows = match flows {
+        Ok(flows) => attach(hooks).await.map(|()| flows),
+        Err(error) => Err(error),
+    };
+    let flows = match flows {
+        Ok(flows) => flows,
+        Err(error) if choice == Choice::Tc => return Err(error),
+        Err(error) => {
+            let why = format!("{:#}", anyhow::Error::from(error));
+            warn!(%why, "no connection is left to the kernel alone");
+            chosen.declined = Some(why);
+            return Ok(());
+        }
+    };
+    let ports = Arc::new(Ports::new(ports.range.clone()));
+    let tc = Tc::new(flows, ports, limits, Arc::clone(&chosen.datapath));
     tokio::spawn(Arc::clone(&tc).dispatch());
     let looked_at = Arc::clone(&tc);
     tokio::spawn(make_up_for_lost(
@@ -146,15 +169,22 @@ async fn kernel(chosen: &mut Chosen, choice: Choice, ports: &TcPorts) -> Result<
             looked_at.look_at_all();
         },
     ));
+    chosen.tc = Some(Arc::clone(&tc));
     chosen.datapath = tc;
     Ok(())
+}
+
+/// The maps of the `tc` datapath, once the ports are known to be ours.
+fn flows(kernel: &mut Kernel, ports: &TcPorts) -> Result<Arc<Flows>, ChooseError> {
+    reserve::check(&ports.range, ports.reserve)?;
+    Ok(kernel.load_tc(ports.range.clone())?)
 }
 
 /// Attaches `snir_tc` to every interface, and to those that come.
 async fn attach(hooks: Hooks) -> Result<(), ChooseError> {
     let (listed, list) = oneshot::channel();
     let following = tokio::spawn(interfaces::follow(
-        move |interface| match hooks.attach(&interface.name, interface.layer) {
+        move |interface| match hooks.attach(&interface.name, interface.index, interface.layer) {
             Ok(()) => {
                 info!(interface = interface.name, "attached");
                 true

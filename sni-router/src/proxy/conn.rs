@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use sni_router_core::balance::Lease;
 use sni_router_core::table::Route;
@@ -13,16 +12,17 @@ use tokio::time::Instant;
 
 use super::connect::{Attempts, connect};
 use super::hello::{self, Greeting};
+use super::left::{Active, Left, reason};
 use super::pending::Place;
 use super::reason::CloseReason;
 use super::record::{HelloFacts, Record};
 use super::reject::{reject, reset};
 use super::{Proxy, Settings};
-use crate::carry::{Client, Datapath, End, Hold, Limits, Pair};
+use crate::carry::{Client, Datapath, Hold, Outcome, Pair};
 
 /// Serves one client to the end. The record it leaves is its only result.
 pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr) {
-    let _active = Active::enter(&proxy);
+    let active = Active::enter(&proxy);
     let Some(accepted) = Accepted::new(&proxy, client, peer) else {
         return;
     };
@@ -38,7 +38,7 @@ pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr
         Ok(connected) => connected,
         Err(rejected) => return rejected.answer(&proxy.settings).await,
     };
-    connected.carry().await;
+    connected.carry(active).await;
 }
 
 /// A client of which nothing is known but its address.
@@ -238,19 +238,16 @@ struct Connected<'p> {
 }
 
 impl Connected<'_> {
-    /// Hands the pair to the best datapath that takes it, and waits for the end.
-    async fn carry(self) {
+    /// Hands the pair to the best datapath that takes it, and waits for the end, or until the
+    /// kernel needs nobody to wait.
+    async fn carry(self, active: Active) {
         let Self {
             proxy,
             mut pair,
             mut record,
             _lease,
         } = self;
-        let limits = Limits {
-            idle: proxy.settings.idle_timeout,
-            max_duration: proxy.settings.max_duration,
-            shutdown: proxy.shutdown.clone(),
-        };
+        let limits = proxy.settings.limits(&proxy.shutdown);
         let mut datapath: &dyn Datapath = &*proxy.datapath;
         // Must outlive the pair, which whoever carries it drops.
         let mut _hold: Hold = Box::new(());
@@ -258,14 +255,18 @@ impl Connected<'_> {
             let kind = datapath.kind();
             record.datapath = Some(kind);
             proxy.observer.carrying(kind);
-            let result = datapath.carry(pair, &limits, &record.traffic).await;
-            proxy.observer.carried(kind);
-            match result {
-                Ok(end) => {
+            match datapath.carry(pair, &limits, &record.traffic).await {
+                Ok(Outcome::Over(end)) => {
+                    proxy.observer.carried(kind);
                     record.reason = reason(end);
                     return;
                 }
+                Ok(Outcome::Alone(flow)) => {
+                    record.reason = CloseReason::Left;
+                    return flow.leave(Box::new(Left::new(record, kind, _lease, active)));
+                }
                 Err(refused) => {
+                    proxy.observer.carried(kind);
                     record.observer().declined(refused.decline);
                     record.declined = Some(refused.decline);
                     let Some(next) = datapath.next() else { return };
@@ -323,34 +324,6 @@ impl<'p> Rejected<'p> {
 
     async fn answer(self, settings: &Settings) {
         reject(self.client, self.reason, &settings.answers, self.tls13).await;
-    }
-}
-
-/// Counts a connection while it lives.
-struct Active<'p>(&'p Proxy);
-
-impl<'p> Active<'p> {
-    fn enter(proxy: &'p Proxy) -> Self {
-        proxy.active.fetch_add(1, Ordering::Relaxed);
-        Self(proxy)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn reason(end: End) -> CloseReason {
-    match end {
-        End::Done => CloseReason::Done,
-        End::ClientReset => CloseReason::ClientReset,
-        End::EndpointReset => CloseReason::EndpointReset,
-        End::Idle => CloseReason::IdleTimeout,
-        End::MaxDuration => CloseReason::MaxDuration,
-        End::Shutdown => CloseReason::Drained,
-        End::Failed => CloseReason::Internal,
     }
 }
 

@@ -9,6 +9,7 @@
 mod conn;
 pub mod connect;
 mod hello;
+mod left;
 mod pending;
 pub mod reason;
 pub mod record;

@@ -17,6 +17,8 @@ pub enum CloseReason {
     MaxDuration,
     /// The router was shutting down and the drain timeout had passed.
     Drained,
+    /// It goes on: the kernel carries it, and only this process has ended.
+    Left,
     /// The hello names a host that no route of the listener takes.
     UnknownHost,
     /// The hello has no server name, and the listener has no default route.
@@ -45,13 +47,14 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Done,
         Self::ClientReset,
         Self::EndpointReset,
         Self::IdleTimeout,
         Self::MaxDuration,
         Self::Drained,
+        Self::Left,
         Self::UnknownHost,
         Self::NoSni,
         Self::NotTls,
@@ -75,6 +78,7 @@ impl CloseReason {
             Self::IdleTimeout => "idle_timeout",
             Self::MaxDuration => "max_duration",
             Self::Drained => "drained",
+            Self::Left => "left",
             Self::UnknownHost => "unknown_host",
             Self::NoSni => "no_sni",
             Self::NotTls => "not_tls",

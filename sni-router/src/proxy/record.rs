@@ -95,6 +95,11 @@ impl Record {
         }
     }
 
+    /// It was accepted this long ago.
+    pub fn began(&mut self, age: Duration) {
+        self.started = self.started.checked_sub(age).unwrap_or(self.started);
+    }
+
     /// When it was accepted.
     pub fn started(&self) -> Instant {
         self.started

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use tokio::sync::watch;
+
+use crate::carry::Limits;
 
 /// Settings of the connection path.
 #[derive(Clone, Debug)]
@@ -21,6 +24,17 @@ pub struct Settings {
     pub max_duration: Option<Duration>,
     /// How each kind of rejection is answered.
     pub answers: Answers,
+}
+
+impl Settings {
+    /// What a carried connection must not exceed.
+    pub fn limits(&self, shutdown: &watch::Receiver<bool>) -> Limits {
+        Limits {
+            idle: self.idle_timeout,
+            max_duration: self.max_duration,
+            shutdown: shutdown.clone(),
+        }
+    }
 }
 
 /// How each kind of rejected hello is answered.

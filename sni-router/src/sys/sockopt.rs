@@ -12,6 +12,12 @@ pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
     get(socket, libc::SOL_SOCKET, libc::SO_COOKIE)
 }
 
+/// The cookie of the socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14): unique until
+/// reboot.
+pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    get(socket, libc::SOL_SOCKET, SO_NETNS_COOKIE)
+}
+
 /// Makes the kernel call the socket's data-ready callback now if unread bytes are queued.
 ///
 /// Setting `SO_RCVLOWAT` ends in `tcp_set_rcvlowat`, which calls `tcp_data_ready` under the
@@ -52,6 +58,9 @@ pub fn send_room(socket: impl AsFd) -> io::Result<u64> {
     let [sndbuf, queued] = [memory[MEMINFO_SNDBUF], memory[MEMINFO_WMEM_QUEUED]];
     Ok(sndbuf.saturating_sub(queued).into())
 }
+
+/// include/uapi/asm-generic/socket.h
+const SO_NETNS_COOKIE: c_int = 71;
 
 /// include/uapi/linux/sock_diag.h
 const MEMINFO_VARS: usize = 9;

@@ -1,27 +1,36 @@
 //! The maps of the `tc` datapath.
 
 use std::io;
+use std::mem::offset_of;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use aya::maps::{HashMap, MapData, RingBuf};
-use sni_router_common::flow::{End, Flow, FlowKey, Seen};
-use sni_router_common::names::PORT_WORDS;
-use zerocopy::IntoBytes as _;
+use aya::maps::{HashMap, IterableMap as _, Map, MapData, RingBuf};
+use sni_router_common::flow::{Ended, Flow, FlowKey, Seen};
+use sni_router_common::names::{MAP_FLOWS, PORT_WORDS};
+use tokio::time::sleep;
+use zerocopy::FromBytes as _;
 
 use super::io_error;
+use super::pins::Pins;
+use crate::sys::batch::Walk;
 use crate::sys::readable::readable;
 use crate::sys::shared::SharedArray;
 
 /// Flows, handshakes, and which ports are watched for them.
 pub struct Flows {
-    flows: Mutex<HashMap<MapData, FlowKey, Flow>>,
+    table: FlowTable,
     seen: Mutex<HashMap<MapData, FlowKey, Seen>>,
     ports: SharedArray,
     ended: Mutex<Option<RingBuf<MapData>>>,
 }
+
+/// The directions of all flows.
+pub struct FlowTable(Mutex<HashMap<MapData, FlowKey, Flow>>);
 
 impl Flows {
     pub(super) fn new(
@@ -34,7 +43,7 @@ impl Flows {
         // The mapping keeps the map alive; its descriptor is not needed any more.
         let ports = SharedArray::map(ports.fd().as_fd(), PORT_WORDS as usize * size_of::<u64>())?;
         let flows = Self {
-            flows: Mutex::new(flows),
+            table: FlowTable(Mutex::new(flows)),
             seen: Mutex::new(seen),
             ports,
             ended: Mutex::new(Some(ended)),
@@ -57,29 +66,9 @@ impl Flows {
         let _ = lock(&self.seen).remove(key);
     }
 
-    /// Adds a direction. Fails with `AlreadyExists` where there is one.
-    pub fn insert(&self, key: &FlowKey, flow: &Flow) -> io::Result<()> {
-        lock(&self.flows)
-            .insert(key, flow, BPF_NOEXIST)
-            .map_err(io_error)
-    }
-
-    /// Overwrites a direction.
-    pub fn replace(&self, key: &FlowKey, flow: &Flow) -> io::Result<()> {
-        lock(&self.flows)
-            .insert(key, flow, BPF_EXIST)
-            .map_err(io_error)
-    }
-
-    /// A direction as it is now.
-    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        lock(&self.flows).get(key, 0).ok()
-    }
-
-    /// Removes a direction, if it is there.
-    pub fn remove(&self, key: &FlowKey) {
-        // Fails only where it is gone.
-        let _ = lock(&self.flows).remove(key);
+    /// The flows.
+    pub fn table(&self) -> &FlowTable {
+        &self.table
     }
 
     /// Has the program look at packets to this port. There is no way back: flows of a listener
@@ -89,25 +78,107 @@ impl Flows {
         word.fetch_or(1 << (port & 63), Ordering::Relaxed);
     }
 
-    /// Calls `on_end` with each flow that ends, until the task is dropped. Can be run once.
-    pub async fn ended(&self, mut on_end: impl FnMut(u32, End)) -> io::Result<()> {
+    /// Calls `on_end` with flows that have ended, those of a moment at a time, until the task is
+    /// dropped. Can be run once.
+    pub async fn ended(&self, mut on_end: impl FnMut(&[Ended])) -> io::Result<()> {
         let ring = lock(&self.ended)
             .take()
             .ok_or(io::ErrorKind::ResourceBusy)?;
         let mut ring = readable(ring)?;
+        let mut batch = Vec::new();
         loop {
             let mut ready = ring.readable_mut().await?;
             while let Some(event) = ready.get_inner_mut().next() {
-                let mut words = [0_u32; 2];
-                if event.len() != size_of_val(&words) {
-                    continue;
-                }
-                words.as_mut_bytes().copy_from_slice(&event);
-                if let Some(end) = u8::try_from(words[1]).ok().and_then(End::of) {
-                    on_end(words[0], end);
-                }
+                batch.extend(Ended::read_from_bytes(&event).ok());
             }
             ready.clear_ready();
+            on_end(&batch);
+            batch.clear();
+            // The program wakes us for the first event after we have seen all. Under load, the
+            // others of the next moment then cost no wake-up.
+            sleep(A_MOMENT).await;
+        }
+    }
+}
+
+/// The table that was left by a router that is gone; `None` if there is none.
+pub fn open(pins: &Pins) -> io::Result<Option<FlowTable>> {
+    let path = pins.map(MAP_FLOWS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let data = MapData::from_pin(path).map_err(io_error)?;
+    let map = HashMap::try_from(Map::HashMap(data)).map_err(io_error)?;
+    Ok(Some(FlowTable(Mutex::new(map))))
+}
+
+/// Calls `on_flow` with every direction of the table of another version in `dir`: with its key,
+/// whether it is the client's, and whether it has ended.
+pub fn foreign(dir: &Path, mut on_flow: impl FnMut(&FlowKey, bool, bool)) -> io::Result<()> {
+    let map = MapData::from_pin(dir.join(MAP_FLOWS)).map_err(io_error)?;
+    let info = map.info().map_err(io_error)?;
+    let (key_bytes, value_bytes) = (info.key_size() as usize, info.value_size() as usize);
+    if key_bytes != size_of::<FlowKey>() || value_bytes < offset_of!(Flow, end) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut walk = Walk::new(key_bytes, value_bytes);
+    loop {
+        let mut found = false;
+        for (key, flow) in walk.next(map.fd().as_fd())? {
+            found = true;
+            if let Ok(key) = FlowKey::read_from_bytes(key) {
+                let is_up = flow[offset_of!(Flow, up)] == 1;
+                on_flow(&key, is_up, flow[offset_of!(Flow, closed)] != 0);
+            }
+        }
+        if !found {
+            return Ok(());
+        }
+    }
+}
+
+impl FlowTable {
+    /// Adds a direction. Fails with `AlreadyExists` where there is one.
+    pub fn insert(&self, key: &FlowKey, flow: &Flow) -> io::Result<()> {
+        lock(&self.0)
+            .insert(key, flow, BPF_NOEXIST)
+            .map_err(io_error)
+    }
+
+    /// Overwrites a direction.
+    pub fn replace(&self, key: &FlowKey, flow: &Flow) -> io::Result<()> {
+        lock(&self.0).insert(key, flow, BPF_EXIST).map_err(io_error)
+    }
+
+    /// A direction as it is now.
+    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        lock(&self.0).get(key, 0).ok()
+    }
+
+    /// Removes a direction, if it is there.
+    pub fn remove(&self, key: &FlowKey) {
+        // Fails only where it is gone.
+        let _ = lock(&self.0).remove(key);
+    }
+
+    /// Calls `on_flow` with every direction in the table, in no order.
+    pub fn for_each(&self, mut on_flow: impl FnMut(&FlowKey, &Flow)) -> io::Result<()> {
+        let mut walk = Walk::new(size_of::<FlowKey>(), size_of::<Flow>());
+        loop {
+            let mut found = false;
+            // Locked for one step only: others want to insert meanwhile.
+            let flows = lock(&self.0);
+            for (key, flow) in walk.next(flows.map().fd().as_fd())? {
+                found = true;
+                if let (Ok(key), Ok(flow)) =
+                    (FlowKey::read_from_bytes(key), Flow::read_from_bytes(flow))
+                {
+                    on_flow(&key, &flow);
+                }
+            }
+            if !found {
+                return Ok(());
+            }
         }
     }
 }
@@ -116,6 +187,8 @@ impl Flows {
 pub fn is_full(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::E2BIG)
 }
+
+const A_MOMENT: Duration = Duration::from_millis(10);
 
 // include/uapi/linux/bpf.h
 const BPF_NOEXIST: u64 = 1;

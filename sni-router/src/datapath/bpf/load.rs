@@ -3,11 +3,15 @@
 use std::io;
 
 use aya::maps::{Map, MapData, MapError};
+use aya::pin::PinError;
+use aya::programs::links::LinkError;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
 use tracing::Level;
+
+use super::pins::{self, Pins};
 
 /// The kernel programs, as built by the build script; empty where it found no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sni-router-bpf"));
@@ -38,6 +42,12 @@ pub enum LoadError {
     /// A program was refused.
     #[error("the kernel refused a program")]
     Program(#[source] ProgramError),
+    /// A link could not be used.
+    #[error("a link cannot be used")]
+    Link(#[source] LinkError),
+    /// Something could not be pinned.
+    #[error("cannot pin a link")]
+    Pin(#[source] PinError),
     /// The network namespace could not be opened.
     #[error("cannot open /proc/self/ns/net")]
     Netns(#[source] io::Error),
@@ -47,14 +57,22 @@ pub enum LoadError {
 }
 
 /// Loads the object's maps and keeps its programs ready to load.
-pub(super) fn load() -> Result<Ebpf, LoadError> {
+///
+/// Maps of flows are those that are pinned, if there are any; else they get pinned.
+pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
     check_capabilities()?;
     let level = log_level();
-    EbpfLoader::new()
-        .override_global(aya_log::LEVEL, &level, false)
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for name in pins::MAPS {
+        if let Some(pins) = pins {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    loader
         .load(OBJECT)
         .map_err(|error| LoadError::Object(Box::new(error)))
 }

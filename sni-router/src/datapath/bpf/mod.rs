@@ -1,13 +1,14 @@
 //! The kernel programs and their maps, behind verbs of the domain. Only this folder names aya.
 //!
-//! Everything is owned by this process: when it ends, however it ends, the kernel detaches the
-//! programs and frees the maps.
+//! Everything but what is pinned is owned by this process: when it ends, however it ends, the
+//! kernel detaches the programs and frees the maps.
 
 mod counters;
 mod flows;
 mod hooks;
 mod load;
 mod logger;
+mod pins;
 mod rules;
 mod sockets;
 
@@ -22,10 +23,11 @@ use aya::programs::{SchedClassifier, SkLookup, SkSkb};
 use sni_router_common::names;
 
 pub use counters::Counters;
-pub use flows::{Flows, is_full};
-pub use hooks::{Hooks, Layer};
+pub use flows::{Flows, foreign as foreign_flows, is_full, open as open_flows};
+pub use hooks::{Hooks, Layer, remove_filter};
 pub use load::LoadError;
 pub use logger::forward as forward_logs;
+pub use pins::{PinError, Pins, remove_all};
 pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
 
@@ -34,13 +36,15 @@ use load::{array, map, program};
 /// The loaded object. The programs stay attached while this lives.
 pub struct Kernel {
     ebpf: Arc<Mutex<Ebpf>>,
+    pins: Option<Arc<Pins>>,
     flows: Option<Arc<Flows>>,
 }
 
 impl Kernel {
-    /// Loads maps and programs into the kernel; nothing is attached yet.
-    pub fn load() -> Result<Self, LoadError> {
-        let mut ebpf = load::load()?;
+    /// Loads maps and programs into the kernel; nothing is attached yet. With `pins`, what belongs
+    /// to flows outlives this process, and what an earlier one has left is used.
+    pub fn load(pins: Option<Arc<Pins>>) -> Result<Self, LoadError> {
+        let mut ebpf = load::load(pins.as_deref())?;
         // Before any map is taken out: loading resolves map references to open descriptors.
         program::<SkLookup>(&mut ebpf, names::PROG_LOOKUP)?
             .load()
@@ -50,6 +54,7 @@ impl Kernel {
             .map_err(LoadError::Program)?;
         Ok(Self {
             ebpf: Arc::new(Mutex::new(ebpf)),
+            pins,
             flows: None,
         })
     }
@@ -78,7 +83,7 @@ impl Kernel {
 
     /// Where `snir_tc` can be attached, once it is loaded.
     pub fn hooks(&self) -> Hooks {
-        Hooks::new(Arc::clone(&self.ebpf))
+        Hooks::new(Arc::clone(&self.ebpf), self.pins.clone())
     }
 
     /// Attaches `snir_lookup` to the network namespace of this process.

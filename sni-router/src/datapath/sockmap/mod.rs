@@ -20,7 +20,7 @@ use tracing::error;
 use self::entry::Outside;
 use self::slots::Slots;
 use super::bpf::Sockets;
-use crate::carry::{Datapath, Decline, End, Kind, Limits, Pair, Refused, Traffic};
+use crate::carry::{Datapath, Decline, Kind, Limits, Outcome, Pair, Refused, Traffic};
 
 /// See the module.
 pub struct Sockmap {
@@ -71,7 +71,7 @@ impl Datapath for Sockmap {
         pair: Pair,
         limits: &'a Limits,
         traffic: &'a Traffic,
-    ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>> {
         Box::pin(async move {
             let Some(slots) = self.maps.slots.take() else {
                 return Err(Refused {
@@ -80,9 +80,9 @@ impl Datapath for Sockmap {
                 });
             };
             match entry::enter(&self.maps, slots, pair) {
-                Ok(carried) => Ok(carried.run(limits, traffic).await),
+                Ok(carried) => Ok(Outcome::Over(carried.run(limits, traffic).await)),
                 Err(Outside::Refused(refused)) => Err(*refused),
-                Err(Outside::Ended(end)) => Ok(end),
+                Err(Outside::Ended(end)) => Ok(Outcome::Over(end)),
             }
         })
     }

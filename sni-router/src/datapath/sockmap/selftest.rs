@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::carry::{Datapath, End, Limits, Pair, Traffic};
+use crate::carry::{Datapath, End, Limits, Outcome, Pair, Traffic};
 
 /// Which test failed, and how.
 #[derive(Debug, Error)]
@@ -224,6 +224,10 @@ async fn both(
             .carry(pair, &limits, &traffic)
             .await
             .map_err(|refused| io::Error::other(format!("refused: {}", refused.decline)))
+            .and_then(|outcome| match outcome {
+                Outcome::Over(end) => Ok(end),
+                Outcome::Alone(_) => Err(io::Error::other("left alone")),
+            })
     };
     tokio::try_join!(carry, ends).map(|(end, ())| end)
 }

@@ -62,8 +62,7 @@ pub(super) async fn hand_over(
             return Err(refused(pair, source, decline));
         }
     };
-    let received = received(&pair);
-    let carried = match registry.insert(sides, &mut plan, received, source) {
+    let carried = match registry.insert(sides, &mut plan, source) {
         Ok(carried) => carried,
         Err((error, source)) => {
             debug!(%error, "a flow was not taken into the table");

@@ -3,29 +3,40 @@
 //!
 //! `docs/datapaths.md` has the hand-over step by step, and why its order leaves no gap.
 
+mod adopt;
+pub mod detach;
+mod foreign;
 mod handover;
 pub mod interfaces;
 mod learn;
+mod limits;
+mod lingering;
 mod ports;
 mod registry;
 pub mod reserve;
 mod source;
 
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use sni_router_common::flow::address;
 use tokio::net::TcpSocket;
+use tokio::sync::Notify;
 use tracing::error;
 
 use self::handover::Outside;
 pub use self::ports::Ports;
 use self::registry::Registry;
 use self::source::SourcePort;
-use super::bpf::Flows;
-use super::clock::limits_reached;
-use crate::carry::{Client, Datapath, Decline, End, Hold, Kind, Limits, Pair, Refused, Traffic};
+use super::bpf::{Flows, Pins};
+use crate::carry::{
+    Adopt, Client, Datapath, Decline, Hold, Kind, Limits, Outcome, Pair, Refused, Traffic,
+};
 
 /// See the module.
 pub struct Tc {
@@ -33,16 +44,27 @@ pub struct Tc {
     ports: Arc<Ports>,
     registry: Arc<Registry>,
     next: Arc<dyn Datapath>,
+    is_retired: AtomicBool,
+    retired: Notify,
 }
 
 impl Tc {
-    /// A datapath over the maps of an attached `snir_tc`. What it refuses, `next` takes.
-    pub fn new(flows: Arc<Flows>, ports: Arc<Ports>, next: Arc<dyn Datapath>) -> Arc<Self> {
+    /// A datapath over the maps of an attached `snir_tc`, whose flows have these limits. What it
+    /// refuses, `next` takes.
+    pub fn new(
+        flows: Arc<Flows>,
+        ports: Arc<Ports>,
+        limits: Limits,
+        next: Arc<dyn Datapath>,
+    ) -> Arc<Self> {
+        let registry = Registry::new(Arc::clone(&flows), Arc::clone(&ports), limits);
         Arc::new(Self {
-            registry: Arc::new(Registry::new(Arc::clone(&flows), Arc::clone(&ports))),
+            registry: Arc::new(registry),
             flows,
             ports,
             next,
+            is_retired: AtomicBool::new(false),
+            retired: Notify::new(),
         })
     }
 
@@ -50,10 +72,45 @@ impl Tc {
     /// as the datapath is used.
     pub async fn dispatch(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self.registry).sweep());
-        let ended = self.flows.ended(|id, end| self.registry.ended(id, end));
-        if let Err(error) = ended.await {
-            error!(%error, "the ends of flows are no longer seen");
+        tokio::spawn(Arc::clone(&self.registry).watch_limits());
+        let ended = self.flows.ended(|batch| self.registry.ended(batch));
+        tokio::select! {
+            // Whoever comes next reads the ring, of which there is one.
+            () = self.retired.notified() => {}
+            Err(error) = ended => error!(%error, "the ends of flows are no longer seen"),
         }
+    }
+
+    /// Takes over the flows that an earlier process has left, and tells how many. First called before
+    /// there are new ones; with `is_alone` if that process is gone.
+    pub fn adopt(&self, adopter: &dyn Adopt, is_alone: bool) -> io::Result<usize> {
+        self.registry.adopt(adopter, is_alone)
+    }
+
+    /// Leaves alone what a router of another version has pinned, and removes it in the end. Its ports
+    /// are known when this returns.
+    pub fn tolerate(&self, pins: Arc<Pins>) {
+        let held = foreign::hold(&pins, &self.ports);
+        tokio::spawn(foreign::watch(held, Arc::clone(&self.ports)));
+    }
+
+    /// Hands nothing over from now on, and leaves what was handed over to the kernel, or to another
+    /// process that notices its ends.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+        self.retired.notify_one();
+        self.registry.leave_all();
+    }
+
+    /// The VIPs of flows that live, whoever has handed them over.
+    pub fn vips_in_use(&self) -> io::Result<BTreeSet<IpAddr>> {
+        let mut vips = BTreeSet::new();
+        self.flows.table().for_each(|key, flow| {
+            if flow.up == 1 && flow.closed == 0 {
+                vips.insert(address(&key.dst));
+            }
+        })?;
+        Ok(vips)
     }
 
     /// Looks at every flow, for when events were lost.
@@ -61,32 +118,18 @@ impl Tc {
         self.registry.look_at_all();
     }
 
-    async fn run(
-        &self,
-        mut pair: Pair,
-        limits: &Limits,
-        traffic: &Traffic,
-    ) -> Result<End, Refused> {
+    async fn run(&self, mut pair: Pair) -> Result<Outcome, Refused> {
         let hold = pair.hold.take();
         let hold: Option<Box<Prepared>> = hold.and_then(|hold| hold.downcast().ok());
         let Some(prepared) = hold else {
             let decline = Decline::NoPort;
             return Err(Refused { pair, decline });
         };
-        let flow = match handover::hand_over(&self.flows, &self.registry, pair, *prepared).await {
-            Ok(flow) => flow,
-            Err(Outside::Refused(refused)) => return Err(*refused),
-            Err(Outside::Ended(end)) => return Ok(end),
-        };
-        let end = tokio::select! {
-            end = flow.ended() => end,
-            end = limits_reached(limits, flow.progress()) => {
-                flow.abort();
-                end
-            }
-        };
-        flow.count(traffic);
-        Ok(end)
+        match handover::hand_over(&self.flows, &self.registry, pair, *prepared).await {
+            Ok(flow) => Ok(Outcome::Alone(Box::new(flow))),
+            Err(Outside::Refused(refused)) => Err(*refused),
+            Err(Outside::Ended(end)) => Ok(Outcome::Over(end)),
+        }
     }
 }
 
@@ -97,10 +140,11 @@ impl Datapath for Tc {
     fn carry<'a>(
         &'a self,
         pair: Pair,
-        limits: &'a Limits,
-        traffic: &'a Traffic,
-    ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>> {
-        Box::pin(self.run(pair, limits, traffic))
+        _limits: &'a Limits,
+        _traffic: &'a Traffic,
+    ) -> Pin<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>> {
+        // The registry has the limits, and counts.
+        Box::pin(self.run(pair))
     }
 
     fn prepare(
@@ -109,6 +153,9 @@ impl Datapath for Tc {
         endpoint: SocketAddr,
         client: &Client<'_>,
     ) -> Option<Hold> {
+        if self.is_retired.load(Ordering::Relaxed) {
+            return None;
+        }
         let towards = learn::Towards::of(client)?;
         towards.limit_segments(socket);
         let source = SourcePort::bind(&self.ports, &self.registry, socket, endpoint)?;

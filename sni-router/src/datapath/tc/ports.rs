@@ -80,8 +80,24 @@ impl Ports {
         })
     }
 
+    /// Marks a port as taken whose connection is older than this table.
+    pub(super) fn hold(&self, to: SocketAddr, port: u16) {
+        let (first, count) = (*self.range.start(), self.count());
+        if !self.range.contains(&port) {
+            return;
+        }
+        let mut endpoints = self.endpoints();
+        let endpoint = endpoints
+            .entry(to)
+            .or_insert_with(|| Endpoint::new(self.random.hash_one(to), count));
+        endpoint.set((port - first).into());
+    }
+
     /// Gives a port back that the endpoint never heard of.
     pub(super) fn release(&self, to: SocketAddr, port: u16) {
+        if !self.range.contains(&port) {
+            return;
+        }
         let mut endpoints = self.endpoints();
         if let Some(endpoint) = endpoints.get_mut(&to) {
             endpoint.clear((port - self.range.start()).into());
@@ -93,6 +109,10 @@ impl Ports {
 
     /// Gives a port back whose connection the endpoint may still remember.
     pub(super) fn linger(&self, to: SocketAddr, port: u16, now: Instant) {
+        // A flow that was adopted may have a port of another range.
+        if !self.range.contains(&port) {
+            return;
+        }
         if let Some(endpoint) = self.endpoints().get_mut(&to) {
             endpoint.lingering.push_back((port, now));
         }
@@ -154,13 +174,15 @@ impl Endpoint {
     }
 
     fn set(&mut self, index: u32) {
-        self.used[(index / WORD) as usize] |= 1 << (index % WORD);
-        self.in_use += 1;
+        let (word, bit) = (&mut self.used[(index / WORD) as usize], 1 << (index % WORD));
+        self.in_use += u32::from(*word & bit == 0);
+        *word |= bit;
     }
 
     fn clear(&mut self, index: u32) {
-        self.used[(index / WORD) as usize] &= !(1 << (index % WORD));
-        self.in_use -= 1;
+        let (word, bit) = (&mut self.used[(index / WORD) as usize], 1 << (index % WORD));
+        self.in_use -= u32::from(*word & bit != 0);
+        *word &= !bit;
     }
 
     fn expire(&mut self, first: u16, now: Instant) {

@@ -1,76 +1,72 @@
-//! The daemon's side of the flow table: who waits for the end of which flow, and which flows have
+//! The daemon's side of the flow table: what this process keeps of each flow, and which flows have
 //! ended and linger.
+//!
+//! ```text
+//! Carried (being handed over) ──leave──▶ entry ──the program says that it has ended──▶ lingering
+//!                                           └──a limit was reached: RST to both sides──▶ (gone)
+//! ```
+//!
+//! `limits.rs` has the limits; `adopt.rs` what a process finds of an earlier one.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sni_router_common::flow::{self, Flow, FlowKey};
-use tokio::sync::Notify;
+use foldhash::HashMap;
+use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers};
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::debug;
 
 use super::learn::{Plan, Sides};
+use super::lingering::Lingering;
 use super::ports::{self, Ports};
 use super::source::SourcePort;
-use crate::carry::{Direction, End, Traffic};
+use crate::carry::{Alone, End, Limits, Rest};
 use crate::datapath::bpf::Flows;
-use crate::sys::repair;
 
 /// See the module.
 pub(super) struct Registry {
-    flows: Arc<Flows>,
-    next_id: AtomicU32,
-    waiting: Mutex<HashMap<u32, Arc<Waiter>>>,
-    lingering: Mutex<Lingering>,
-    ports: Arc<Ports>,
+    pub(super) flows: Arc<Flows>,
+    pub(super) ports: Arc<Ports>,
+    pub(super) limits: Limits,
+    pub(super) next_id: AtomicU32,
+    pub(super) entries: Mutex<HashMap<u32, Box<Entry>>>,
+    pub(super) lingering: Mutex<Lingering>,
 }
 
-/// Who waits for the end of a flow.
-struct Waiter {
-    /// A [`flow::End`]; 0 while it lives.
-    end: AtomicU8,
-    changed: Notify,
-    up: FlowKey,
+/// What this process keeps of a flow.
+pub(super) struct Entry {
+    /// The keys of both directions: up, down.
+    pub(super) keys: [FlowKey; 2],
+    /// `None` while the flow is being handed over.
+    pub(super) rest: Option<Box<dyn Rest>>,
+    /// Once the program has said so.
+    pub(super) ended: Option<Ended>,
+    /// Where the streams were when they were last looked at: up, down.
+    pub(super) seen: [u32; 2],
+    pub(super) quiet_since: Instant,
+    pub(super) since: Instant,
 }
 
-/// Entries that stay for what is still under way.
-#[derive(Default)]
-struct Lingering {
-    /// By what is unique among all flows: the endpoint, and our port towards it.
-    flows: HashMap<(SocketAddr, u16), Ended>,
-    /// In the order in which they ended.
-    order: VecDeque<(Instant, SocketAddr, u16, u32)>,
-}
-
-/// A flow that has ended.
-struct Ended {
-    keys: [FlowKey; 2],
-    id: u32,
-}
-
-/// A connection that is in the flow table.
+/// A flow that is being handed over, or was: in the table, and its sockets may still be there.
 pub(super) struct Carried {
     registry: Arc<Registry>,
-    waiter: Arc<Waiter>,
     sides: Sides,
     id: u32,
-    /// Positions at which the streams started.
-    start: [u64; 2],
+    /// Taken when the flow is left alone.
     source: Option<SourcePort>,
 }
 
 impl Registry {
-    pub(super) fn new(flows: Arc<Flows>, ports: Arc<Ports>) -> Self {
+    pub(super) fn new(flows: Arc<Flows>, ports: Arc<Ports>, limits: Limits) -> Self {
         Self {
             flows,
-            next_id: AtomicU32::new(1),
-            waiting: Mutex::default(),
-            lingering: Mutex::default(),
             ports,
+            limits,
+            next_id: AtomicU32::new(1),
+            entries: Mutex::default(),
+            lingering: Mutex::default(),
         }
     }
 
@@ -79,58 +75,77 @@ impl Registry {
         self: &Arc<Self>,
         sides: Sides,
         plan: &mut Plan,
-        received: u32,
         source: SourcePort,
     ) -> Result<Carried, (io::Error, SourcePort)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         plan.up.id = id;
         plan.down.id = id;
         let (up, down) = (sides.up(), sides.down());
-        let waiter = Arc::new(Waiter {
-            end: AtomicU8::new(0),
-            changed: Notify::new(),
-            up,
-        });
-        lock(&self.waiting).insert(id, Arc::clone(&waiter));
-        let inserted = self.flows.insert(&down, &plan.down).and_then(|()| {
+        let now = Instant::now();
+        let entry = Entry {
+            keys: [up, down],
+            rest: None,
+            ended: None,
+            seen: [plan.up.end as u32, plan.down.end as u32],
+            quiet_since: now,
+            since: now,
+        };
+        lock(&self.entries).insert(id, Box::new(entry));
+        let inserted = self.flows.table().insert(&down, &plan.down).and_then(|()| {
             self.flows
+                .table()
                 .insert(&up, &plan.up)
-                .inspect_err(|_| self.flows.remove(&down))
+                .inspect_err(|_| self.flows.table().remove(&down))
         });
         if let Err(error) = inserted {
-            lock(&self.waiting).remove(&id);
+            lock(&self.entries).remove(&id);
             return Err((error, source));
         }
         Ok(Carried {
             registry: Arc::clone(self),
-            waiter,
             sides,
             id,
-            start: [plan.up.end - u64::from(received), plan.down.end],
             source: Some(source),
         })
     }
 
-    /// The program says that a flow has ended.
-    pub(super) fn ended(&self, id: u32, end: flow::End) {
-        if let Some(waiter) = lock(&self.waiting).get(&id) {
-            waiter.tell(end);
+    /// The program says that flows have ended.
+    pub(super) fn ended(&self, batch: &[Ended]) {
+        let mut over = Vec::new();
+        {
+            let mut entries = lock(&self.entries);
+            for ended in batch {
+                let Some(entry) = entries.get_mut(&ended.id) else {
+                    continue;
+                };
+                entry.ended.get_or_insert(*ended);
+                if entry.rest.is_some() {
+                    over.extend(entries.remove(&ended.id));
+                }
+            }
+        }
+        for entry in over {
+            self.finish(*entry);
         }
     }
 
-    /// For when events were lost.
-    pub(super) fn look_at_all(&self) {
-        let waiters: Vec<_> = lock(&self.waiting).values().cloned().collect();
-        for waiter in waiters {
-            match self.flows.flow(&waiter.up) {
-                Some(flow) => {
-                    if let Some(end) = flow::End::of(flow.closed) {
-                        waiter.tell(end);
-                    }
-                }
-                None => waiter.tell(flow::End::Reopened),
-            }
+    /// Tells whoever waits, and lets the entries in the kernel linger.
+    fn finish(&self, entry: Entry) {
+        let Some(ended) = entry.ended else { return };
+        self.linger(ended.id, entry.keys);
+        if let Some(rest) = entry.rest {
+            rest.ended(end(&ended), ended.up, ended.down);
         }
+    }
+
+    /// The entries in the kernel stay a while for what is still under way, and the port with them.
+    pub(super) fn linger(&self, id: u32, keys: [FlowKey; 2]) {
+        let now = Instant::now();
+        let (endpoint, source) = sides(&keys[1]);
+        let port = source.port();
+        lock(&self.lingering).push(now, endpoint, port, id, keys);
+        // The port begins to rest only now: whoever takes it finds the entries.
+        self.ports.linger(endpoint, port, now);
     }
 
     /// Removes entries that have lingered long enough. Runs as long as the datapath is used.
@@ -149,77 +164,56 @@ impl Registry {
 
     /// Removes the entries of an ended flow, whose port is needed; only if it is this one.
     pub(super) fn remove_lingering(&self, endpoint: SocketAddr, port: u16, only: Option<u32>) {
-        let found = {
-            let mut lingering = lock(&self.lingering);
-            match lingering.flows.get(&(endpoint, port)) {
-                Some(ended) if only.is_none_or(|id| id == ended.id) => {
-                    lingering.flows.remove(&(endpoint, port))
-                }
-                _ => None,
-            }
-        };
-        if let Some(found) = found {
-            self.remove(&found);
-        }
-    }
-
-    fn remove(&self, ended: &Ended) {
-        for key in &ended.keys {
+        let found = lock(&self.lingering).take(endpoint, port, only);
+        let Some((keys, id)) = found else { return };
+        for key in &keys {
             // The client may have opened a new connection from the same port meanwhile.
-            if self.flows.flow(key).is_some_and(|flow| flow.id == ended.id) {
-                self.flows.remove(key);
+            if self
+                .flows
+                .table()
+                .flow(key)
+                .is_some_and(|flow| flow.id == id)
+            {
+                self.flows.table().remove(key);
             }
         }
     }
-}
 
-impl Waiter {
-    fn tell(&self, end: flow::End) {
-        // The first reason is the reason.
-        let first = self
-            .end
-            .compare_exchange(0, end as u8, Ordering::Release, Ordering::Relaxed);
-        if first.is_ok() {
-            self.changed.notify_one();
-        }
+    /// Both directions of a flow as they are now.
+    pub(super) fn both(&self, id: u32, keys: &[FlowKey; 2]) -> [Option<Flow>; 2] {
+        [0, 1].map(|index| {
+            self.flows
+                .table()
+                .flow(&keys[index])
+                .filter(|flow| flow.id == id)
+        })
     }
 }
 
 impl Carried {
-    /// Waits for the program to see the end.
-    pub(super) async fn ended(&self) -> End {
-        loop {
-            if let Some(end) = self.end() {
-                return end;
-            }
-            self.waiter.changed.notified().await;
-        }
-    }
-
-    /// How it has ended.
+    /// How it has ended, if it has.
     pub(super) fn end(&self) -> Option<End> {
-        match flow::End::of(self.waiter.end.load(Ordering::Acquire))? {
-            flow::End::Finished => Some(End::Done),
-            // A client that opens a new connection from the same port has forgotten the old one.
-            flow::End::ClientReset | flow::End::Reopened => Some(End::ClientReset),
-            flow::End::EndpointReset => Some(End::EndpointReset),
-        }
+        let entries = lock(&self.registry.entries);
+        entries.get(&self.id)?.ended.as_ref().map(end)
     }
 
     /// The client's direction as it is now.
     pub(super) fn up(&self) -> Option<Flow> {
-        self.registry.flows.flow(&self.sides.up())
+        self.registry.flows.table().flow(&self.sides.up())
     }
 
     /// The endpoint's direction as it is now.
     pub(super) fn down(&self) -> Option<Flow> {
-        self.registry.flows.flow(&self.sides.down())
+        self.registry.flows.table().flow(&self.sides.down())
     }
 
     /// Changes both directions by hand. Only while neither side has anything to say.
     pub(super) fn replace(&self, up: &Flow, down: &Flow) -> io::Result<()> {
-        self.registry.flows.replace(&self.sides.up(), up)?;
-        self.registry.flows.replace(&self.sides.down(), down)
+        self.registry.flows.table().replace(&self.sides.up(), up)?;
+        self.registry
+            .flows
+            .table()
+            .replace(&self.sides.down(), down)
     }
 
     /// What the program has seen of the client.
@@ -227,100 +221,69 @@ impl Carried {
         self.registry.flows.seen(&self.sides.up())
     }
 
-    /// A number that grows with every byte. The first time nothing is looked up: then it is what
-    /// it was when the flow was made.
-    pub(super) fn progress(&self) -> impl FnMut() -> u64 {
-        let mut first = true;
-        move || {
-            if std::mem::take(&mut first) {
-                return self.start[0].wrapping_add(self.start[1]);
-            }
-            let of = |flow: Option<Flow>| flow.map_or(0, |flow| flow.end);
-            of(self.up()).wrapping_add(of(self.down()))
-        }
-    }
-
-    /// Notes how much was carried.
-    pub(super) fn count(&self, traffic: &Traffic) {
-        for (direction, flow, start) in [
-            (Direction::Up, self.up(), self.start[0]),
-            (Direction::Down, self.down(), self.start[1]),
-        ] {
-            if let Some(flow) = flow {
-                // A FIN counts as one.
-                let fin = u64::from(flow.own & flow::own::FIN != 0);
-                traffic.set(direction, flow.end.saturating_sub(start + fin));
-            }
-        }
-    }
-
     /// Nothing is passed on any more.
     pub(super) fn forget(&self) {
-        self.registry.flows.remove(&self.sides.up());
-        self.registry.flows.remove(&self.sides.down());
+        self.registry.flows.table().remove(&self.sides.up());
+        self.registry.flows.table().remove(&self.sides.down());
     }
+}
 
-    /// Ends it: nothing is passed on any more, and both sides are told.
-    pub(super) fn abort(&self) {
-        let (up, down) = (self.up(), self.down());
-        self.forget();
-        let (Some(up), Some(down)) = (up, down) else {
-            return;
-        };
-        let Sides {
-            client,
-            vip,
-            source,
-            endpoint,
-        } = self.sides;
-        for (from, to, sender) in [(vip, client, up), (source, endpoint, down)] {
-            // What it acknowledged last is what it expects next.
-            if let Err(error) = repair::reset(from, to, sender.ack, sender.end as u32) {
-                debug!(%error, %to, "one side was not told that its connection is over");
+impl Alone for Carried {
+    fn leave(mut self: Box<Self>, rest: Box<dyn Rest>) {
+        if let Some(source) = self.source.take() {
+            source.leave();
+        }
+        let over = {
+            let mut entries = lock(&self.registry.entries);
+            let Some(entry) = entries.get_mut(&self.id) else {
+                return;
+            };
+            entry.rest = Some(rest);
+            match entry.ended {
+                Some(_) => entries.remove(&self.id),
+                None => None,
             }
+        };
+        if let Some(entry) = over {
+            self.registry.finish(*entry);
         }
     }
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        lock(&self.registry.waiting).remove(&self.id);
-        let Some(source) = self.source.take() else {
-            return;
-        };
-        let ended = Ended {
-            keys: [self.sides.up(), self.sides.down()],
-            id: self.id,
-        };
-        let (endpoint, port) = (source.endpoint(), source.port());
-        let mut lingering = lock(&self.registry.lingering);
-        let order = (Instant::now(), endpoint, port, self.id);
-        lingering.order.push_back(order);
-        lingering.flows.insert((endpoint, port), ended);
-        drop(lingering);
-        // The port begins to rest only now: whoever takes it finds the entries.
-        drop(source);
+        // Given up in the middle: the sockets tell both sides, and the port rests.
+        if self.source.take().is_some() {
+            lock(&self.registry.entries).remove(&self.id);
+            self.forget();
+        }
     }
 }
 
-impl Lingering {
-    /// The next one that has lingered long enough.
-    fn over(&mut self, now: Instant) -> Option<(SocketAddr, u16, u32)> {
-        let is_over = |one: &mut (Instant, _, _, _)| now.duration_since(one.0) >= LINGER;
-        let (_, endpoint, port, id) = self.order.pop_front_if(is_over)?;
-        Some((endpoint, port, id))
+/// Who sends packets of this key, and to whom.
+pub(super) fn sides(key: &FlowKey) -> (SocketAddr, SocketAddr) {
+    let [from, to] = port_numbers(key.ports);
+    (
+        SocketAddr::new(address(&key.src), from),
+        SocketAddr::new(address(&key.dst), to),
+    )
+}
+
+fn end(ended: &Ended) -> End {
+    match u8::try_from(ended.end).ok().and_then(flow::End::of) {
+        Some(flow::End::ClientReset) => End::ClientReset,
+        Some(flow::End::EndpointReset) => End::EndpointReset,
+        Some(flow::End::Finished) | None => End::Done,
     }
 }
 
 /// A thread that panicked while holding it leaves it as good as it was.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As long as the kernel keeps connections in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h).
-const LINGER: Duration = Duration::from_secs(60);
-
 // A port that is free again has no entries any more.
-const _: () = assert!(LINGER.as_secs() + 2 * SWEEP.as_secs() < ports::LINGER.as_secs());
+const _: () =
+    assert!(super::lingering::LINGER.as_secs() + 2 * SWEEP.as_secs() < ports::LINGER.as_secs());
 
 const SWEEP: Duration = Duration::from_secs(1);

@@ -17,6 +17,7 @@ pub(super) struct SourcePort {
     taken: Instant,
     /// Whether the endpoint may know of a connection from it.
     is_used: bool,
+    is_left: bool,
 }
 
 impl SourcePort {
@@ -27,6 +28,8 @@ impl SourcePort {
         socket: &TcpSocket,
         endpoint: SocketAddr,
     ) -> Option<Self> {
+        // As a flow has it.
+        let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
         // A wildcard address: which one it is depends on the route, which connecting looks up.
         let any = match endpoint {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -49,6 +52,7 @@ impl SourcePort {
                 port,
                 taken,
                 is_used: false,
+                is_left: false,
             };
             if socket.bind(SocketAddr::new(any, port)).is_ok() {
                 return Some(source);
@@ -68,9 +72,9 @@ impl SourcePort {
         self.endpoint
     }
 
-    /// The port.
-    pub(super) fn port(&self) -> u16 {
-        self.port
+    /// It now belongs to a flow, and is given back when that has ended.
+    pub(super) fn leave(mut self) {
+        self.is_left = true;
     }
 
     /// A connection from it was opened: when given back, it rests for a while.
@@ -81,6 +85,9 @@ impl SourcePort {
 
 impl Drop for SourcePort {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         if self.is_used {
             self.ports.linger(self.endpoint, self.port, Instant::now());
         } else {

@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::clock::limits_reached;
-use crate::carry::{Datapath, Direction, End, Kind, Limits, Pair, Refused, Traffic};
+use crate::carry::{Datapath, Direction, End, Kind, Limits, Outcome, Pair, Refused, Traffic};
 use crate::sys::sockopt::tcp_info;
 
 /// See the module.
@@ -30,10 +30,10 @@ impl Datapath for Userspace {
         pair: Pair,
         limits: &'a Limits,
         traffic: &'a Traffic,
-    ) -> Pin<Box<dyn Future<Output = Result<End, Refused>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>> {
         Box::pin(async move {
             let end = carry(pair, limits, traffic).await;
-            Ok(end)
+            Ok(Outcome::Over(end))
         })
     }
 

@@ -1,0 +1,155 @@
+//! What outlives the process: maps and links of the `tc` datapath, pinned in a BPF file system.
+//!
+//! ```text
+//! DIR/<network namespace's cookie>/        locked by the router that owns it
+//!     owner → <process id>
+//!     v<ABI>/SNI_FLOWS, …                  maps
+//!     v<ABI>/link-<interface>              `snir_tc` on an interface
+//! ```
+//!
+//! The links hold the programs, and those hold the maps that only they use.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FlockOperation, flock, statfs};
+use sni_router_common::names::{ABI, MAP_ENDED, MAP_FLOWS, MAP_PORTS, MAP_SEEN};
+use thiserror::Error;
+
+use crate::sys::sockopt::netns_cookie;
+
+/// The maps that are pinned.
+pub(super) const MAPS: [&str; 4] = [MAP_FLOWS, MAP_SEEN, MAP_PORTS, MAP_ENDED];
+
+/// The directory of this network namespace's router, owned by this process.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+    /// `None` once another process may have it.
+    lock: Mutex<Option<File>>,
+}
+
+/// Why nothing can be pinned.
+#[derive(Debug, Error)]
+pub enum PinError {
+    /// The directory is in another kind of file system.
+    #[error("{0} is not in a BPF file system (mount one: mount -t bpf bpf /sys/fs/bpf)")]
+    NotBpf(PathBuf),
+    /// It cannot be used.
+    #[error("cannot use {0}")]
+    Directory(PathBuf, #[source] io::Error),
+    /// Another process has it.
+    #[error("another sni-router (process {0}) runs in this network namespace")]
+    Owned(u32),
+}
+
+impl Pins {
+    /// The directory below `dir` for the network namespace of this process, made if need be.
+    ///
+    /// # Errors
+    /// [`PinError::Owned`] where another process has it.
+    pub fn own(dir: &Path) -> Result<Self, PinError> {
+        let failed = |error| PinError::Directory(dir.to_owned(), error);
+        check_file_system(dir)?;
+        let root = of_namespace(dir).map_err(failed)?;
+        fs::create_dir_all(&root).map_err(failed)?;
+        let lock = File::open(&root).map_err(failed)?;
+        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            return Err(match owner(&root) {
+                Some(pid) if error == rustix::io::Errno::WOULDBLOCK => PinError::Owned(pid),
+                _ => failed(error.into()),
+            });
+        }
+        let owner = root.join(OWNER);
+        // Of a process that was killed.
+        let _ = fs::remove_file(&owner);
+        symlink(std::process::id().to_string(), &owner).map_err(failed)?;
+        let lock = Mutex::new(Some(lock));
+        let this = Self { root, lock };
+        fs::create_dir_all(this.dir()).map_err(failed)?;
+        Ok(this)
+    }
+
+    /// Where this version's maps and links are.
+    pub fn dir(&self) -> PathBuf {
+        self.root.join(format!("v{ABI}"))
+    }
+
+    /// The directories that other versions have left.
+    pub fn foreign(&self) -> Vec<PathBuf> {
+        let own = self.dir();
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let dirs = entries.map(|entry| entry.path());
+        dirs.filter(|dir| *dir != own && dir.join(MAP_FLOWS).exists())
+            .collect()
+    }
+
+    /// Another process may own it from now on.
+    pub fn release(&self) {
+        *self.lock() = None;
+    }
+
+    /// Whether this process owns it.
+    pub fn is_owned(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Lets go of everything: programs are detached, maps freed, once nobody has them open.
+    pub fn remove(&self) -> io::Result<()> {
+        remove_all(&self.root)
+    }
+
+    /// A thread that panicked while holding it leaves it as good as it was.
+    fn lock(&self) -> MutexGuard<'_, Option<File>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    pub(super) fn link(&self, interface: u32) -> PathBuf {
+        self.dir().join(format!("link-{interface}"))
+    }
+}
+
+/// Removes a directory of pins of another version.
+pub fn remove_all(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.is_symlink() {
+            remove_all(&path)?;
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    fs::remove_dir(dir)
+}
+
+fn of_namespace(dir: &Path) -> io::Result<PathBuf> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    Ok(dir.join(netns_cookie(&socket)?.to_string()))
+}
+
+/// Of `dir`, or of what of it is there already.
+fn check_file_system(dir: &Path) -> Result<(), PinError> {
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+    match statfs(there) {
+        Ok(info) if info.f_type == BPF_FS_MAGIC => Ok(()),
+        Ok(_) => Err(PinError::NotBpf(dir.to_owned())),
+        Err(error) => Err(PinError::Directory(dir.to_owned(), error.into())),
+    }
+}
+
+fn owner(root: &Path) -> Option<u32> {
+    fs::read_link(root.join(OWNER)).ok()?.to_str()?.parse().ok()
+}
+
+/// A symbolic link, since a BPF file system has no files with contents.
+const OWNER: &str = "owner";
+
+// include/uapi/linux/magic.h
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;

@@ -1,0 +1,124 @@
+//! Flows that an earlier process has left in the table, and leaving them there.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
+use sni_router_common::flow::{self, Flow, FlowKey, tick};
+use tracing::info;
+
+use super::learn::monotonic_ns;
+use super::registry::{Entry, Registry, lock, sides};
+use crate::carry::{Adopt, End, Kind, Orphan};
+
+impl Registry {
+    /// Takes over what an earlier process has left in the table, and tells how many of it live.
+    /// With `is_alone`, nobody goes on with what was left in the middle of its hand-over.
+    pub(super) fn adopt(&self, adopter: &dyn Adopt, is_alone: bool) -> io::Result<usize> {
+        let (mut ups, mut downs) = (Vec::new(), HashMap::default());
+        self.flows.table().for_each(|key, flow| {
+            if flow.up == 1 {
+                ups.push((*key, *flow));
+            } else {
+                downs.insert(*key, *flow);
+            }
+        })?;
+        let mut adopted = 0;
+        for (key, up) in ups {
+            if lock(&self.entries).contains_key(&up.id) {
+                // Ours; its other direction may have come when the walk was past it.
+                continue;
+            }
+            let keys = [key, FlowKey::answers(&up)];
+            match downs.remove(&keys[1]) {
+                Some(down) if down.id == up.id => {
+                    adopted += usize::from(self.adopt_one(keys, &up, &down, adopter, is_alone));
+                }
+                // Killed between the two, in one order or the other.
+                _ if is_alone => self.flows.table().remove(&key),
+                _ => {}
+            }
+        }
+        let entries = lock(&self.entries);
+        for (key, down) in downs {
+            if is_alone && !entries.contains_key(&down.id) {
+                self.flows.table().remove(&key);
+            }
+        }
+        Ok(adopted)
+    }
+
+    /// False for one that is known, over, or was left in the middle of its hand-over.
+    fn adopt_one(
+        &self,
+        keys: [FlowKey; 2],
+        up: &Flow,
+        down: &Flow,
+        adopter: &dyn Adopt,
+        is_alone: bool,
+    ) -> bool {
+        let id = up.id;
+        let is_held = down.own & flow::own::HELD != 0;
+        if lock(&self.entries).contains_key(&id) || is_held && !is_alone {
+            return false;
+        }
+        // Far ahead of whoever still hands over, having been told to leave.
+        self.next_id
+            .fetch_max(id.wrapping_add(AHEAD), Ordering::Relaxed);
+        let (endpoint, source) = sides(&keys[1]);
+        if lock(&self.lingering).has(endpoint, source.port(), id) {
+            return false;
+        }
+        self.ports.hold(endpoint, source.port());
+        if up.closed != 0 {
+            self.linger(id, keys);
+            return false;
+        }
+        let now = Instant::now();
+        let age = tick(monotonic_ns()).wrapping_sub(up.since);
+        let age = Duration::from_nanos(u64::from(age) << 30);
+        let (client, vip) = sides(&keys[0]);
+        let rest = adopter.adopt(Orphan {
+            client,
+            vip,
+            endpoint,
+            age,
+            kind: Kind::Tc,
+        });
+        let entry = Entry {
+            keys,
+            rest: Some(rest),
+            ended: None,
+            seen: [up.end as u32, down.end as u32],
+            quiet_since: now,
+            since: now.checked_sub(age).unwrap_or(now),
+        };
+        lock(&self.entries).insert(id, Box::new(entry));
+        if is_held {
+            // The socket that would have sent the rest is gone.
+            self.end(id, End::Failed);
+            return false;
+        }
+        true
+    }
+
+    /// Leaves every flow to the kernel.
+    pub(super) fn leave_all(&self) {
+        let entries: Vec<_> = {
+            let mut entries = lock(&self.entries);
+            let ids: Vec<_> = entries
+                .iter()
+                .filter(|(_, entry)| entry.rest.is_some())
+                .map(|(id, _)| *id)
+                .collect();
+            ids.iter().filter_map(|id| entries.remove(id)).collect()
+        };
+        if !entries.is_empty() {
+            info!(flows = entries.len(), "left to the kernel");
+        }
+    }
+}
+
+/// More flows than anybody hands over in the time that it takes to leave.
+const AHEAD: u32 = 1 << 20;

@@ -1,0 +1,142 @@
+//! Ending flows that have reached a limit. Nobody waits for a single one: the table is looked
+//! through now and then, a thousand entries a system call.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sni_router_common::flow::{Ended, Flow, FlowKey};
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::registry::{Entry, Registry, lock, sides};
+use crate::carry::End;
+use crate::sys::repair;
+
+impl Registry {
+    /// Ends flows that have reached a limit. Runs as long as the datapath is used.
+    pub(super) async fn watch_limits(self: Arc<Self>) {
+        let mut shutdown = self.limits.shutdown.clone();
+        let tick = (self.limits.idle / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
+        loop {
+            tokio::select! {
+                () = sleep(tick) => self.look_at_all(),
+                closed = shutdown.wait_for(|now| *now) => {
+                    // The sender lives as long as the process; if it is gone, so are we.
+                    drop(closed);
+                    break self.end_all();
+                }
+            }
+        }
+    }
+
+    /// Looks at every flow: which have moved on, and whose end was not noticed.
+    pub(super) fn look_at_all(&self) {
+        let now = Instant::now();
+        let mut missed = Vec::new();
+        let looked = self.flows.table().for_each(|_, flow| {
+            let mut entries = lock(&self.entries);
+            let Some(entry) = entries.get_mut(&flow.id) else {
+                return;
+            };
+            let at = flow.end as u32;
+            let seen = &mut entry.seen[usize::from(flow.up == 0)];
+            if *seen != at {
+                *seen = at;
+                entry.quiet_since = now;
+            }
+            if flow.closed != 0 && entry.ended.is_none() && flow.up == 1 {
+                missed.push(flow.id);
+            }
+        });
+        if let Err(error) = looked {
+            return warn!(%error, "the flow table cannot be read");
+        }
+        for id in missed {
+            self.notice(id);
+        }
+        for (id, end) in self.over_limits(now) {
+            self.end(id, end);
+        }
+    }
+
+    /// An event was lost: what it would have said is in the table.
+    fn notice(&self, id: u32) {
+        let keys = lock(&self.entries).get(&id).map(|entry| entry.keys);
+        let both = keys.map(|keys| self.both(id, &keys));
+        if let Some([Some(up), Some(down)]) = both {
+            self.ended(&[Ended {
+                id,
+                end: up.closed.into(),
+                up: up.bytes(),
+                down: down.bytes(),
+            }]);
+        }
+    }
+
+    /// Flows whose time is over, and why.
+    fn over_limits(&self, now: Instant) -> Vec<(u32, End)> {
+        let (idle, max) = (self.limits.idle, self.limits.max_duration);
+        let over = |entry: &Entry| {
+            let lived = now.duration_since(entry.since);
+            if max.is_some_and(|max| lived >= max) {
+                Some(End::MaxDuration)
+            } else if now.duration_since(entry.quiet_since) >= idle {
+                Some(End::Idle)
+            } else {
+                None
+            }
+        };
+        let entries = lock(&self.entries);
+        let left = entries.iter().filter(|(_, entry)| entry.rest.is_some());
+        left.filter_map(|(id, entry)| Some((*id, over(entry)?)))
+            .collect()
+    }
+
+    fn end_all(&self) {
+        let ids: Vec<_> = lock(&self.entries).keys().copied().collect();
+        info!(flows = ids.len(), "ending what the kernel carries");
+        for id in ids {
+            self.end(id, End::Shutdown);
+        }
+    }
+
+    /// Ends a flow that was left alone: nothing is passed on any more, and both sides are told.
+    pub(super) fn end(&self, id: u32, end: End) {
+        let Some(entry) = lock(&self.entries).remove(&id) else {
+            return;
+        };
+        let both = self.both(id, &entry.keys);
+        let [up, down] = both.map(|flow| flow.map_or(0, |flow| flow.bytes()));
+        if let [Some(up), Some(down)] = both {
+            entry
+                .keys
+                .iter()
+                .for_each(|key| self.flows.table().remove(key));
+            reset_both(&up, &down);
+        }
+        // The endpoint may still remember the connection.
+        self.linger(id, entry.keys);
+        if let Some(rest) = entry.rest {
+            rest.ended(end, up, down);
+        }
+    }
+}
+
+/// Sends both sides a RST.
+pub(super) fn reset_both(up: &Flow, down: &Flow) {
+    // Each direction's packets go out as if from the other side.
+    for (out, back) in [(down, up), (up, down)] {
+        let (from, to) = sides(&FlowKey {
+            src: out.src,
+            dst: out.dst,
+            ports: out.ports,
+        });
+        // What it acknowledged last is what it expects next.
+        if let Err(error) = repair::reset(from, to, back.ack, back.end as u32) {
+            debug!(%error, %to, "one side was not told that its connection is over");
+        }
+    }
+}
+
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
+const LONGEST_TICK: Duration = Duration::from_secs(30);

@@ -1,0 +1,138 @@
+//! One router a network namespace: taking over from the one that runs.
+//!
+//! ```text
+//! new                                             old
+//! owns the pins? no ──SIGUSR2──▶                  hands nothing over any more, leaves its flows to the
+//!                                                 kernel, stops its admin API, releases the pins
+//! owns the pins: adopts the flows, puts its
+//! programs into the links, steers connections
+//! to itself, serves ──SIGTERM──▶                  drains the connections that have sockets, and ends
+//! ```
+//!
+//! The old one accepts until the end, and what it accepts it carries by sockets. So there is no moment in
+//! which nobody accepts. New connections go to the new one as soon as it steers: of several
+//! `snir_lookup` programs, the last one attached decides (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`,
+//! include/linux/filter.h).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::carry::Adopt;
+use crate::datapath::bpf::{PinError, Pins};
+use crate::datapath::choose::Choice;
+use crate::datapath::tc::Tc;
+
+/// Where to pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinDir {
+    /// Here, if it can be.
+    Preferred(PathBuf),
+    /// Here, or not at all.
+    Demanded(PathBuf),
+    /// Nowhere: flows end with the process.
+    Nowhere,
+}
+
+/// The router that was here first; ends when it is told to, not before.
+#[derive(Debug)]
+pub struct Predecessor(Pid);
+
+/// What comes of a predecessor, to whom, and what is kept of it.
+pub type Inheritance = (Predecessor, Arc<Tc>, Arc<dyn Adopt>);
+
+impl Predecessor {
+    /// It is not needed any more. Returns when it has ended, and what it was still handing over when
+    /// it let go has been adopted.
+    pub async fn end(self, tc: Arc<Tc>, adopter: Arc<dyn Adopt>) {
+        if let Err(error) = kill_process(self.0, Signal::TERM) {
+            warn!(%error, "the router before this one has ended by itself");
+        }
+        while test_kill_process(self.0).is_ok() {
+            sleep(LATE_TICK).await;
+            adopt(&tc, &*adopter, false);
+        }
+        adopt(&tc, &*adopter, true);
+        info!("the router before this one has ended");
+    }
+}
+
+/// The directory of pins, taken over from another router if need be.
+pub async fn pins(dir: &PinDir, choice: Choice) -> Result<(Option<Pins>, Option<Predecessor>)> {
+    if !matches!(choice, Choice::Auto | Choice::Tc) {
+        return Ok((None, None));
+    }
+    let (dir, is_demanded) = match dir {
+        PinDir::Preferred(dir) => (dir, false),
+        PinDir::Demanded(dir) => (dir, true),
+        PinDir::Nowhere => return Ok((None, None)),
+    };
+    match own(dir).await {
+        Ok((pins, predecessor)) => Ok((Some(pins), predecessor)),
+        Err(error)
+            if !is_demanded
+                && matches!(
+                    error.downcast_ref(),
+                    Some(PinError::NotBpf(_) | PinError::Directory(..))
+                ) =>
+        {
+            let why = format!("{error:#}");
+            warn!(%why, "nothing is pinned: connections end with this process");
+            Ok((None, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Owns the pins below `dir`, also if another router has to let go of them first.
+async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
+    let mut predecessor: Option<Predecessor> = None;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let owner = match Pins::own(dir) {
+            Ok(pins) => return Ok((pins, predecessor)),
+            Err(PinError::Owned(pid)) => pid,
+            Err(error) => return Err(error.into()),
+        };
+        if predecessor.is_none() {
+            let pid = i32::try_from(owner).ok().and_then(Pid::from_raw);
+            let pid = pid.filter(|pid| is_router(*pid)).with_context(|| {
+                format!("a router of another process namespace runs here (process {owner} there); stop it first")
+            })?;
+            info!(pid = owner, "taking over from the router that runs here");
+            // Gone meanwhile: the next round owns what it had.
+            if kill_process(pid, Signal::USR2).is_ok() {
+                predecessor = Some(Predecessor(pid));
+            }
+        }
+        if Instant::now() >= deadline {
+            bail!("the router that runs here (process {owner}) does not let go; stop it first");
+        }
+        sleep(TICK).await;
+    }
+}
+
+/// Takes over the flows that an earlier process has left; `is_alone` if that is gone.
+pub fn adopt(tc: &Tc, adopter: &dyn Adopt, is_alone: bool) {
+    match tc.adopt(adopter, is_alone) {
+        Ok(0) => {}
+        Ok(flows) => info!(flows, "adopted"),
+        Err(error) => warn!(%error, "the flows of the router before this one are not watched"),
+    }
+}
+
+/// Whether it is one of ours: another process namespace has other numbers.
+fn is_router(pid: Pid) -> bool {
+    let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    name(&pid.as_raw_nonzero().to_string()).is_some_and(|it| Some(it) == name("self"))
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(5);
+
+const LATE_TICK: Duration = Duration::from_secs(1);
