@@ -188,6 +188,12 @@ impl Router {
         kill_process(pid.expect("a process id"), signal).expect("signal the router");
     }
 
+    /// Whether the process has ended, also before it is waited for.
+    pub fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        stat.is_ok_and(|stat| stat.contains(") Z "))
+    }
+
     /// Waits for the process to end by itself.
     #[track_caller]
     pub fn wait_exit(&mut self, limit: Duration) -> ExitStatus {

@@ -1,6 +1,7 @@
 //! The lab: network namespaces, manifests, servers and clients around a real `sni-router` process.
 //!
 //! - [`netns`] is one network namespace, [`topology`] the client – router – backends layout of them.
+//! - [`bpffs`] is a BPF file system, for routers that pin.
 //! - [`site`] writes the Kubernetes manifests a router is started on.
 //! - [`daemon`] runs the `sni-router` binary, reads its access log ([`access`]) and its admin API.
 //! - [`raw`] speaks plain TCP behind a real ClientHello, so that every byte and every way of
@@ -15,6 +16,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod bpffs;
 pub mod bulk;
 pub mod daemon;
 pub mod netns;

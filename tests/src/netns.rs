@@ -193,6 +193,7 @@ fn sweep() {
             if dir == Path::new(DIR) {
                 delete(&name);
             } else {
+                crate::bpffs::unmount(&entry.path());
                 // Another test process may be sweeping the same leftovers.
                 let _ = fs::remove_dir_all(entry.path());
             }

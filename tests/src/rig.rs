@@ -62,6 +62,12 @@ impl Lab {
     #[track_caller]
     pub fn start_with(&self, args: &[&str], without: &[&str]) -> Router {
         let (manifests, admin) = (self.manifests(), self.admin());
+        // Unless the test is about it, nothing outlives its router.
+        let pins: &[&str] = match args.contains(&"--pin-dir") {
+            true => &[],
+            false => &["--pin-dir", "none"],
+        };
+        let args = &[args, pins].concat();
         let launch = Launch {
             manifests: &manifests,
             admin: &admin,
@@ -71,9 +77,29 @@ impl Lab {
         Router::start(&self.net.router, &launch)
     }
 
+    /// Starts another router, whose admin API listens there, with these flags.
+    #[track_caller]
+    pub fn start_at(&self, admin: &str, args: &[&str]) -> Router {
+        let launch = Launch {
+            manifests: &self.manifests(),
+            admin,
+            args,
+            without: &[],
+        };
+        Router::start(&self.net.router, &launch)
+    }
+
     /// Where the router's admin API listens, as its flag takes it.
     pub fn admin(&self) -> String {
-        format!("unix:{}", self.dir().join("admin.sock").display())
+        self.admin_of("admin")
+    }
+
+    /// The same for another router.
+    pub fn admin_of(&self, name: &str) -> String {
+        format!(
+            "unix:{}",
+            self.dir().join(name).with_extension("sock").display()
+        )
     }
 
     /// The address of a backend's usual server.

@@ -33,12 +33,30 @@ fn lab() -> Lab {
 }
 
 #[test]
-fn auto_takes_sockmap_where_the_kernel_has_it() {
+fn auto_takes_tc_where_the_kernel_has_it() {
     let lab = lab();
     let router = lab.start_with(&["--datapath", "auto", "--claim-vips"], &[]);
     let access = serve_one(&lab, &router);
-    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    assert_eq!(access.datapath, "tc", "{access:?}");
     assert_eq!(access.declined, "", "{access:?}");
+}
+
+/// The kernel's own choice of ports is not ours to take from: without `--reserve-ports` the next
+/// best datapath carries.
+#[test]
+fn auto_takes_sockmap_where_the_ports_are_somebody_elses() {
+    let lab = lab();
+    let args = [
+        "--datapath",
+        "auto",
+        "--claim-vips",
+        "--tc-ports",
+        "40000-41000",
+    ];
+    let router = lab.start_with(&args, &[]);
+    let access = serve_one(&lab, &router);
+    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    router.log().wait_for_line("--reserve-ports", SOON);
 }
 
 #[test]

@@ -143,7 +143,8 @@ fn both_may_speak_right_after_the_hello(#[case] datapath: Datapath) {
         assert!(read_exactly(&client, greeting.len(), SOON) == greeting);
         let up = [hello.as_slice(), b"more"].concat();
         assert_eq!(read_exactly(&server, up.len(), SOON), up);
-        finish(&rig, client, server, up.len());
+        // Before the hello was even sent, which no TLS server does.
+        finish_unless(&rig, client, server, up.len(), &["endpoint_spoke"]);
     }
 }
 

@@ -20,4 +20,5 @@ mod load;
 mod pressure;
 mod rejections;
 mod reload;
+mod restart;
 mod storm;

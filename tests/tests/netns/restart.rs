@@ -1,0 +1,288 @@
+//! Flows that outlive their router, and routers that follow each other.
+
+use std::fs;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use rustix::process::Signal;
+use sni_router_tests::bpffs::Bpffs;
+use sni_router_tests::bulk::{Pattern, receive, send};
+use sni_router_tests::daemon::{Datapath, Router, binary};
+use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, write};
+use sni_router_tests::rig::{HOST, Pair, Rig, alone};
+use sni_router_tests::server::Server;
+use sni_router_tests::topology::Family;
+use sni_router_tests::wait::{SOON, until};
+
+use crate::lifetime::claimed;
+
+/// A rig whose router pins in a BPF file system of its own.
+struct Pinned {
+    rig: Rig,
+    bpffs: Bpffs,
+}
+
+impl Pinned {
+    fn start() -> Self {
+        let bpffs = Bpffs::mount();
+        let rig = Rig::start(Datapath::Tc, &["--pin-dir", bpffs.dir()]);
+        Self { rig, bpffs }
+    }
+
+    /// The next router, on the same namespace and pins.
+    fn next(&self, admin: &str) -> Router {
+        let lab = &self.rig.lab;
+        let args = [
+            "--pin-dir",
+            self.bpffs.dir(),
+            "--datapath",
+            "tc",
+            "--claim-vips",
+        ];
+        lab.start_at(admin, &args)
+    }
+
+    /// A connection whose sockets the router has closed: only packets are left of it.
+    fn open_left(&self) -> Pair {
+        let before = self.rig.router.descriptors();
+        let pair = self.rig.open();
+        until("the router has let go of its sockets", SOON, || {
+            self.rig.router.descriptors() <= before
+        });
+        pair
+    }
+
+    fn detach(&self) -> String {
+        let mut detach = Command::new(binary());
+        detach.args(["detach", "--pin-dir", self.bpffs.dir()]);
+        let ns = &self.rig.lab.net.router;
+        let output = ns.run(|| detach.output()).expect("start sni-router");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// A message each way.
+fn exchange(pair: &Pair) {
+    write(&pair.client, b"ping");
+    assert_eq!(read_exactly(&pair.server, 4, SOON), b"ping");
+    write(&pair.server, b"pong");
+    assert_eq!(read_exactly(&pair.client, 4, SOON), b"pong");
+}
+
+/// kill -9 in the middle of transfers: none notices. The next router knows them all, and writes
+/// their records when they end.
+#[test]
+fn transfers_survive_the_kill_of_their_router_and_are_adopted() {
+    const PAIRS: u64 = 40;
+    const LEN: u64 = 4 << 20;
+    let _alone = alone();
+    let mut pinned = Pinned::start();
+    let pairs: Vec<Pair> = (0..PAIRS).map(|_| pinned.open_left()).collect();
+    let sent = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for (n, pair) in (0..).zip(&pairs) {
+            let sent = &sent;
+            scope.spawn(move || {
+                let half = send(&pair.client, Pattern::new(n), LEN).expect("send");
+                sent.fetch_add(1, Ordering::Relaxed);
+                pair.client.shutdown(Shutdown::Write).expect("shutdown");
+                half
+            });
+            scope.spawn(move || {
+                let (got, end) = receive(&pair.server, SOON);
+                assert_eq!((got.len, end), (LEN, End::Fin), "pair {n}");
+            });
+        }
+        // Some are done, most are not.
+        until("transfers are under way", SOON, || {
+            sent.load(Ordering::Relaxed) > 0
+        });
+        pinned.rig.router.kill();
+    });
+    // The other direction, with nobody there.
+    for pair in &pairs {
+        write(&pair.server, b"answer");
+        assert_eq!(read_exactly(&pair.client, 6, SOON), b"answer");
+    }
+
+    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
+    let status = pinned.rig.router.status();
+    assert_eq!(status["connections"], PAIRS, "{status}");
+    let mut addresses = Vec::new();
+    for pair in pairs {
+        pair.server.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(read_to_end(&pair.client, SOON), (Vec::new(), End::Fin));
+        addresses.push((pair.address, pair.up + LEN, pair.down + 6));
+    }
+    for (address, up, down) in addresses {
+        let access = pinned.rig.access(address);
+        assert_eq!(access.reason, "done", "{access:?}");
+        assert_eq!(
+            (access.bytes_up, access.bytes_down),
+            (up, down),
+            "{access:?}"
+        );
+    }
+    exchange(&pinned.rig.open());
+}
+
+/// A router that is told to stop leaves what the kernel carries; nothing of it stays once that is
+/// over.
+#[test]
+fn flows_outlive_a_router_that_stops_and_detach_ends_them() {
+    let mut pinned = Pinned::start();
+    let pairs = [pinned.open_left(), pinned.open_left()];
+    pinned.rig.router.terminate(SOON);
+    let access = pinned.rig.access(pairs[0].address);
+    assert_eq!(access.reason, "left", "{access:?}");
+    pairs.iter().for_each(exchange);
+    assert!(!claimed(&pinned.rig).is_empty(), "flows need their VIP");
+
+    let said = pinned.detach();
+    assert!(said.starts_with("2 connections ended"), "{said}");
+    for pair in &pairs {
+        assert_eq!(read_to_end(&pair.client, SOON), (Vec::new(), End::Reset));
+        assert_eq!(read_to_end(&pair.server, SOON), (Vec::new(), End::Reset));
+    }
+    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+    assert!(claimed(&pinned.rig).is_empty());
+}
+
+#[test]
+fn router_without_flows_leaves_nothing_pinned() {
+    let mut pinned = Pinned::start();
+    let pair = pinned.open_left();
+    let address = pair.address;
+    assert!(!pinned.bpffs.pinned().is_empty());
+    drop(pair);
+    assert_eq!(pinned.rig.access(address).reason, "done");
+    pinned.rig.router.terminate(SOON);
+    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+}
+
+/// A second router on the same namespace takes over: connections are made all the while and none
+/// fails; the first one ends by itself.
+#[test]
+fn next_router_takes_over_without_a_failed_connection() {
+    let _alone = alone();
+    let bpffs = Bpffs::mount();
+    let rig = Rig::start(Datapath::Tc, &["--pin-dir", bpffs.dir()]);
+    let mut pinned = Pinned { rig, bpffs };
+    let old = pinned.open_left();
+    let server = Server::spawn(pinned.rig.endpoint.try_clone().expect("clone"), echo);
+    let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let failures: Vec<String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|n| {
+                let (rig, stop, made) = (&pinned.rig, &stop, &made);
+                scope.spawn(move || {
+                    let mut failures = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        failures.extend(round_trip(rig, n).err());
+                        made.fetch_add(1, Ordering::Relaxed);
+                    }
+                    failures
+                })
+            })
+            .collect();
+        let more = |count: usize| {
+            let before = made.load(Ordering::Relaxed);
+            until("connections are made", SOON, || {
+                made.load(Ordering::Relaxed) >= before + count
+            });
+        };
+        more(50);
+        let next = pinned.next(&pinned.rig.lab.admin_of("next"));
+        more(50);
+        until("the first router ends", SOON, || {
+            pinned.rig.router.has_ended()
+        });
+        more(50);
+        exchange(&old);
+        stop.store(true, Ordering::Relaxed);
+        let failures = clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("a client"))
+            .collect();
+        assert!(next.log().access().len() >= 50, "the next one serves");
+        until("only the old connection is left", SOON, || {
+            next.status()["connections"] == 1
+        });
+        drop(next);
+        failures
+    });
+    assert!(
+        failures.is_empty(),
+        "{} of {}: {failures:?}",
+        failures.len(),
+        made.into_inner()
+    );
+    assert!(server.accepted() > 100);
+    let status = pinned.rig.router.wait_exit(SOON);
+    assert!(status.success(), "{status}");
+}
+
+/// A router of another version leaves the flows of the one before to that one's program, until the
+/// last of them has ended.
+#[test]
+fn flows_of_another_version_go_on_until_they_end() {
+    let mut pinned = Pinned::start();
+    let old = pinned.open_left();
+    pinned.rig.router.kill();
+    let version = dir_of_version(&pinned);
+    let other = version.with_file_name("v0");
+    fs::rename(&version, &other).expect("rename");
+
+    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
+    exchange(&old);
+    let new = pinned.open_left();
+    exchange(&new);
+    exchange(&old);
+    assert_ne!(port_of(&old), port_of(&new), "two flows to one endpoint");
+    let status = pinned.rig.router.status();
+    assert_eq!(status["connections"], 1, "{status}");
+    drop(old);
+    until("the other version's pins are removed", SOON, || {
+        !other.exists()
+    });
+    exchange(&new);
+}
+
+fn dir_of_version(pinned: &Pinned) -> std::path::PathBuf {
+    let pins = pinned.bpffs.pinned();
+    let table = pins.iter().find(|path| path.ends_with("SNI_FLOWS"));
+    table
+        .and_then(|table| table.parent())
+        .expect("a table")
+        .to_owned()
+}
+
+fn port_of(pair: &Pair) -> SocketAddr {
+    pair.server.peer_addr().expect("connected")
+}
+
+/// Sends everything back once the client has ended.
+fn echo(stream: TcpStream) {
+    let (bytes, end) = read_to_end(&stream, SOON);
+    if end == End::Fin {
+        write(&stream, &bytes);
+    }
+}
+
+/// A whole connection to an [`echo`] server.
+fn round_trip(rig: &Rig, seed: u64) -> Result<(), String> {
+    let request = [hello(HOST), Pattern::new(seed).bytes(3000)].concat();
+    let client = rig.lab.connect(Family::V4);
+    write(&client, &request);
+    client
+        .shutdown(Shutdown::Write)
+        .map_err(|e| e.to_string())?;
+    match read_to_end(&client, SOON) {
+        (answer, End::Fin) if answer == request => Ok(()),
+        (answer, end) => Err(format!("{end:?} after {} bytes", answer.len())),
+    }
+}
