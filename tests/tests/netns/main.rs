@@ -18,6 +18,7 @@ mod lab;
 mod lifetime;
 mod load;
 mod pressure;
+mod program;
 mod rejections;
 mod reload;
 mod storm;
