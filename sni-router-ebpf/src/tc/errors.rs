@@ -25,7 +25,10 @@ pub fn judge_v4(ctx: &TcContext, network: u32) -> Other {
     let [ttl, ..] = error.ip[2].to_ne_bytes();
     let is_fragment = error.ip[1] & u32::from_be(0x3fff) != 0;
     let total = u32::from(u16::from_be_bytes([total0, total1]));
-    if version != 0x45 || is_fragment || network + total < end || !error.is_about_tcp() {
+    if version != 0x45 || is_fragment || !error.is_about_tcp() {
+        return Other::NotOurs;
+    }
+    if network + total < end || network + total > ctx.len() {
         return Other::NotOurs;
     }
     let back = match find(&error.answers(), u32::from_be(error.start[1])) {
@@ -56,7 +59,7 @@ pub fn judge_v6(ctx: &TcContext, network: u32) -> Other {
     let error = unsafe { &*error };
     let [length0, length1, _, hops] = error.ip[1].to_ne_bytes();
     let total = IPV6_HEADER + u32::from(u16::from_be_bytes([length0, length1]));
-    if network + total < end || !error.is_about_tcp() {
+    if !error.is_about_tcp() || network + total < end || network + total > ctx.len() {
         return Other::NotOurs;
     }
     let back = match find(&error.answers(), u32::from_be(error.start[1])) {

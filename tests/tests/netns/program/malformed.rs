@@ -57,8 +57,9 @@ fn check(program: &Program, packet: &[u8], what: &str) -> Ran {
 fn truncated_packet_is_not_sent_on(#[case] family: Family) {
     let program = Program::load(family);
     for whole in packets(program.sides) {
-        // The kernel wants a byte behind the Ethernet header.
-        for len in 1..whole.len() {
+        // The kernel feeds no program with less than an IP header.
+        let least = if family == Family::V4 { 20 } else { 40 };
+        for len in least..whole.len() {
             let ran = check(&program, &whole[..len], &format!("{len} bytes"));
             // What an error quotes may end anywhere behind the ports; its header says how long it
             // is, though.

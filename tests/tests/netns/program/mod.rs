@@ -6,6 +6,7 @@ mod errors;
 mod malformed;
 mod odd;
 mod rewriting;
+mod zz_measure;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
