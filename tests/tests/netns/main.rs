@@ -17,6 +17,7 @@ mod hosts;
 mod lab;
 mod lifetime;
 mod load;
+mod path_mtu;
 mod pressure;
 mod program;
 mod rejections;
