@@ -26,19 +26,28 @@ pub enum Counter {
     TcHeld = 9,
     /// tc: flows removed because their client opened a new connection from the same port.
     TcReopened = 10,
-    /// tc: packets of flows dropped, since their TTL or hop limit had run out.
+    /// tc: packets of flows that ended here, since their TTL or hop limit had run out.
     TcTtlExceeded = 11,
-    /// tc: packets of flows dropped, since they were larger than the next link takes.
+    /// tc: packets of flows that ended here, since they were larger than the next link takes.
     TcTooBig = 12,
     /// tc: packets of flows dropped, since the kernel would not let them be changed.
     TcFailed = 13,
     /// tc: events lost, since the ring was full. The daemon then looks at every flow.
     TcEventLost = 14,
+    /// tc: ICMP errors made, for packets that had come too far or were too large.
+    TcAnswered = 15,
+    /// tc: ICMP errors about packets of flows, translated and sent on to who had sent the packet.
+    TcTranslated = 16,
+    /// tc: ICMP errors passed to the stack, since no such packet of the flow can be under way.
+    TcUnbelieved = 17,
+    /// tc: packets of flows dropped, since they were fragments, had IP options or extension headers,
+    /// or were malformed. The stack, which knows no such connection, would answer with a reset.
+    TcOdd = 18,
 }
 
 impl Counter {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::LookupSteered,
         Self::LookupNoSocket,
         Self::LookupAssignFailed,
@@ -54,6 +63,10 @@ impl Counter {
         Self::TcTooBig,
         Self::TcFailed,
         Self::TcEventLost,
+        Self::TcAnswered,
+        Self::TcTranslated,
+        Self::TcUnbelieved,
+        Self::TcOdd,
     ];
 
     /// The name in metrics and logs.
@@ -74,6 +87,10 @@ impl Counter {
             Self::TcTooBig => "tc_too_big",
             Self::TcFailed => "tc_failed",
             Self::TcEventLost => "tc_event_lost",
+            Self::TcAnswered => "tc_answered",
+            Self::TcTranslated => "tc_translated",
+            Self::TcUnbelieved => "tc_unbelieved",
+            Self::TcOdd => "tc_odd",
         }
     }
 }

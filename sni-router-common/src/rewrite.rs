@@ -99,12 +99,16 @@ pub const fn apply(sum: u16, change: u64) -> u16 {
     !(total as u16)
 }
 
+/// What one hop less changes in an IPv6 header, as a sum. No checksum of the packet covers it, but
+/// one that a network card has made of all its bytes does. Not for a hop limit of 0.
+pub const HOP: u32 = !u16::from_ne_bytes([0, 1]) as u32;
+
 const SYN: u8 = 2;
-const ACK: u8 = 16;
+pub(crate) const ACK: u8 = 16;
 
 /// Puts a word in, and answers with the change.
 #[inline(always)] // as above
-fn swap(word: &mut u32, new: u32) -> u64 {
+pub(crate) fn swap(word: &mut u32, new: u32) -> u64 {
     let old = *word;
     *word = new;
     u64::from(!old) + u64::from(new)
@@ -112,6 +116,6 @@ fn swap(word: &mut u32, new: u32) -> u64 {
 
 /// Adds to a number in network order, and answers with the change.
 #[inline(always)] // as above
-fn add(word: &mut u32, by: u32) -> u64 {
+pub(crate) fn add(word: &mut u32, by: u32) -> u64 {
     swap(word, u32::from_be(*word).wrapping_add(by).to_be())
 }

@@ -17,7 +17,7 @@ use aya_log_ebpf::debug;
 use sni_router_common::counter::Counter;
 
 use crate::lookup::Steer;
-use crate::tc::{Fate, Spliced};
+use crate::tc::{Fate, Other, Spliced};
 use crate::verdict::Verdict;
 
 /// (VIP, port) → the router's listening sockets.
@@ -91,9 +91,16 @@ fn verdict_of(fate: Fate) -> i32 {
         Fate::Ours(Spliced::Redirected(verdict)) => (Counter::TcRedirected, verdict as i32),
         Fate::Ours(Spliced::Held) => (Counter::TcHeld, TC_ACT_UNSPEC),
         Fate::Ours(Spliced::Reopened) => (Counter::TcReopened, TC_ACT_UNSPEC),
-        Fate::Ours(Spliced::TtlExceeded) => (Counter::TcTtlExceeded, TC_ACT_SHOT),
-        Fate::Ours(Spliced::TooBig) => (Counter::TcTooBig, TC_ACT_SHOT),
+        Fate::Ours(Spliced::TtlExceeded(verdict)) => (Counter::TcTtlExceeded, verdict as i32),
+        Fate::Ours(Spliced::TooBig(verdict)) => (Counter::TcTooBig, verdict as i32),
         Fate::Ours(Spliced::Failed) => (Counter::TcFailed, TC_ACT_SHOT),
+        Fate::Unlike(Other::NotOurs) => return TC_ACT_UNSPEC,
+        Fate::Unlike(Other::Odd) => (Counter::TcOdd, TC_ACT_SHOT),
+        Fate::Unlike(Other::Translated(verdict)) => (Counter::TcTranslated, verdict as i32),
+        Fate::Unlike(Other::Held) => (Counter::TcHeld, TC_ACT_UNSPEC),
+        Fate::Unlike(Other::Unbelieved) => (Counter::TcUnbelieved, TC_ACT_UNSPEC),
+        Fate::Unlike(Other::Expired) => (Counter::TcTtlExceeded, TC_ACT_SHOT),
+        Fate::Unlike(Other::Failed) => (Counter::TcFailed, TC_ACT_SHOT),
     };
     count::one(counter);
     verdict

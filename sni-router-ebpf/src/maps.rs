@@ -57,6 +57,10 @@ pub static ENDED: RingBuf = RingBuf::with_byte_size(ENDED_RING_BYTES, 0);
 #[map(name = "SNI_OPTIONS")]
 pub static OPTIONS: PerCpuArray<Options> = PerCpuArray::with_max_entries(1, 0);
 
+/// `snir_tc`'s own: when a CPU may make the next ICMP error, in ns.
+#[map(name = "SNI_BUDGET")]
+pub static BUDGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Programs → daemon. Fixed size.
 #[map(name = "SNI_COUNT")]
 pub static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);

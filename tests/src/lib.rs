@@ -6,6 +6,7 @@
 //! - [`daemon`] runs the `sni-router` binary, reads its access log ([`access`]) and its admin API.
 //! - [`raw`] speaks plain TCP behind a real ClientHello, so that every byte and every way of
 //!   ending can be checked; [`bulk`] makes and checks long streams.
+//! - [`object`] is the kernel programs inside that binary, [`packet`] makes packets for them.
 //! - [`tls`] holds real TLS servers and clients: rustls, `openssl s_client` and curl.
 //! - [`rig`] puts them together for the tests.
 //!
@@ -20,6 +21,8 @@ pub mod bpffs;
 pub mod bulk;
 pub mod daemon;
 pub mod netns;
+pub mod object;
+pub mod packet;
 pub mod raw;
 pub mod rig;
 pub mod server;

@@ -3,7 +3,11 @@
 //!
 //! `docs/datapaths.md` has the states of a flow and their order.
 
+mod answer;
+mod errors;
+mod leave;
 mod observe;
+mod other;
 mod packet;
 mod splice;
 
@@ -12,6 +16,7 @@ use sni_router_common::flow::FlowKey;
 
 use crate::maps::{FLOWS, PORTS};
 
+pub use other::Other;
 pub use splice::Spliced;
 
 /// What became of a packet.
@@ -20,13 +25,15 @@ pub enum Fate {
     NotOurs,
     /// It is of a flow.
     Ours(Spliced),
+    /// It is no plain TCP packet.
+    Unlike(Other),
 }
 
 /// Judges a packet whose IP header starts at `l2`.
 #[inline(always)] // the verifier follows packet pointers through one function only
 pub fn judge(ctx: &TcContext, l2: u32) -> Fate {
     let Some((key, packet)) = packet::parse(ctx, l2) else {
-        return Fate::NotOurs;
+        return Fate::Unlike(other::judge(ctx, l2));
     };
     if !is_watched(&key) {
         return Fate::NotOurs;

@@ -67,7 +67,11 @@ fn parse_v4(ctx: &TcContext, network: u32) -> Option<(FlowKey, Packet)> {
         return None;
     }
     let total = u32::from(u16::from_be_bytes([total0, total1]));
-    let room = total.checked_sub(IPV4_HEADER)?;
+    let room = if total == 0 {
+        oversized(ctx, transport)?
+    } else {
+        total.checked_sub(IPV4_HEADER)?
+    };
     let (src, dst) = (v4(ip[3]), v4(ip[4]));
     tcp(ctx, network, transport, room, ttl, src, dst)
 }
@@ -84,10 +88,34 @@ fn parse_v6(ctx: &TcContext, network: u32) -> Option<(FlowKey, Packet)> {
     if version >> 4 != 6 || next != IPPROTO_TCP {
         return None;
     }
-    let room = u32::from(u16::from_be_bytes([room0, room1]));
+    let room = match u32::from(u16::from_be_bytes([room0, room1])) {
+        0 => oversized(ctx, transport)?,
+        room => room,
+    };
     let src = [ip[2], ip[3], ip[4], ip[5]];
     let dst = [ip[6], ip[7], ip[8], ip[9]];
     tcp(ctx, network, transport, room, hops, src, dst)
+}
+
+/// What is behind the IP header of a GSO packet that is larger than this header can say ("BIG TCP", `iph_totlen()` in
+/// include/linux/ip.h).
+#[inline(always)] // as above
+fn oversized(ctx: &TcContext, transport: u32) -> Option<u32> {
+    (segment(ctx) != 0).then(|| ctx.len() - transport)
+}
+
+/// Bytes of payload of each packet that a GSO packet becomes; 0 if it is none.
+#[inline(always)] // as above
+pub fn segment(ctx: &TcContext) -> u32 {
+    #[allow(
+        unsafe_code,
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "context access"
+    )]
+    // SAFETY: the context is valid while the program runs.
+    unsafe {
+        (&raw const (*ctx.skb.skb).gso_size).read_volatile()
+    }
 }
 
 /// `room` is what the IP header says is behind it.
@@ -135,7 +163,7 @@ fn tcp(
 /// IP and TCP headers are aligned to four bytes: drivers leave NET_IP_ALIGN in front of the
 /// Ethernet header, and where that is 0 unaligned access is cheap (include/linux/skbuff.h).
 #[inline(always)] // as above
-fn header<T>(ctx: &TcContext, at: u32, upto: u32) -> Option<*const T> {
+pub fn header<T>(ctx: &TcContext, at: u32, upto: u32) -> Option<*const T> {
     if ctx.data() + upto as usize > ctx.data_end() {
         if upto > ctx.len() {
             return None;
@@ -191,9 +219,19 @@ pub fn options_len(packet: &Packet) -> Option<u32> {
         .then_some(len as u32)
 }
 
-/// The packet's EtherType; 0 if it has a VLAN tag out of line. Such a packet comes by again, on
-/// the VLAN's interface and without the tag.
-fn protocol(ctx: &TcContext) -> u16 {
+/// The packet's EtherType; 0 if it is not for us to look at.
+///
+/// A packet with a VLAN tag is not. The kernel has taken the tag out of line by now, also where the
+/// network card does not do it (`__netif_receive_skb_core()`, net/core/dev.c). The packet comes by
+/// again on the VLAN's interface, without the tag and with the program attached there, too; of two
+/// tags (802.1ad) the first goes like this on the first interface, the second on the second. A tag
+/// of VLAN 0 has only a priority in it. Such a packet does not come by again: the stack takes it as
+/// if it had none.
+///
+/// Neither is one for another station, which promiscuous interfaces and ports of bridges see. What
+/// a bridge then takes for itself comes by again on the bridge's interface.
+#[inline(always)] // as above
+pub fn protocol(ctx: &TcContext) -> u16 {
     let skb = ctx.skb.skb;
     #[allow(
         unsafe_code,
@@ -201,22 +239,27 @@ fn protocol(ctx: &TcContext) -> u16 {
         reason = "context access"
     )]
     // SAFETY: the context is valid while the program runs.
-    let (protocol, has_tag) = unsafe {
-        (
-            (&raw const (*skb).protocol).read_volatile(),
-            (&raw const (*skb).vlan_present).read_volatile(),
-        )
-    };
-    if has_tag != 0 {
-        return 0;
+    unsafe {
+        if (&raw const (*skb).vlan_present).read_volatile() != 0
+            && (&raw const (*skb).vlan_tci).read_volatile() & VLAN_VID_MASK != 0
+        {
+            return 0;
+        }
+        if (&raw const (*skb).pkt_type).read_volatile() != PACKET_HOST {
+            return 0;
+        }
+        u16::from_be((&raw const (*skb).protocol).read_volatile() as u16)
     }
-    u16::from_be(protocol as u16)
 }
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
-const IPPROTO_TCP: u8 = 6;
-const IPV4_HEADER: u32 = 20;
-const IPV6_HEADER: u32 = 40;
+pub const ETH_P_IP: u16 = 0x0800;
+pub const ETH_P_IPV6: u16 = 0x86dd;
+pub const IPPROTO_TCP: u8 = 6;
+pub const IPV4_HEADER: u32 = 20;
+pub const IPV6_HEADER: u32 = 40;
+/// include/linux/if_vlan.h
+const VLAN_VID_MASK: u32 = 0xfff;
+/// include/uapi/linux/if_packet.h
+const PACKET_HOST: u32 = 0;
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: u32 = 20;

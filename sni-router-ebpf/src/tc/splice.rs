@@ -1,16 +1,18 @@
 //! A packet of a flow.
 
 use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
-use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_store_bytes,
-};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use sni_router_common::counter::Counter;
 use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer, tick};
+use sni_router_common::icmp::Cause;
 use sni_router_common::options::MAX_OPTIONS;
-use sni_router_common::rewrite::{self, Ipv4, Ipv6, Tcp, fold32};
+use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Tcp, fold32};
 
-use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_HEADER, load_options, options_len, reach};
+use super::leave::{leave, uncount, untag};
+use super::packet::{
+    ACK, FIN, Packet, RST, SYN, TCP_HEADER, load_options, options_len, reach, segment,
+};
 use crate::count;
 use crate::maps::{ENDED, FLOWS};
 
@@ -22,10 +24,10 @@ pub enum Spliced {
     Held,
     /// It opens a new connection where one has ended; the flow is gone.
     Reopened,
-    /// It has come too far.
-    TtlExceeded,
-    /// It does not fit into the interface it must leave by.
-    TooBig,
+    /// It has come too far; what the program returns to the kernel.
+    TtlExceeded(i64),
+    /// It does not fit into the interface it must leave by; as above.
+    TooBig(i64),
     /// The kernel would not let us change it.
     Failed,
 }
@@ -49,17 +51,19 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
         return Spliced::Held;
     }
     if packet.ttl <= 1 {
-        return Spliced::TtlExceeded;
+        return Spliced::TtlExceeded(packet.answer(ctx, Cause::Expired));
     }
     if !fits(ctx, packet, flow) {
-        return Spliced::TooBig;
+        return Spliced::TooBig(packet.answer(ctx, Cause::TooBig(flow.mtu)));
     }
     note(packet, flow);
-    if rewrite(ctx, packet, flow).is_none() {
+    if untag(ctx).is_none() || rewrite(ctx, packet, flow).is_none() {
         return Spliced::Failed;
     }
-    // SAFETY: without parameters the helper looks the next hop up itself.
-    Spliced::Redirected(unsafe { bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) })
+    match leave(ctx, packet.network, flow.ifindex) {
+        Some(verdict) => Spliced::Redirected(verdict),
+        None => Spliced::Failed,
+    }
 }
 
 /// Acknowledgements of what the daemon itself sends go to the daemon's socket; the client has had
@@ -80,17 +84,9 @@ fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
 #[inline(always)] // as above
 fn fits(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
     let headers = packet.transport - packet.network + packet.header;
-    #[allow(
-        unsafe_code,
-        clippy::multiple_unsafe_ops_per_block,
-        reason = "context access"
-    )]
-    // SAFETY: the context is valid while the program runs.
-    let segment = unsafe { (&raw const (*ctx.skb.skb).gso_size).read_volatile() };
-    let payload = if segment == 0 {
-        packet.payload
-    } else {
-        segment
+    let payload = match segment(ctx) {
+        0 => packet.payload,
+        segment => segment,
     };
     headers + payload <= u32::from(flow.mtu)
 }
@@ -219,7 +215,9 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     let addresses = if packet.is_v6() {
         let header: *mut Ipv6 = reach(ctx, packet.network)?;
         // SAFETY: `reach` has checked that the bytes are there; here and below.
-        rewrite::ipv6(unsafe { &mut *header }, flow)
+        let addresses = rewrite::ipv6(unsafe { &mut *header }, flow);
+        uncount(ctx, HOP);
+        addresses
     } else {
         let header: *mut Ipv4 = reach(ctx, packet.network)?;
         // SAFETY: as above.

@@ -1,0 +1,196 @@
+//! Properties of the rewriting: there and back is the identity, checksums are always right, and
+//! nothing but what must change does.
+
+mod support;
+
+use proptest::prelude::*;
+use sni_router_common::flow::{Flow, option};
+use sni_router_common::options::{Facts, MAX_OPTIONS, Options};
+use sni_router_common::rewrite::{Timestamps, apply, fold32, timestamps, window};
+use zerocopy::IntoBytes as _;
+
+use crate::support::{Packet, flow, packet, sum, undoing};
+
+/// A flow that loses nothing: windows are not scaled, and SACK blocks stay.
+fn faithful() -> impl Strategy<Value = Flow> {
+    flow().prop_map(|flow| Flow {
+        shift: 0,
+        options: flow.options & !option::NO_SACK,
+        ..flow
+    })
+}
+
+/// What an option of the walker's becomes: the same, written as one would who has all the bytes.
+fn naive(bytes: &[u8], flow: &Flow) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    let add = |out: &mut [u8], at: usize, by: u32| {
+        if let Some(field) = out.get_mut(at..at + 4) {
+            let value = u32::from_be_bytes([field[0], field[1], field[2], field[3]]);
+            field.copy_from_slice(&value.wrapping_add(by).to_be_bytes());
+        }
+    };
+    let mut at = 0;
+    while let Some(&kind) = bytes.get(at) {
+        if kind == 0 {
+            break;
+        }
+        if kind == 1 {
+            at += 1;
+            continue;
+        }
+        let Some(&size) = bytes.get(at + 1) else {
+            break;
+        };
+        let end = at + usize::from(size);
+        if size < 2 || end > bytes.len() {
+            break;
+        }
+        match kind {
+            8 if size == 10 && flow.options & option::TIMESTAMPS != 0 => {
+                add(&mut out, at + 2, flow.ts_add);
+                add(&mut out, at + 6, flow.ecr_add);
+            }
+            5 if flow.options & option::NO_SACK != 0 => out[at..end].fill(1),
+            5 => {
+                for edge in (at + 2..end.saturating_sub(3)).step_by(4) {
+                    add(&mut out, edge, flow.ack_add);
+                }
+            }
+            _ => {}
+        }
+        at = end;
+    }
+    out
+}
+
+/// What a packet is but for what rewriting is about.
+fn untouched(packet: &Packet) -> Packet {
+    let mut rest = packet.clone();
+    if packet.is_v6() {
+        rest.ip[7..40].fill(0);
+    } else {
+        rest.ip[8] = 0;
+        rest.ip[10..20].fill(0);
+    }
+    // Ports, positions, window, checksum, options.
+    rest.tcp[..12].fill(0);
+    rest.tcp[14..18].fill(0);
+    let header = packet.header();
+    rest.tcp[20..header].fill(0);
+    rest
+}
+
+proptest! {
+    #[test]
+    fn there_and_back_is_the_identity(packet in packet(), flow in faithful()) {
+        let mut rewritten = packet.clone();
+        rewritten.rewrite(&flow);
+        rewritten.rewrite(&undoing(&flow, &packet));
+        let mut expected = packet;
+        let ttl = if expected.is_v6() { 7 } else { 8 };
+        expected.ip[ttl] -= 2;
+        expected.seal();
+        // A sum of zero has two forms.
+        let at = 16..18;
+        if expected.tcp[at.clone()] == [0, 0] || expected.tcp[at.clone()] == [0xff, 0xff] {
+            rewritten.tcp[at.clone()].copy_from_slice(&expected.tcp[at]);
+        }
+        if !expected.is_v6() && rewritten.ip[10..12] == [0xff, 0xff] {
+            rewritten.ip[10..12].fill(0);
+        }
+        prop_assert_eq!(rewritten, expected);
+    }
+
+    #[test]
+    fn checksums_are_right(packet in packet(), flow in flow()) {
+        let mut packet = packet;
+        prop_assert!(packet.is_intact());
+        packet.rewrite(&flow);
+        prop_assert!(packet.is_intact());
+    }
+
+    #[test]
+    fn wrong_checksum_stays_wrong(packet in packet(), flow in flow(), by in 1..0xffff_u16) {
+        let mut packet = packet;
+        let value = u16::from_be_bytes([packet.tcp[16], packet.tcp[17]]);
+        // Not by 0xffff, which is zero, too.
+        let wrong = value.checked_add(by).unwrap_or_else(|| value.wrapping_add(by) + 1);
+        packet.tcp[16..18].copy_from_slice(&wrong.to_be_bytes());
+        prop_assume!(!packet.is_intact());
+        packet.rewrite(&flow);
+        prop_assert!(!packet.is_intact());
+    }
+
+    #[test]
+    fn nothing_else_is_touched(packet in packet(), flow in flow()) {
+        let mut rewritten = packet.clone();
+        rewritten.rewrite(&flow);
+        prop_assert_eq!(untouched(&rewritten), untouched(&packet));
+        let header = packet.header();
+        prop_assert_eq!(&rewritten.tcp[header..], &packet.tcp[header..]);
+    }
+
+    #[test]
+    fn options_are_walked_as_one_would(
+        bytes in prop_oneof![support::options(), prop::collection::vec(any::<u8>(), 0..=MAX_OPTIONS)],
+        flow in flow(),
+    ) {
+        let mut all = [0xaa; MAX_OPTIONS];
+        all[..bytes.len()].copy_from_slice(&bytes);
+        let mut options = Options::new(all, bytes.len() as u32);
+        options.rewrite(&flow);
+        let walked = options.words.as_bytes();
+        prop_assert_eq!(&walked[..bytes.len()], &naive(&bytes, &flow)[..]);
+        prop_assert_eq!(&walked[bytes.len()..], &all[bytes.len()..]);
+    }
+
+    #[test]
+    fn any_bytes_can_be_read_as_options(bytes: [u8; MAX_OPTIONS], len in 0..=MAX_OPTIONS as u32) {
+        let mut options = Options::new(bytes, len);
+        options.read(&mut Facts::default());
+        prop_assert_eq!(options.words.as_bytes(), &bytes[..]);
+    }
+
+    #[test]
+    fn timestamps_where_they_mostly_are_become_what_the_walk_makes_of_them(
+        values: Timestamps,
+        flow in flow(),
+    ) {
+        let flow = Flow { options: option::TIMESTAMPS, ..flow };
+        let mut bytes = [0; MAX_OPTIONS];
+        bytes[..4].copy_from_slice(&[1, 1, 8, 10]);
+        bytes[4..12].copy_from_slice(values.as_bytes());
+        let mut options = Options::new(bytes, 12);
+        options.rewrite(&flow);
+        let mut fast = values;
+        let change = timestamps(&mut fast, &flow);
+        prop_assert_eq!(fast.as_bytes(), &options.words.as_bytes()[4..12]);
+        // The change is that of the bytes.
+        let was = u64::from(sum(values.as_bytes()).to_be());
+        let is = u64::from(sum(fast.as_bytes()).to_be());
+        prop_assert_eq!(fold32(change + was) % 0xffff, fold32(is) % 0xffff);
+    }
+
+    #[test]
+    fn window_never_announces_more_than_there_is(field: u16, shift in -14..=14_i8) {
+        let scaled = window(field, shift);
+        let exact = if shift >= 0 {
+            u64::from(field) << shift
+        } else {
+            u64::from(field) >> -shift
+        };
+        prop_assert_eq!(u64::from(scaled), exact.min(0xffff));
+    }
+
+    #[test]
+    fn change_applies_like_a_new_sum(words in prop::collection::vec(any::<u32>(), 1..20), at: prop::sample::Index, new: u32) {
+        let mut words = words;
+        let before = !sum(words.as_bytes());
+        let at = at.index(words.len());
+        let change = u64::from(!words[at]) + u64::from(new);
+        words[at] = new;
+        let after = !sum(words.as_bytes());
+        let applied = u16::from_be(apply(before.to_be(), change));
+        prop_assert_eq!(applied % 0xffff, after % 0xffff);
+    }
+}

@@ -1,0 +1,184 @@
+//! TCP packets of a flow.
+
+use rstest::rstest;
+use sni_router_common::counter::Counter;
+use sni_router_common::flow::{option, own};
+use sni_router_tests::packet::{ACK, FIN, RST, SYN, Segment};
+use sni_router_tests::topology::Family;
+
+use super::*;
+
+/// NOP, NOP, timestamps.
+fn timestamps(value: u32, echo: u32) -> Vec<u8> {
+    let mut options = vec![1, 1, 8, 10];
+    options.extend(value.to_be_bytes());
+    options.extend(echo.to_be_bytes());
+    options
+}
+
+/// NOP, NOP, a SACK block.
+fn sack(left: u32, right: u32) -> Vec<u8> {
+    let mut options = vec![1, 1, 5, 10];
+    options.extend(left.to_be_bytes());
+    options.extend(right.to_be_bytes());
+    options
+}
+
+/// What no endpoint knows: a Fast Open cookie, and an experiment (RFC 6994).
+const UNKNOWN: [u8; 8] = [34, 4, 1, 2, 253, 4, 3, 4];
+
+#[rstest]
+#[case::v4(Family::V4)]
+#[case::v6(Family::V6)]
+fn packet_of_a_flow_becomes_one_of_the_other_connection(#[case] family: Family) {
+    let program = Program::load(family);
+    let sides = program.sides;
+    let clocks = |value: u32, echo: u32| {
+        let value = value.wrapping_add(UP_CLOCK);
+        timestamps(value, echo.wrapping_sub(DOWN_CLOCK))
+    };
+    let edge = |edge: u32| edge.wrapping_sub(DOWN_SEQ);
+    let cases = [
+        (vec![], vec![]),
+        (timestamps(9, 8), clocks(9, 8)),
+        (
+            [timestamps(9, 8), sack(500, 0xffff_ffff)].concat(),
+            [clocks(9, 8), sack(edge(500), edge(0xffff_ffff))].concat(),
+        ),
+        (sack(500, 600), sack(edge(500), edge(600))),
+        (UNKNOWN.to_vec(), UNKNOWN.to_vec()),
+    ];
+    for (options, rewritten) in cases {
+        for payload in [0, 1, 700, 1400] {
+            let sent = Segment {
+                options: options.clone(),
+                payload: vec![0xa5; payload],
+                // URG, ECE and CWR are nobody's business here.
+                flags: ACK | 0xe0,
+                window: 5001,
+                ..sides.from_client()
+            };
+            let expected = Segment {
+                options: rewritten.clone(),
+                ..sides.to_endpoint(&sent)
+            };
+            let ran = program.run(&sent.ip());
+            ran.assert_sent(&expected.ip(), &[Counter::TcRedirected]);
+        }
+    }
+}
+
+#[rstest]
+#[case::v4(Family::V4)]
+#[case::v6(Family::V6)]
+fn answer_of_the_endpoint_becomes_one_to_the_client(#[case] family: Family) {
+    let program = Program::load(family);
+    let sides = program.sides;
+    let sent = Segment {
+        options: timestamps(1, 2),
+        payload: vec![7; 99],
+        ..sides.from_endpoint()
+    };
+    let (value, echo) = (1_u32.wrapping_add(DOWN_CLOCK), 2_u32.wrapping_sub(UP_CLOCK));
+    let expected = Segment {
+        options: timestamps(value, echo),
+        ..sides.to_client(&sent)
+    };
+    let ran = program.run(&sent.ip());
+    ran.assert_sent(&expected.ip(), &[Counter::TcRedirected]);
+    let flow = program.flow(&sides.down());
+    assert_eq!(flow.end, u64::from(ENDPOINT_AT) + 99);
+    assert_eq!(flow.packets, 1);
+}
+
+#[test]
+fn sack_blocks_are_blanked_for_a_receiver_that_did_not_agree_to_them() {
+    let mut program = Program::load(Family::V4);
+    let sides = program.sides;
+    let agreed = option::TIMESTAMPS | option::NO_SACK;
+    let blind = Flow {
+        options: agreed,
+        ..up(sides)
+    };
+    program.insert(&blind, &down(sides));
+    let sent = Segment {
+        options: sack(1, 2),
+        ..sides.from_client()
+    };
+    let expected = Segment {
+        options: vec![1; 12],
+        ..sides.to_endpoint(&sent)
+    };
+    let ran = program.run(&sent.ip());
+    ran.assert_sent(&expected.ip(), &[Counter::TcRedirected]);
+}
+
+#[test]
+fn acknowledgement_of_the_routers_own_bytes_is_for_its_own_socket() {
+    let mut program = Program::load(Family::V4);
+    let sides = program.sides;
+    let held = Flow {
+        own: own::HELD,
+        held: CLIENT_AT.wrapping_add(UP_SEQ),
+        ..down(sides)
+    };
+    program.insert(&up(sides), &held);
+    let mut sent = sides.from_endpoint();
+    sent.ack = sent.ack.wrapping_sub(1);
+    let ran = program.run(&sent.ip());
+    ran.assert_passed(&sent.ip(), Some(Counter::TcHeld));
+    sent.ack = sent.ack.wrapping_add(1);
+    let ran = program.run(&sent.ip());
+    ran.assert_sent(&sides.to_client(&sent).ip(), &[Counter::TcRedirected]);
+}
+
+#[test]
+fn fins_and_resets_close_a_flow_and_a_new_syn_removes_it() {
+    let mut program = Program::load(Family::V4);
+    let sides = program.sides;
+    let sent = Segment {
+        flags: RST | ACK,
+        ..sides.from_client()
+    };
+    let ran = program.run(&sent.ip());
+    ran.assert_sent(&sides.to_endpoint(&sent).ip(), &[Counter::TcRedirected]);
+    assert_eq!(program.flow(&sides.down()).closed, 2);
+
+    program.insert(&up(sides), &down(sides));
+    let fin = Segment {
+        flags: FIN | ACK,
+        ..sides.from_client()
+    };
+    program.run(&fin.ip());
+    let mut fin_back = Segment {
+        flags: FIN | ACK,
+        ..sides.from_endpoint()
+    };
+    fin_back.ack = fin_back.ack.wrapping_add(1);
+    program.run(&fin_back.ip());
+    assert_eq!(program.flow(&sides.up()).closed, 0);
+    let mut last = sides.from_client();
+    last.seq = last.seq.wrapping_add(1);
+    last.ack = last.ack.wrapping_add(1);
+    program.run(&last.ip());
+    assert_eq!(program.flow(&sides.up()).closed, 1);
+
+    let syn = Segment {
+        flags: SYN,
+        ..sides.from_client()
+    };
+    let ran = program.run(&syn.ip());
+    ran.assert_passed(&syn.ip(), Some(Counter::TcReopened));
+    // Nobody reads the ring here, so it gets full some time, and that is counted.
+    let mut lost = 0;
+    for _ in 0..ENDED_RING_BYTES / 16 {
+        let closed = Flow {
+            closed: 1,
+            ..up(sides)
+        };
+        program.insert(&closed, &down(sides));
+        let ran = program.run(&syn.ip());
+        lost += ran.counted.get("tc_event_lost").copied().unwrap_or(0);
+    }
+    assert!(lost > 0, "a full ring was not noticed");
+}
