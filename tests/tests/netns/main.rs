@@ -9,6 +9,7 @@ mod adversity;
 mod bulk;
 mod choice;
 mod cli;
+mod conntrack;
 mod endings;
 mod endpoints;
 mod handover;

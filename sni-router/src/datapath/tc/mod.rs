@@ -3,6 +3,7 @@
 //!
 //! `docs/datapaths.md` has the hand-over step by step, and why its order leaves no gap.
 
+mod conntrack;
 mod handover;
 pub mod interfaces;
 mod learn;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use tokio::net::TcpSocket;
 use tracing::error;
 
+use self::conntrack::Conntrack;
 use self::handover::Outside;
 pub use self::ports::Ports;
 use self::registry::Registry;
@@ -32,6 +34,7 @@ pub struct Tc {
     flows: Arc<Flows>,
     ports: Arc<Ports>,
     registry: Arc<Registry>,
+    conntrack: Conntrack,
     next: Arc<dyn Datapath>,
 }
 
@@ -42,6 +45,7 @@ impl Tc {
             registry: Arc::new(Registry::new(Arc::clone(&flows), Arc::clone(&ports))),
             flows,
             ports,
+            conntrack: Conntrack::default(),
             next,
         })
     }
@@ -73,7 +77,14 @@ impl Tc {
             let decline = Decline::NoPort;
             return Err(Refused { pair, decline });
         };
-        let flow = match handover::hand_over(&self.flows, &self.registry, pair, *prepared).await {
+        let handed_over = handover::hand_over(
+            &self.flows,
+            &self.registry,
+            &self.conntrack,
+            pair,
+            *prepared,
+        );
+        let flow = match handed_over.await {
             Ok(flow) => flow,
             Err(Outside::Refused(refused)) => return Err(*refused),
             Err(Outside::Ended(end)) => return Ok(end),
