@@ -15,6 +15,7 @@ mod endpoints;
 mod handover;
 mod hellos;
 mod hosts;
+mod interfaces;
 mod lab;
 mod lifetime;
 mod load;

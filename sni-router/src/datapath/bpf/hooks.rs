@@ -1,9 +1,10 @@
 //! Attaching `snir_tc` to interfaces.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use aya::Ebpf;
-use aya::programs::tc::{self, NlOptions, TcAttachOptions};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use sni_router_common::names;
@@ -33,11 +34,16 @@ impl Layer {
 /// lives, or the interface.
 pub struct Hooks {
     ebpf: Arc<Mutex<Ebpf>>,
+    /// What is attached, by the number of the interface.
+    links: HashMap<u32, (Layer, SchedClassifierLinkId)>,
 }
 
 impl Hooks {
     pub(super) fn new(ebpf: Arc<Mutex<Ebpf>>) -> Self {
-        Self { ebpf }
+        Self {
+            ebpf,
+            links: HashMap::new(),
+        }
     }
 
     /// Attaches the program where packets come in by this interface.
@@ -45,7 +51,8 @@ impl Hooks {
     /// First in the chain: what is ours has to be seen as it came, and what is not ours goes on to
     /// whoever is next. By TCX where the kernel has it (6.6), else by a filter of the first
     /// priority, in a clsact that may be there already.
-    pub fn attach(&self, interface: &str, layer: Layer) -> Result<(), LoadError> {
+    pub fn attach(&mut self, index: u32, name: &str, layer: Layer) -> Result<(), LoadError> {
+        self.detach(index);
         let ebpf = &mut *lock(&self.ebpf);
         let program: &mut SchedClassifier = program(ebpf, layer.program())?;
         let has_tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= TCX);
@@ -53,16 +60,30 @@ impl Hooks {
             TcAttachOptions::TcxOrder(LinkOrder::first())
         } else {
             // Fails where there is one, which is as good.
-            let _ = tc::qdisc_add_clsact(interface);
+            let _ = tc::qdisc_add_clsact(name);
             TcAttachOptions::Netlink(NlOptions {
                 priority: 1,
                 ..NlOptions::default()
             })
         };
-        program
-            .attach_with_options(interface, TcAttachType::Ingress, options)
-            .map(|_| ())
-            .map_err(LoadError::Program)
+        let link = program
+            .attach_with_options(name, TcAttachType::Ingress, options)
+            .map_err(LoadError::Program)?;
+        self.links.insert(index, (layer, link));
+        Ok(())
+    }
+
+    /// Lets go of an interface: it has gone, perhaps into another network namespace, where the
+    /// program would still run.
+    pub fn detach(&mut self, index: u32) {
+        let Some((layer, link)) = self.links.remove(&index) else {
+            return;
+        };
+        let ebpf = &mut *lock(&self.ebpf);
+        if let Ok(program) = program::<SchedClassifier>(ebpf, layer.program()) {
+            // Fails where the interface took it along.
+            let _ = program.detach(link);
+        }
     }
 }
 
