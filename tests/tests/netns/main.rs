@@ -19,6 +19,7 @@ mod interfaces;
 mod lab;
 mod lifetime;
 mod load;
+mod ports;
 mod pressure;
 mod rejections;
 mod reload;
