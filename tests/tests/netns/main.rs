@@ -12,6 +12,7 @@ mod cli;
 mod conntrack;
 mod endings;
 mod endpoints;
+mod foreign;
 mod handover;
 mod hellos;
 mod hosts;
