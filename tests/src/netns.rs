@@ -116,6 +116,29 @@ impl Namespace {
         ip(&[&["-n", &self.name], args].concat())
     }
 
+    /// The standard output of a program that runs in the namespace and succeeds.
+    #[track_caller]
+    pub fn output(&self, program: &str, args: &[&str]) -> String {
+        let output = self.run(|| Command::new(program).args(args).output());
+        let output = output.unwrap_or_else(|e| panic!("the lab needs `{program}`: {e}"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{program} {}: {stderr}",
+            args.join(" ")
+        );
+        String::from_utf8(output.stdout).expect("programs print text")
+    }
+
+    /// A `net.` sysctl of the namespace, given as a path below `/proc/sys/net`.
+    #[track_caller]
+    pub fn read_sysctl(&self, path: &str) -> String {
+        let file = Path::new("/proc/sys/net").join(path);
+        let text = self.run(|| fs::read_to_string(&file));
+        let text = text.unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        text.trim().to_owned()
+    }
+
     /// Sets a `net.` sysctl of the namespace, given as a path below `/proc/sys/net`.
     #[track_caller]
     pub fn sysctl(&self, path: &str, value: &str) {

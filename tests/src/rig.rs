@@ -142,6 +142,11 @@ impl Rig {
         let endpoint = lab.listen(0);
         Self::site(&lab).write_to(&lab.manifests());
         let router = lab.start(datapath, args);
+        Self::of(router, endpoint, lab, datapath)
+    }
+
+    /// A rig whose parts were made one by one.
+    pub fn of(router: Router, endpoint: TcpListener, lab: Lab, datapath: Datapath) -> Self {
         Self {
             router,
             endpoint,

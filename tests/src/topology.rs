@@ -74,9 +74,7 @@ impl Topology {
         for (n, backend) in (0..).zip(&topology.backends) {
             topology.link(backend, &format!("backend{n}"), 20 + n);
         }
-        topology.client.batch(&format!(
-            "route add {VIP4}/32 via 192.168.10.1\nroute add {VIP6}/128 via fd00:10::1\n"
-        ));
+        topology.route_vips(&topology.client, 10);
         topology
     }
 
@@ -90,8 +88,26 @@ impl Topology {
         SocketAddr::new(ip.parse().expect("an address"), port)
     }
 
+    /// Has a namespace on this subnet reach the VIPs over the router.
+    pub fn route_vips(&self, ns: &Namespace, subnet: u8) {
+        ns.batch(&format!(
+            "route add {VIP4}/32 via 192.168.{subnet}.1\n\
+             route add {VIP6}/128 via fd00:{subnet}::1\n"
+        ));
+    }
+
+    /// Makes another namespace and joins it to the router, where the device has the name of its
+    /// role.
+    pub fn join(&self, role: &str, subnet: u8) -> Namespace {
+        let lab = self.router.name().trim_end_matches("router");
+        let ns = Namespace::create(&format!("{lab}{role}"));
+        set_up(&ns);
+        self.link(&ns, role, subnet);
+        ns
+    }
+
     /// Joins a namespace (address `.2`) to the router (address `.1`) on a subnet.
-    fn link(&self, far: &Namespace, device: &str, subnet: u8) {
+    pub fn link(&self, far: &Namespace, device: &str, subnet: u8) {
         let peer = self.router.name();
         far.batch(&format!(
             "link add eth0 type veth peer name {device} netns {peer}\n\

@@ -183,23 +183,10 @@ fn flows(kernel: &mut Kernel, ports: &TcPorts) -> Result<Arc<Flows>, ChooseError
 /// Attaches `snir_tc` to every interface, and to those that come.
 async fn attach(hooks: Hooks) -> Result<(), ChooseError> {
     let (listed, list) = oneshot::channel();
-    let following = tokio::spawn(interfaces::follow(
-        move |interface| match hooks.attach(&interface.name, interface.index, interface.layer) {
-            Ok(()) => {
-                info!(interface = interface.name, "attached");
-                true
-            }
-            Err(error) => {
-                let why = format!("{:#}", anyhow::Error::from(error));
-                warn!(interface = interface.name, %why, "not attached");
-                false
-            }
-        },
-        |count| {
-            // Nobody waits for it only if the start has been given up.
-            let _ = listed.send(count);
-        },
-    ));
+    let following = tokio::spawn(interfaces::follow(hooks, |count| {
+        // Nobody waits for it only if the start has been given up.
+        let _ = listed.send(count);
+    }));
     match list.await {
         Ok(0) => Err(ChooseError::NoInterface),
         Ok(_) => Ok(()),

@@ -6,7 +6,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use rustix::process::Signal;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::{Datapath, Router, binary};

@@ -1,6 +1,7 @@
 //! What the project needs beyond cargo, and how to get it.
 
 use std::fmt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,9 +13,11 @@ use crate::toolchain::{LINKER_VERSION, Route, find_program, linker_llvm};
 const LINKER_LLVMS: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// Programs of the tests and the demo, with the Debian packages they are in.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 6] = [
+    ("conntrack", "conntrack"),
     ("curl", "curl"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("openssl", "openssl"),
     ("setpriv", "util-linux"),
 ];
@@ -119,7 +122,7 @@ impl fmt::Display for Need {
 /// Programs that are missing, whatever the route.
 pub fn programs() -> Vec<Need> {
     let programs = PROGRAMS.into_iter();
-    let programs = programs.filter(|(name, _)| find_program(name).is_none());
+    let programs = programs.filter(|(name, _)| !is_here(name));
     let components = COMPONENTS.into_iter();
     let components = components.filter(|(_, program)| !has_component(program));
     programs
@@ -210,6 +213,11 @@ fn rustup(args: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command.args(args);
     command
+}
+
+/// Whether there is a program, also one that only root has on `PATH`: it is root who runs it.
+fn is_here(program: &str) -> bool {
+    find_program(program).is_some() || Path::new("/usr/sbin").join(program).is_file()
 }
 
 /// Whether the active toolchain has a program. rustup's own stand-ins for it are always there, so

@@ -1,5 +1,6 @@
 //! Attaching `snir_tc` to interfaces.
 
+use std::collections::HashMap;
 use std::fs;
 use std::mem;
 use std::path::Path;
@@ -7,7 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions,
+};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use sni_router_common::names;
@@ -40,11 +43,17 @@ impl Layer {
 pub struct Hooks {
     ebpf: Arc<Mutex<Ebpf>>,
     pins: Option<Arc<Pins>>,
+    /// What is attached, by the number of the interface. Without a link where that is pinned only.
+    links: HashMap<u32, (Layer, Option<SchedClassifierLinkId>)>,
 }
 
 impl Hooks {
     pub(super) fn new(ebpf: Arc<Mutex<Ebpf>>, pins: Option<Arc<Pins>>) -> Self {
-        Self { ebpf, pins }
+        Self {
+            ebpf,
+            pins,
+            links: HashMap::new(),
+        }
     }
 
     /// Attaches the program where packets come in by the interface with this name and number.
@@ -52,11 +61,25 @@ impl Hooks {
     /// First in the chain: what is ours has to be seen as it came, and what is not ours goes on to
     /// whoever is next. By TCX where the kernel has it (6.6), else by a filter of the first
     /// priority, in a clsact that may be there already.
-    pub fn attach(&self, interface: &str, index: u32, layer: Layer) -> Result<(), LoadError> {
+    pub fn attach(&mut self, index: u32, interface: &str, layer: Layer) -> Result<(), LoadError> {
         if self.pins.as_ref().is_some_and(|pins| !pins.is_owned()) {
             // Another router's business.
             return Ok(());
         }
+        if self.links.contains_key(&index) {
+            self.detach(index);
+        }
+        let link = self.attach_anew(index, interface, layer)?;
+        self.links.insert(index, (layer, link));
+        Ok(())
+    }
+
+    fn attach_anew(
+        &self,
+        index: u32,
+        interface: &str,
+        layer: Layer,
+    ) -> Result<Option<SchedClassifierLinkId>, LoadError> {
         let ebpf = &mut *lock(&self.ebpf);
         let program: &mut SchedClassifier = program(ebpf, layer.program())?;
         if !KernelVersion::current().is_ok_and(|kernel| kernel >= TCX) {
@@ -65,8 +88,9 @@ impl Hooks {
         let pin = self.pins.as_ref().map(|pins| pins.link(index));
         if let Some(pin) = pin.as_deref().filter(|pin| pin.exists()) {
             // The one program follows the other between two packets.
-            let Err(error) = replace(program, pin) else {
-                return Ok(());
+            let error = match replace(program, pin) {
+                Ok(id) => return Ok(Some(id)),
+                Err(error) => error,
             };
             debug!(interface, %error, "the link is of another interface, or has lost it");
             // Without it there is nothing to attach to either, which the next step says.
@@ -76,24 +100,45 @@ impl Hooks {
         let id = program
             .attach_with_options(interface, TcAttachType::Ingress, order)
             .map_err(LoadError::Program)?;
-        let Some(pin) = pin else { return Ok(()) };
+        let Some(pin) = pin else { return Ok(Some(id)) };
         let link = program.take_link(id).map_err(LoadError::Program)?;
         let link = FdLink::try_from(link).map_err(LoadError::Link)?;
         link.pin(pin).map_err(LoadError::Pin)?;
-        Ok(())
+        Ok(None)
+    }
+
+    /// Lets go of an interface: it has gone, perhaps into another network namespace, where the
+    /// program would still run.
+    pub fn detach(&mut self, index: u32) {
+        let Some((layer, link)) = self.links.remove(&index) else {
+            return;
+        };
+        if let Some(pins) = self.pins.as_ref().filter(|pins| pins.is_owned()) {
+            // Fails where there is none.
+            let _ = fs::remove_file(pins.link(index));
+        }
+        let ebpf = &mut *lock(&self.ebpf);
+        if let (Some(link), Ok(program)) = (link, program::<SchedClassifier>(ebpf, layer.program()))
+        {
+            // Fails where the interface took it along.
+            let _ = program.detach(link);
+        }
     }
 }
 
 /// Has a pinned link run this program from now on.
-fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<(), LoadError> {
+fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<SchedClassifierLinkId, LoadError> {
     let link: FdLink = PinnedLink::from_pin(pin).map_err(LoadError::Link)?.into();
     let link = SchedClassifierLink::try_from(link).map_err(LoadError::Link)?;
-    program.attach_to_link(link).map_err(LoadError::Program)?;
-    Ok(())
+    program.attach_to_link(link).map_err(LoadError::Program)
 }
 
 /// Attaches a filter, which stays when a process is killed: the one of such a process goes.
-fn filter(program: &mut SchedClassifier, interface: &str, outlives: bool) -> Result<(), LoadError> {
+fn filter(
+    program: &mut SchedClassifier,
+    interface: &str,
+    outlives: bool,
+) -> Result<Option<SchedClassifierLinkId>, LoadError> {
     // Fails where there is one, which is as good.
     let _ = tc::qdisc_add_clsact(interface);
     remove_filter(interface);
@@ -108,8 +153,9 @@ fn filter(program: &mut SchedClassifier, interface: &str, outlives: bool) -> Res
         let link = program.take_link(id).map_err(LoadError::Program)?;
         // Dropping it would remove the filter.
         mem::forget(link);
+        return Ok(None);
     }
-    Ok(())
+    Ok(Some(id))
 }
 
 /// Removes a filter that a router has left, on a kernel without TCX.

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::Prepared;
+use super::conntrack::Conntrack;
 use super::learn::{Plan, Sides, Towards, learn};
 use super::registry::{Carried, Registry};
 use super::source::SourcePort;
@@ -40,6 +41,7 @@ pub(super) enum Outside {
 pub(super) async fn hand_over(
     flows: &Flows,
     registry: &Arc<Registry>,
+    conntrack: &Conntrack,
     mut pair: Pair,
     (mut source, towards): Prepared,
 ) -> Result<Carried, Outside> {
@@ -79,12 +81,16 @@ pub(super) async fn hand_over(
     // in sequence (RFC 5961, section 3.2); a FIN would be ignored.
     abort_on_close(&pair.client);
     abort_on_close(&pair.endpoint);
-    match settle(&mut pair, &carried, plan).await {
+    let settled = settle(&mut pair, &carried, plan).await;
+    if settled.is_err() {
+        // Before the sockets are gone: what is answered to their RST is for this host.
+        carried.forget();
+    }
+    drop(pair);
+    conntrack.forget(&sides);
+    match settled {
         Ok(()) => Ok(carried),
-        Err(end) => {
-            carried.forget();
-            Err(Outside::Ended(end))
-        }
+        Err(end) => Err(Outside::Ended(end)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! `docs/datapaths.md` has the hand-over step by step, and why its order leaves no gap.
 
 mod adopt;
+mod conntrack;
 pub mod detach;
 mod foreign;
 mod handover;
@@ -29,6 +30,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 use tracing::error;
 
+use self::conntrack::Conntrack;
 use self::handover::Outside;
 pub use self::ports::Ports;
 use self::registry::Registry;
@@ -43,6 +45,7 @@ pub struct Tc {
     flows: Arc<Flows>,
     ports: Arc<Ports>,
     registry: Arc<Registry>,
+    conntrack: Conntrack,
     next: Arc<dyn Datapath>,
     is_retired: AtomicBool,
     retired: Notify,
@@ -62,6 +65,7 @@ impl Tc {
             registry: Arc::new(registry),
             flows,
             ports,
+            conntrack: Conntrack::default(),
             next,
             is_retired: AtomicBool::new(false),
             retired: Notify::new(),
@@ -125,7 +129,14 @@ impl Tc {
             let decline = Decline::NoPort;
             return Err(Refused { pair, decline });
         };
-        match handover::hand_over(&self.flows, &self.registry, pair, *prepared).await {
+        let handed_over = handover::hand_over(
+            &self.flows,
+            &self.registry,
+            &self.conntrack,
+            pair,
+            *prepared,
+        );
+        match handed_over.await {
             Ok(flow) => Ok(Outcome::Alone(Box::new(flow))),
             Err(Outside::Refused(refused)) => Err(*refused),
             Err(Outside::Ended(end)) => Ok(Outcome::Over(end)),

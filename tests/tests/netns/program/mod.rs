@@ -6,7 +6,6 @@ mod errors;
 mod malformed;
 mod odd;
 mod rewriting;
-mod zz_measure;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -268,6 +267,8 @@ fn up(sides: Sides) -> Flow {
         seen: 0,
         packets: 0,
         id: 7,
+        start: CLIENT_AT,
+        since: 0,
         mtu: 1500,
         shift: -1,
         options: option::TIMESTAMPS,
