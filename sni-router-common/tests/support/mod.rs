@@ -182,6 +182,8 @@ pub fn flow() -> impl Strategy<Value = Flow> {
                 seen: 0,
                 packets: 0,
                 id: 1,
+                start: 0,
+                since: 0,
                 mtu: 1500,
                 shift,
                 options,

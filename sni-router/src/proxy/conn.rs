@@ -68,8 +68,6 @@ impl<'p> Accepted<'p> {
             reset(&client);
             return None;
         }
-        // Fails only on a socket that is already gone, which the next read finds out.
-        let _ = client.set_nodelay(true);
         Some(Self {
             proxy,
             client,
@@ -209,6 +207,10 @@ impl<'p> Routed<'p> {
                 record.observer().connected(start.elapsed(), record.retries);
                 record.endpoint = Some(connected.lease.endpoint().addr());
                 let written = connected.hold.is_none();
+                if written {
+                    // Fails only on a socket that is already gone, which the next read finds out.
+                    let _ = client.set_nodelay(true);
+                }
                 let pair = Pair {
                     client,
                     endpoint: connected.stream,
@@ -288,6 +290,7 @@ impl Connected<'_> {
 
 /// Writes what a datapath was to write that then refused.
 async fn deliver(pair: &mut Pair) -> io::Result<()> {
+    pair.client.set_nodelay(true)?;
     pair.endpoint.set_nodelay(true)?;
     pair.endpoint.write_all(&pair.unsent).await?;
     pair.forwarded += pair.unsent.len() as u64;

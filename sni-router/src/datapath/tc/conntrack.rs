@@ -18,14 +18,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 use tracing::warn;
 
-use super::learn::Sides;
+use super::learn::{Sides, monotonic_ns};
 
 /// The kernel's table of tracked connections, in the network namespace of this process.
 #[derive(Default)]
@@ -33,6 +33,8 @@ pub(super) struct Conntrack {
     /// How many there are; not there until conntrack is.
     count: OnceLock<File>,
     socket: OnceLock<OwnedFd>,
+    /// Until when it is taken for unused: [`monotonic_ns`].
+    unused_until: AtomicU64,
     has_warned: AtomicBool,
 }
 
@@ -52,8 +54,22 @@ impl Conntrack {
         }
     }
 
-    /// Whether there is any entry at all.
+    /// Whether there is any entry at all, now or a moment ago. Where there is none, our own handshake
+    /// has made none.
     fn is_in_use(&self) -> bool {
+        let now = monotonic_ns();
+        if now < self.unused_until.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_used = self.count_is_not_zero();
+        if !is_used {
+            self.unused_until
+                .store(now + A_MOMENT_NS, Ordering::Relaxed);
+        }
+        is_used
+    }
+
+    fn count_is_not_zero(&self) -> bool {
         let count = match self.count.get() {
             Some(count) => count,
             None => match File::open(COUNT) {
@@ -90,6 +106,9 @@ impl Conntrack {
         result
     }
 }
+
+/// Rules that track connections come once in a while; looking is a system call a connection.
+const A_MOMENT_NS: u64 = 100_000_000;
 
 fn open() -> io::Result<OwnedFd> {
     let socket = socket_with(

@@ -133,18 +133,22 @@ async fn settle(pair: &mut Pair, carried: &Carried, plan: Plan) -> Result<(), En
     let mut rounds = 0;
     let mut sent = plan.down.held.wrapping_sub(planned);
     loop {
-        // What slipped through while the table was being written.
-        let seen = carried.client_seen();
-        read_more(pair).map_err(|_| End::ClientReset)?;
-        if seen.is_some_and(|seen| seen.flags & seen::RST != 0) {
-            return Err(End::ClientReset);
-        }
-        let late_fin = seen.is_some_and(|seen| seen.flags & seen::FIN != 0) && !has_fin;
-        if received(pair) != corrected || late_fin {
-            has_fin |= late_fin;
-            corrected = received(pair);
-            let more = corrected.wrapping_sub(planned);
-            correct(carried, &plan, more, has_fin);
+        let mut late_fin = false;
+        if rounds > 0 {
+            // What slipped through while the table was being written. Not in the first round, in
+            // which the hello goes out: what is under way then has arrived in the second.
+            let seen = carried.client_seen();
+            read_more(pair).map_err(|_| End::ClientReset)?;
+            if seen.is_some_and(|seen| seen.flags & seen::RST != 0) {
+                return Err(End::ClientReset);
+            }
+            late_fin = seen.is_some_and(|seen| seen.flags & seen::FIN != 0) && !has_fin;
+            if received(pair) != corrected || late_fin {
+                has_fin |= late_fin;
+                corrected = received(pair);
+                let more = corrected.wrapping_sub(planned);
+                correct(carried, &plan, more, has_fin);
+            }
         }
         if !pair.unsent.is_empty() {
             let unsent = std::mem::take(&mut pair.unsent);

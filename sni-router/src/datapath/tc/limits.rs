@@ -16,7 +16,9 @@ impl Registry {
     /// Ends flows that have reached a limit. Runs as long as the datapath is used.
     pub(super) async fn watch_limits(self: Arc<Self>) {
         let mut shutdown = self.limits.shutdown.clone();
-        let tick = (self.limits.idle / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
+        let shortest = self.limits.max_duration.unwrap_or(Duration::MAX);
+        let shortest = shortest.min(self.limits.idle);
+        let tick = (shortest / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
         loop {
             tokio::select! {
                 () = sleep(tick) => self.look_at_all(),

@@ -165,18 +165,16 @@ impl Registry {
     /// Removes the entries of an ended flow, whose port is needed; only if it is this one.
     pub(super) fn remove_lingering(&self, endpoint: SocketAddr, port: u16, only: Option<u32>) {
         let found = lock(&self.lingering).take(endpoint, port, only);
-        let Some((keys, id)) = found else { return };
-        for key in &keys {
-            // The client may have opened a new connection from the same port meanwhile.
-            if self
-                .flows
-                .table()
-                .flow(key)
-                .is_some_and(|flow| flow.id == id)
-            {
-                self.flows.table().remove(key);
-            }
+        let Some(([up, down], id)) = found else {
+            return;
+        };
+        let table = self.flows.table();
+        // The client may have opened a new connection from the same port meanwhile.
+        if table.flow(&up).is_some_and(|flow| flow.id == id) {
+            table.remove(&up);
         }
+        // Whereas the port towards the endpoint is nobody else's yet.
+        table.remove(&down);
     }
 
     /// Both directions of a flow as they are now.
