@@ -157,8 +157,6 @@ impl Plan {
             }
         }
         let why = match bench.carried_otherwise() {
-            // Connections that clients end before they are carried are left to another datapath:
-            // those that were under way when a load ended.
             Ok(share) if share < 0.01 => None,
             Ok(share) => Some(format!("{:.1} % were carried otherwise", share * 100.0)),
             Err(error) => Some(format!("its metrics: {error:#}")),
