@@ -91,3 +91,52 @@ impl Server {
 const AUTHORITY: &str = "authority.pem";
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion};
+    use sni_router_tests::netns::{Scratch, unique_name};
+
+    use super::*;
+
+    #[test]
+    fn every_connection_is_a_whole_handshake_of_the_same_kind() {
+        let scratch = Scratch::create(&unique_name());
+        write_certificate(scratch.path()).unwrap();
+        let client = Client::new(scratch.path()).unwrap();
+        let server = Server::new(scratch.path()).unwrap();
+        // The second one could resume.
+        for _ in 0..2 {
+            let mut near = client.connection(order::host(7)).unwrap();
+            let mut far = server.connection().unwrap();
+            while near.is_handshaking() || far.is_handshaking() || far.wants_write() {
+                pass(&mut near, &mut far);
+                pass(&mut far, &mut near);
+            }
+            for end in [&near, &far] {
+                assert_eq!(end.handshake_kind(), Some(HandshakeKind::Full));
+                assert_eq!(end.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+                let suite = end.negotiated_cipher_suite().map(|suite| suite.suite());
+                assert_eq!(suite, Some(CipherSuite::TLS13_AES_256_GCM_SHA384));
+                let group = end.negotiated_key_exchange_group();
+                assert_eq!(group.map(|group| group.name()), Some(NamedGroup::X25519));
+            }
+            let Connection::Server(far) = far else {
+                panic!("the endpoint is a server");
+            };
+            assert_eq!(far.server_name(), Some(&*order::host(7)));
+        }
+    }
+
+    fn pass(from: &mut Connection, to: &mut Connection) {
+        let mut bytes = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut bytes).unwrap();
+        }
+        let mut left = &bytes[..];
+        while !left.is_empty() {
+            to.read_tls(&mut left).unwrap();
+            to.process_new_packets().unwrap();
+        }
+    }
+}

@@ -204,6 +204,35 @@ mod tests {
     }
 
     #[test]
+    fn line_says_so_when_system_calls_cannot_be_counted() {
+        let loads = Load::select(&["connect-32".to_owned()], false).unwrap();
+        let ours = [System::imagined("sni-router", "userspace")];
+        for perf in [
+            Ok(Program::here(Path::new("/bin/false"))),
+            Err(anyhow::anyhow!("there is no perf")),
+        ] {
+            let mut missing = Vec::new();
+            assert!(check(Some(perf), &loads, &ours, &mut missing).is_none());
+            assert_eq!(missing.len(), 1);
+            let line = &missing[0];
+            assert!(
+                line.starts_with("syscalls_per_conn is left out: "),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn perf_is_wanted_for_routers_that_get_new_connections_only() {
+        let forward = [System::imagined("forward", "kernel")];
+        let loads = Load::select(&["connect-32".to_owned()], false).unwrap();
+        assert!(find(&loads, &forward).is_none());
+        let ours = [System::imagined("sni-router", "userspace")];
+        let loads = Load::select(&["down-4".to_owned()], false).unwrap();
+        assert!(find(&loads, &ours).is_none());
+    }
+
+    #[test]
     fn extra_runs_are_of_three_loads() {
         let loads = Load::select(&[], false).unwrap();
         let named = |is: fn(&Load) -> bool| {

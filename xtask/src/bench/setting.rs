@@ -81,7 +81,7 @@ impl BpfStats {
         fs::metadata(BPF_STATS.path).is_ok()
     }
 
-    /// Switches it on. Every run of a program costs some 20 ns more from now on, so it is not for
+    /// Switches it on. Every run of a program looks at the clock twice from now on, so it is not for
     /// times when anything else is measured.
     pub fn on() -> Result<Self> {
         let this = Self(Changed::begin(BPF_STATS)?);
@@ -140,3 +140,39 @@ const BPF_STATS: Setting = Setting {
     reminder: "/run/sni-router-bench.bpf-stats",
 };
 const LOCK: &str = "/run/sni-router-bench.lock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setting_is_put_back_as_it_was_when_an_earlier_run_was_killed() {
+        let dir = crate::command::target_dir()
+            .join("tmp")
+            .join(format!("bench-setting-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = |name| {
+            let path = dir.join(name).display().to_string();
+            &*Box::leak(path.into_boxed_str())
+        };
+        let setting = Setting {
+            path: path("setting"),
+            reminder: path("reminder"),
+        };
+        let is = || fs::read_to_string(setting.path).unwrap();
+        fs::write(setting.path, "before\n").unwrap();
+
+        let killed = Changed::begin(setting).unwrap();
+        killed.write("during").unwrap();
+        std::mem::forget(killed);
+        assert_eq!(is(), "during");
+
+        let next = Changed::begin(setting).unwrap();
+        next.write("later").unwrap();
+        assert_eq!(is(), "later");
+        drop(next);
+        assert_eq!(is(), "before");
+        assert!(fs::metadata(setting.reminder).is_err());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
