@@ -128,8 +128,9 @@ pub fn takes_kernel_time(load: &Load) -> bool {
 /// Counts system calls with perf, which costs those who make them next to nothing. strace, which
 /// stops them at each, would slow the system down until it finds more work each time it wakes.
 fn count_syscalls(perf: &Program, to: &Path) -> Command {
-    let mut command = Command::new("env");
-    command.args(perf.words());
+    // perf mounts tracefs where it is not mounted: only for itself.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "env"]).args(perf.words());
     command.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-o"]);
     command.arg(to);
     command

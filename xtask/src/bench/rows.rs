@@ -228,7 +228,7 @@ fn median(values: &[f64]) -> Option<f64> {
 pub const OURS: &str = "sni-router";
 
 /// Results of which a ratio says something.
-const RATIOS: [&str; 10] = [
+const RATIOS: [&str; 11] = [
     "gbps",
     "cpu_s_per_gb",
     "conns_per_s",
@@ -239,6 +239,7 @@ const RATIOS: [&str; 10] = [
     "p99_us",
     "p999_us",
     "bytes_per_conn",
+    "syscalls_per_conn",
 ];
 
 #[cfg(test)]
