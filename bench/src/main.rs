@@ -4,15 +4,18 @@
 //!
 //! Their own cost must not hide the router's: one thread each, pinned to a CPU, one epoll, few
 //! system calls, buffers that stay in the cache. Every byte is checked at the other end
-//! ([`pattern`]).
+//! ([`pattern`]). With `--tls` all of it, the order included, is in TLS ([`channel`]).
 
+mod channel;
 mod load;
 mod measure;
 mod order;
 mod pattern;
 mod poll;
 mod serve;
+mod tls;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -42,6 +45,11 @@ enum Role {
         /// How many
         count: u64,
     },
+    /// Make a certificate for all hosts, for the `--tls` of both ends
+    Certificate {
+        /// Where it goes
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -68,6 +76,7 @@ fn run(cli: Cli) -> Result<()> {
             (0..count).for_each(|number| println!("{}", order::host(number)));
             Ok(())
         }
+        Role::Certificate { dir } => tls::write_certificate(&dir),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! It is a real ClientHello as rustls writes it. Its `random` (RFC 8446, 4.1.2), which a router
 //! passes on unseen, holds the order and a checksum over the whole hello, so that the endpoint
-//! notices if one byte of it was changed on the way.
+//! notices if one byte of it was changed on the way. In TLS, where the hello on the wire is made by
+//! rustls, this one is the first thing that the client says inside.
 
 use anyhow::{Context as _, Result, ensure};
 use sni_router_tests::raw;
@@ -55,12 +56,17 @@ impl Template {
         })
     }
 
-    /// The hello of the connection with this number.
-    pub fn fill(&mut self, order: Order, number: u64) -> &[u8] {
+    /// The number of the host that the connection with this number is for.
+    pub fn host_of(&self, number: u64) -> u64 {
         // Neighbours go to hosts far from each other: 7919 is prime, and no number of hosts in use
         // has it as a factor, so all take turns.
         let count = self.hosts.end - self.hosts.start;
-        let mut rest = self.hosts.start + number.wrapping_mul(7919) % count;
+        self.hosts.start + number.wrapping_mul(7919) % count
+    }
+
+    /// The hello of the connection with this number.
+    pub fn fill(&mut self, order: Order, number: u64) -> &[u8] {
+        let mut rest = self.host_of(number);
         for digit in self.bytes[self.digits.clone()].iter_mut().rev() {
             *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
@@ -86,6 +92,9 @@ impl Template {
 pub fn host(number: u64) -> String {
     format!("h{number:0DIGITS$}.bench.test")
 }
+
+/// The name that a certificate for every [`host`] has.
+pub const HOSTS: &str = "*.bench.test";
 
 /// The length of the hello that begins so, once that can be told.
 pub fn length(bytes: &[u8]) -> Option<usize> {

@@ -3,18 +3,20 @@
 //! A connection that is not as it must be is reset and told of on standard error; the client,
 //! which waits for an answer, counts the error.
 
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, accept_with, bind, getsockname, listen, sockopt};
 
+use crate::channel::{Buffer, Channel};
 use crate::order::{self, Order};
 use crate::pattern::{CHUNK, Cursor, Table};
 use crate::poll::{self, Poll, Read, Ready};
+use crate::tls;
 
 /// What `serve` takes.
 #[derive(clap::Args)]
@@ -22,11 +24,16 @@ pub struct Args {
     /// Where to listen (repeatable)
     #[arg(long, required = true, value_name = "IP:PORT")]
     listen: Vec<SocketAddr>,
+
+    /// Speak TLS, with what `certificate` has put here
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
 }
 
 /// Serves until the process is ended.
 pub fn serve(args: &Args) -> Result<()> {
-    let mut server = Server::new()?;
+    let tls = args.tls.as_deref().map(tls::Server::new);
+    let mut server = Server::new(tls.transpose()?)?;
     for at in &args.listen {
         let listening = server.listen(*at);
         listening.with_context(|| format!("listen on {at}"))?;
@@ -43,20 +50,21 @@ pub struct Server {
     /// Empty slots of `connections`.
     free: Vec<usize>,
     table: Table,
-    /// What a connection reads into, never kept from one event to the next.
-    buffer: Vec<MaybeUninit<u8>>,
+    buffer: Buffer,
+    tls: Option<tls::Server>,
 }
 
 impl Server {
     /// One that listens nowhere yet.
-    pub fn new() -> Result<Self> {
+    pub fn new(tls: Option<tls::Server>) -> Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
             listeners: Vec::new(),
             connections: Vec::new(),
             free: Vec::new(),
             table: Table::new(),
-            buffer: poll::buffer(CHUNK),
+            buffer: Buffer::new(),
+            tls,
         })
     }
 
@@ -109,7 +117,9 @@ impl Server {
             });
             let number = self.listeners.len() + slot;
             self.poll.add(&socket, number, Ready::IN)?;
-            self.connections[slot] = Some(Connection::new(socket, number));
+            let tls = self.tls.as_ref().map(tls::Server::connection);
+            let channel = Channel::new(socket.into(), tls.transpose()?);
+            self.connections[slot] = Some(Connection::new(channel, number));
         }
         Ok(())
     }
@@ -132,7 +142,7 @@ impl Server {
                 }
                 if let Some(connection) = self.connections[slot].take() {
                     // It may be gone already.
-                    let _ = poll::reset_on_close(&connection.socket);
+                    let _ = poll::reset_on_close(&connection.channel);
                 }
                 true
             }
@@ -156,11 +166,11 @@ fn is_end(error: &std::io::Error) -> bool {
 struct Tools<'a> {
     poll: &'a Poll,
     table: &'a Table,
-    buffer: &'a mut [MaybeUninit<u8>],
+    buffer: &'a mut Buffer,
 }
 
 struct Connection {
-    socket: OwnedFd,
+    channel: Channel,
     /// In the poll.
     number: usize,
     /// The hello so far; empty once it has been read.
@@ -177,9 +187,9 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(socket: OwnedFd, number: usize) -> Self {
+    fn new(channel: Channel, number: usize) -> Self {
         Self {
-            socket,
+            channel,
             number,
             hello: Vec::new(),
             order: None,
@@ -205,8 +215,13 @@ impl Connection {
             return Ok(false);
         }
         // Level-triggered: what is left is told again.
-        match poll::read(&self.socket, buffer)? {
-            Read::Nothing => Ok(false),
+        match self.channel.read(buffer)? {
+            Read::Nothing => {
+                if self.channel.is_stalled() {
+                    self.watch(poll, true)?;
+                }
+                Ok(false)
+            }
             Read::Bytes(bytes) => {
                 self.take(bytes, table)?;
                 self.pay(poll, table)?;
@@ -252,7 +267,7 @@ impl Connection {
                 if units > before / order::UNIT {
                     let receipt: order::Receipt = (units * order::UNIT).to_le_bytes();
                     // The client reads them as they come: there is room.
-                    poll::write(&self.socket, &receipt)?;
+                    self.channel.write(&receipt)?;
                 }
             }
             Some(Order::Answer(_) | Order::Down) if !bytes.is_empty() => {
@@ -265,10 +280,11 @@ impl Connection {
 
     /// Sends what is owed, as far as there is room.
     fn pay(&mut self, poll: &Poll, table: &Table) -> Result<()> {
+        self.channel.flush()?;
         while self.owed > 0 {
             let len = usize::try_from(self.owed).unwrap_or(CHUNK);
             let bytes = self.down.bytes(table, len);
-            let (offered, sent) = (bytes.len(), poll::write(&self.socket, bytes)?);
+            let (offered, sent) = (bytes.len(), self.channel.write(bytes)?);
             self.down.advance(sent);
             if self.owed != u64::MAX {
                 self.owed -= sent as u64;
@@ -278,7 +294,7 @@ impl Connection {
                 return self.watch(poll, true);
             }
         }
-        self.watch(poll, false)
+        self.watch(poll, self.channel.is_stalled())
     }
 
     fn watch(&mut self, poll: &Poll, is_stalled: bool) -> Result<()> {
@@ -288,7 +304,7 @@ impl Connection {
                 true => Ready::IN | Ready::OUT,
                 false => Ready::IN,
             };
-            poll.modify(&self.socket, self.number, flags)?;
+            poll.modify(&self.channel, self.number, flags)?;
         }
         Ok(())
     }

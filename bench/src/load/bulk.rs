@@ -1,16 +1,16 @@
 //! Long streams in one direction.
 
-use std::mem::MaybeUninit;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Client, Stream, TICK, broken};
+use crate::channel::Buffer;
 use crate::measure::{Meter, PATIENCE};
 use crate::order::{Order, Receipt, UNIT};
 use crate::pattern::{CHUNK, Table};
-use crate::poll::{self, Read, Ready};
+use crate::poll::{Read, Ready};
 
 /// From the endpoint to the client: counts what has been received and checked.
 pub fn down(client: &mut Client<'_>) -> Result<Value> {
@@ -21,7 +21,7 @@ pub fn down(client: &mut Client<'_>) -> Result<Value> {
     let result = pump(client, &mut meter, |client, index, _| {
         let stream = &mut streams[index];
         last[index] = Instant::now();
-        match poll::read(&stream.socket, &mut client.buffer)? {
+        match stream.channel.read(&mut client.buffer)? {
             Read::Nothing => Ok(0),
             Read::Bytes(bytes) => {
                 let len = bytes.len();
@@ -79,15 +79,16 @@ impl Upload {
 
     /// Sends what fits, at most so much.
     fn send(&mut self, table: &Table, len: usize) -> Result<usize> {
-        let sent = poll::write(&self.stream, self.stream.up.bytes(table, len))?;
+        let bytes = self.stream.up.bytes(table, len);
+        let sent = self.stream.channel.write(bytes)?;
         self.stream.up.advance(sent);
         self.sent += sent as u64;
         self.last = Instant::now();
         Ok(sent)
     }
 
-    fn read_receipts(&mut self, buffer: &mut [MaybeUninit<u8>]) -> Result<()> {
-        match poll::read(&self.stream, buffer)? {
+    fn read_receipts(&mut self, buffer: &mut Buffer) -> Result<()> {
+        match self.stream.channel.read(buffer)? {
             Read::Nothing => return Ok(()),
             Read::Bytes(bytes) => self.receipt.extend_from_slice(bytes),
             Read::End => bail!("the endpoint has closed the stream"),
@@ -118,10 +119,14 @@ fn settle(client: &mut Client<'_>, streams: &mut [Upload]) -> Result<()> {
             let upload = &mut streams[index];
             upload.read_receipts(&mut client.buffer)?;
             let left = usize::try_from(UNIT - upload.sent % UNIT)?;
-            match is_whole(upload) {
+            if !is_whole(upload) {
+                upload.send(&client.table, left.min(CHUNK))?;
+                continue;
+            }
+            upload.stream.channel.flush()?;
+            if !upload.stream.channel.is_stalled() {
                 // Nothing more to send: to be told of room would only keep this loop busy.
-                true => client.poll.modify(&upload.stream, index, Ready::IN)?,
-                false => drop(upload.send(&client.table, left.min(CHUNK))?),
+                client.poll.modify(&upload.stream, index, Ready::IN)?;
             }
         }
     }

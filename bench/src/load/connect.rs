@@ -2,7 +2,6 @@
 //! bytes of the endpoint, close.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -10,6 +9,7 @@ use rustix::net::sockopt::{set_tcp_nodelay, socket_error};
 use serde_json::Value;
 
 use super::{Client, Close, TICK};
+use crate::channel::Channel;
 use crate::measure::{Meter, PATIENCE};
 use crate::order::Order;
 use crate::pattern::Cursor;
@@ -50,7 +50,7 @@ pub fn run(client: &mut Client<'_>) -> Result<Value> {
 
 /// A connection on its way.
 struct Place {
-    socket: OwnedFd,
+    channel: Channel,
     /// Of the connection.
     number: u64,
     began: Instant,
@@ -69,7 +69,7 @@ fn start(client: &mut Client<'_>, place: usize) -> Result<Place> {
     let flags = Ready::IN | Ready::OUT | Ready::ET;
     client.poll.add(&socket, place, flags)?;
     Ok(Place {
-        socket,
+        channel: client.channel(socket.into(), number)?,
         number,
         began,
         is_greeted: false,
@@ -89,12 +89,14 @@ impl Place {
         match result {
             Ok(Step::Wait) => return false,
             Ok(Step::Done) => {
-                let is_rst = client.args.close == Close::Rst;
-                if is_rst && poll::reset_on_close(&self.socket).is_err() {
-                    errors.lost += 1;
-                }
+                let closed = match client.args.close {
+                    Close::Fin => self.channel.finish(),
+                    Close::Rst => poll::reset_on_close(&self.channel),
+                };
+                errors.lost += u64::from(closed.is_err());
             }
             Ok(Step::Corrupt) => errors.corrupt += 1,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => errors.corrupt += 1,
             Err(_) if self.received == 0 => errors.refused += 1,
             Err(_) => errors.lost += 1,
         }
@@ -103,12 +105,12 @@ impl Place {
 
     fn greet(&mut self, client: &mut Client<'_>, ready: Ready) -> io::Result<Step> {
         if ready.intersects(Ready::ERR | Ready::HUP) {
-            socket_error(&self.socket)??;
+            socket_error(&self.channel)??;
         }
         if ready.contains(Ready::OUT) {
             let order = Order::Answer(client.args.size);
             let hello = client.template.fill(order, self.number);
-            if poll::write(&self.socket, hello)? < hello.len() {
+            if self.channel.write(hello)? < hello.len() {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             self.is_greeted = true;
@@ -120,7 +122,7 @@ impl Place {
         let size = client.args.size as usize;
         // To the last byte, or until there is nothing: the next edge comes only after that.
         while self.received < size {
-            match poll::read(&self.socket, &mut client.buffer)? {
+            match self.channel.read(&mut client.buffer)? {
                 Read::Nothing => return Ok(Step::Wait),
                 Read::End => return Err(io::ErrorKind::UnexpectedEof.into()),
                 // RFC 8446, 6: the router wants none of it.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Client, Stream, TICK, broken};
 use crate::measure::{Meter, PATIENCE};
 use crate::order::Order;
-use crate::poll::{self, Read, Ready};
+use crate::poll::{Read, Ready};
 
 /// Does it until the time is over; counts time from the first byte sent to the last received.
 pub fn run(client: &mut Client<'_>) -> Result<Value> {
@@ -74,13 +74,15 @@ impl Talk {
 
     fn send(&mut self, client: &Client<'_>, index: usize) -> Result<()> {
         let mut is_stalled = false;
+        self.stream.channel.flush()?;
         while self.to_send > 0 && !is_stalled {
             let bytes = self.stream.up.bytes(&client.table, self.to_send);
-            let sent = poll::write(&self.stream, bytes)?;
+            let sent = self.stream.channel.write(bytes)?;
             is_stalled = sent < bytes.len();
             self.stream.up.advance(sent);
             self.to_send -= sent;
         }
+        is_stalled |= self.stream.channel.is_stalled();
         if is_stalled != self.is_stalled {
             self.is_stalled = is_stalled;
             let flags = match is_stalled {
@@ -99,10 +101,10 @@ impl Talk {
         size: usize,
         meter: &mut Meter,
     ) -> Result<()> {
-        if self.to_send > 0 {
+        if self.to_send > 0 || self.is_stalled {
             self.send(client, index)?;
         }
-        match poll::read(&self.stream, &mut client.buffer)? {
+        match self.stream.channel.read(&mut client.buffer)? {
             Read::Nothing => return Ok(()),
             Read::End => bail!("the endpoint has closed it"),
             Read::Bytes(bytes) => {

@@ -1,12 +1,11 @@
 //! Connections that do nothing, so that what they occupy can be measured from outside.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::{Client, Stream, broken};
-use crate::measure::PATIENCE;
 use crate::order::Order;
 use crate::pattern::Table;
 
@@ -16,7 +15,6 @@ pub fn run(client: &mut Client<'_>) -> Result<Value> {
     let mut streams = Vec::new();
     for _ in 0..client.args.streams {
         let mut stream = client.open(Order::Echo(SIZE as u32))?;
-        stream.socket.set_read_timeout(Some(PATIENCE))?;
         if let Err(error) = exchange(&mut stream, &client.table) {
             return Ok(broken(&error.context("a new connection")));
         }
@@ -34,10 +32,10 @@ pub fn run(client: &mut Client<'_>) -> Result<Value> {
 }
 
 fn exchange(stream: &mut Stream, table: &Table) -> Result<()> {
-    stream.socket.write_all(stream.up.bytes(table, SIZE))?;
+    stream.channel.write_all(stream.up.bytes(table, SIZE))?;
     stream.up.advance(SIZE);
     let mut answer = [0; SIZE];
-    let read = stream.socket.read_exact(&mut answer);
+    let read = stream.channel.read_exact(&mut answer);
     read.context("no answer")?;
     stream.check(table, &answer)
 }

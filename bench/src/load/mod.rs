@@ -5,20 +5,22 @@ mod connect;
 mod exchange;
 mod idle;
 
-use std::io::Write as _;
-use std::mem::MaybeUninit;
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
 
+use crate::channel::{Buffer, Channel};
 use crate::measure::{Meter, PATIENCE};
-use crate::order::{Order, Template};
-use crate::pattern::{CHUNK, Cursor, Table};
-use crate::poll::{self, Poll, Ready};
+use crate::order::{self, Order, Template};
+use crate::pattern::{Cursor, Table};
+use crate::poll::{Poll, Ready};
+use crate::tls;
 
 /// What `load` takes.
 #[derive(clap::Args)]
@@ -62,6 +64,10 @@ pub struct Args {
     /// Process id of the endpoint, to tell its share of CPU time
     #[arg(long, value_name = "PID")]
     endpoint: Option<u32>,
+
+    /// Speak TLS, with what `certificate` has put here
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -95,13 +101,17 @@ pub fn load(args: &Args) -> Result<()> {
 
 fn measure(args: &Args) -> Result<Value> {
     let mut client = Client::new(args)?;
-    match args.kind {
+    let measured = match args.kind {
         Kind::Down => bulk::down(&mut client),
         Kind::Up => bulk::up(&mut client),
         Kind::Connect => connect::run(&mut client),
         Kind::Exchange => exchange::run(&mut client),
         Kind::Idle => idle::run(&mut client),
-    }
+    };
+    measured.or_else(|error| match is_garbled(&error) {
+        true => Ok(broken(&error)),
+        false => Err(error),
+    })
 }
 
 /// What every load works with.
@@ -109,8 +119,9 @@ struct Client<'a> {
     args: &'a Args,
     poll: Poll,
     table: Table,
-    buffer: Vec<MaybeUninit<u8>>,
+    buffer: Buffer,
     template: Template,
+    tls: Option<tls::Client>,
     /// Of the next connection.
     number: u64,
 }
@@ -121,8 +132,9 @@ impl<'a> Client<'a> {
             args,
             poll: Poll::new()?,
             table: Table::new(),
-            buffer: poll::buffer(CHUNK),
+            buffer: Buffer::new(),
             template: Template::new(args.first_host..args.first_host.saturating_add(args.hosts))?,
+            tls: args.tls.as_deref().map(tls::Client::new).transpose()?,
             number: 0,
         })
     }
@@ -152,22 +164,31 @@ impl<'a> Client<'a> {
         self.number += 1;
         let to = self.target(number);
         let mut open = || {
-            let mut socket = TcpStream::connect_timeout(&to, PATIENCE)?;
+            let socket = TcpStream::connect_timeout(&to, PATIENCE)?;
             socket.set_nodelay(true)?;
-            socket.write_all(self.template.fill(order, number))?;
-            std::io::Result::Ok(socket)
+            socket.set_read_timeout(Some(PATIENCE))?;
+            let mut channel = self.channel(socket, number)?;
+            channel.write_all(self.template.fill(order, number))?;
+            Ok::<_, anyhow::Error>(channel)
         };
         Ok(Stream {
-            socket: open().with_context(|| format!("connection {number} to {to}"))?,
+            channel: open().with_context(|| format!("connection {number} to {to}"))?,
             up: Cursor::up(number),
             down: Cursor::down(number),
         })
     }
 
+    /// What the connection with this number speaks.
+    fn channel(&self, socket: TcpStream, number: u64) -> Result<Channel> {
+        let host = || order::host(self.template.host_of(number));
+        let tls = self.tls.as_ref().map(|tls| tls.connection(host()));
+        Ok(Channel::new(socket, tls.transpose()?))
+    }
+
     /// Watches connections, each by its index, from now on without blocking.
     fn watch(&self, streams: &[Stream], flags: Ready) -> Result<()> {
         for (index, stream) in streams.iter().enumerate() {
-            stream.socket.set_nonblocking(true)?;
+            stream.channel.socket.set_nonblocking(true)?;
             self.poll.add(stream, index, flags)?;
         }
         Ok(())
@@ -176,14 +197,14 @@ impl<'a> Client<'a> {
 
 /// An established connection.
 struct Stream {
-    socket: TcpStream,
+    channel: Channel,
     up: Cursor,
     down: Cursor,
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.channel.as_fd()
     }
 }
 
@@ -197,12 +218,18 @@ impl Stream {
 
 /// A report of nothing but this error, for loads that cannot go on after one.
 fn broken(error: &anyhow::Error) -> Value {
-    let is_corrupt = error.root_cause().to_string() == WRONG_BYTES;
+    let is_corrupt = error.root_cause().to_string() == WRONG_BYTES || is_garbled(error);
     serde_json::json!({
         "errors": 1,
         "corrupt": u64::from(is_corrupt),
         "error": format!("{error:#}"),
     })
+}
+
+/// Whether TLS has found bytes that are not those that were sent.
+fn is_garbled(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
 /// How often loads look whether their time is over, at least.

@@ -6,28 +6,39 @@ use std::sync::mpsc;
 use std::thread;
 
 use clap::Parser;
+use sni_router_tests::netns::{Scratch, unique_name};
 
 use super::*;
 use crate::serve::Server;
 
 #[test]
 fn every_load_is_without_errors_when_bytes_are_passed_on() {
-    let relay = relay(None);
-    for kind in KINDS {
-        let report = run(relay, kind);
-        assert_eq!(report["errors"], 0, "{kind:?}: {report}");
-        let work = report["bytes"].as_u64().max(report["count"].as_u64());
-        assert!(work > Some(0), "{kind:?}: {report}");
+    for tls in [None, Some(certificate())] {
+        let relay = relay(None, tls.as_ref());
+        for kind in KINDS {
+            let report = run(relay, tls.as_ref(), kind);
+            assert_eq!(report["errors"], 0, "{kind:?}: {report}");
+            let work = report["bytes"].as_u64().max(report["count"].as_u64());
+            assert!(work > Some(0), "{kind:?}: {report}");
+        }
     }
 }
 
 #[test]
 fn every_load_tells_when_a_byte_to_the_client_was_changed() {
-    for at in [0, 1000] {
-        let relay = relay(Some((Way::Down, at)));
+    for (tls, at) in [
+        (None, 0),
+        (None, 1000),
+        // The type of a record, the middle of the certificate, and what comes after the handshake.
+        (Some(certificate()), 0),
+        (Some(certificate()), 400),
+        (Some(certificate()), 1500),
+    ] {
+        let relay = relay(Some((Way::Down, at)), tls.as_ref());
         for kind in KINDS.into_iter().filter(|kind| kind[0] != "up") {
-            let report = run(relay, kind);
-            assert!(report["corrupt"].as_u64() > Some(0), "{kind:?}: {report}");
+            let report = run(relay, tls.as_ref(), kind);
+            let is_told = report["corrupt"].as_u64() > Some(0);
+            assert!(is_told, "byte {at}, {kind:?}: {report}");
         }
     }
 }
@@ -35,13 +46,31 @@ fn every_load_tells_when_a_byte_to_the_client_was_changed() {
 #[test]
 fn every_load_tells_when_a_byte_to_the_endpoint_was_changed() {
     // One in the hello, one behind it where more than the hello is sent.
-    for (at, kinds) in [(30, &KINDS[..]), (1500, &KINDS[3..])] {
-        let relay = relay(Some((Way::Up, at)));
+    for (tls, at, kinds) in [
+        (None, 30, &KINDS[..]),
+        (None, 1500, &KINDS[3..]),
+        (Some(certificate()), 30, &KINDS[..]),
+        (Some(certificate()), 1500, &KINDS[3..]),
+    ] {
+        let relay = relay(Some((Way::Up, at)), tls.as_ref());
         for kind in kinds {
-            let report = run(relay, kind);
-            assert!(report["errors"].as_u64() > Some(0), "{kind:?}: {report}");
+            let report = run(relay, tls.as_ref(), kind);
+            let is_told = report["errors"].as_u64() > Some(0);
+            assert!(is_told, "byte {at}, {kind:?}: {report}");
         }
     }
+}
+
+#[test]
+fn endpoint_is_refused_when_another_authority_has_signed_for_it() {
+    let (own, others) = (certificate(), certificate());
+    // Both are signed by this process's authority: let the client know another one.
+    let wrong = others.path().join("certificate.pem");
+    std::fs::copy(wrong, others.path().join("authority.pem")).unwrap();
+    let relay = relay(None, Some(&own));
+    let report = run(relay, Some(&others), &["down"]);
+    let told = report["error"].as_str().unwrap_or_default();
+    assert!(told.contains("invalid peer certificate"), "{report}");
 }
 
 /// Those that send more than their hello come last.
@@ -53,17 +82,37 @@ const KINDS: [&[&str]; 5] = [
     &["up", "--streams", "4"],
 ];
 
-/// Loads an address for a moment.
-fn run(to: SocketAddr, kind: &[&str]) -> Value {
+/// A directory with what TLS needs.
+fn certificate() -> Scratch {
+    let scratch = Scratch::create(&unique_name());
+    tls::write_certificate(scratch.path()).unwrap();
+    scratch
+}
+
+/// Loads an address for a moment; longer where the machine is too busy to get anything done.
+fn run(to: SocketAddr, tls: Option<&Scratch>, kind: &[&str]) -> Value {
+    for time in [150, 1_500, 15_000] {
+        let report = run_for(time, to, tls, kind);
+        let keys = ["errors", "bytes", "count"];
+        if keys.iter().any(|key| report[key].as_u64() > Some(0)) {
+            return report;
+        }
+    }
+    panic!("{kind:?} does nothing at all");
+}
+
+fn run_for(time: u32, to: SocketAddr, tls: Option<&Scratch>, kind: &[&str]) -> Value {
     #[derive(Parser)]
     struct Cli {
         #[command(flatten)]
         args: Args,
     }
-    let to = to.to_string();
-    let fixed = ["load", "--to", &to, "--warm-up", "20", "--measure", "150"];
-    let words = fixed.iter().chain(kind);
-    measure(&Cli::try_parse_from(words).unwrap().args).unwrap()
+    let (to, time) = (to.to_string(), time.to_string());
+    let mut words = vec!["load", "--to", &to, "--warm-up", "20", "--measure", &time];
+    words.extend(kind);
+    let mut args = Cli::try_parse_from(words).unwrap().args;
+    args.tls = tls.map(|dir| dir.path().to_owned());
+    measure(&args).unwrap_or_else(|error| broken(&error))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +123,11 @@ enum Way {
 
 /// Starts an endpoint and what is between it and the client: it changes one byte of every
 /// connection, or none.
-fn relay(fault: Option<(Way, usize)>) -> SocketAddr {
+fn relay(fault: Option<(Way, usize)>, tls: Option<&Scratch>) -> SocketAddr {
     let (tell, told) = mpsc::channel();
+    let tls = tls.map(|dir| tls::Server::new(dir.path()).unwrap());
     thread::spawn(move || {
-        let mut server = Server::new().unwrap();
+        let mut server = Server::new(tls).unwrap();
         tell.send(server.listen(ANY.parse().unwrap()).unwrap())
             .unwrap();
         server.run()

@@ -20,6 +20,10 @@ pub struct Load {
     pub hosts: u64,
     /// How the system under load is treated.
     pub setting: Setting,
+    /// Another congestion control than that of the other loads.
+    pub congestion: Option<&'static str>,
+    /// Whether client and endpoint speak TLS.
+    pub is_tls: bool,
     /// Whether it belongs to `--quick`.
     pub is_quick: bool,
 }
@@ -76,7 +80,17 @@ impl Load {
 
     /// What identifies it in the results.
     pub fn params(&self) -> Value {
-        json!({ "streams": self.streams, "bytes": self.size, "hosts": self.hosts })
+        let mut params = json!({
+            "streams": self.streams, "bytes": self.size, "hosts": self.hosts,
+        });
+        // Only where they are not as usual: rows of earlier results have none of them.
+        if let Some(name) = self.congestion {
+            params["congestion"] = json!(name);
+        }
+        if self.is_tls {
+            params["tls"] = json!(true);
+        }
+        params
     }
 
     /// The generator's arguments.
@@ -180,6 +194,8 @@ fn all() -> Vec<Load> {
             size: 2048,
             hosts: 10,
             setting: Setting::Used,
+            congestion: None,
+            is_tls: false,
             is_quick: matches!(name, "down-4" | "up-4" | "connect-32" | "reset-32"),
         });
     }
@@ -224,6 +240,13 @@ fn all() -> Vec<Load> {
             ..usual
         });
     }
+    loads.push(Load {
+        name: "down-4-bbr",
+        streams: 4,
+        congestion: Some("bbr"),
+        is_quick: false,
+        ..usual
+    });
     loads
 }
 
@@ -231,9 +254,12 @@ fn all() -> Vec<Load> {
 mod tests {
     use super::*;
 
+    fn load(name: &str) -> Load {
+        Load::select(&[name.to_owned()], false).unwrap()[0]
+    }
+
     #[test]
     fn results_are_per_unit_of_work() {
-        let load = |name: &str| Load::select(&[name.to_owned()], false).unwrap()[0];
         let report = json!({
             "elapsed_s": 2.0, "machine_cpu_s": 4.0, "client_cpu_s": 1.0, "endpoint_cpu_s": 2.0,
             "stolen_cpu_s": 0.0, "bytes": 1e9, "count": 1000, "p50_us": 5.0,
@@ -255,11 +281,28 @@ mod tests {
     }
 
     #[test]
+    fn params_say_what_is_unusual_and_nothing_else() {
+        let usual = load("down-4");
+        assert_eq!(
+            usual.params(),
+            json!({ "streams": 4, "bytes": 2048, "hosts": 10 })
+        );
+        let bbr = load("down-4-bbr");
+        assert_eq!(bbr.params()["congestion"], "bbr");
+        assert_eq!((bbr.work, bbr.streams), (usual.work, usual.streams));
+        let tls = Load {
+            is_tls: true,
+            ..usual
+        };
+        assert_eq!(tls.params()["tls"], true);
+    }
+
+    #[test]
     fn loads_are_selected_by_name_or_by_weight() {
-        assert_eq!(Load::select(&[], false).unwrap().len(), 18);
+        assert_eq!(Load::select(&[], false).unwrap().len(), 19);
         assert_eq!(Load::select(&[], true).unwrap().len(), 6);
         assert!(Load::select(&["down-5".to_owned()], false).is_err());
         let names: std::collections::BTreeSet<_> = all().iter().map(|load| load.name).collect();
-        assert_eq!(names.len(), 18);
+        assert_eq!(names.len(), 19);
     }
 }

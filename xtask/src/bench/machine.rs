@@ -1,71 +1,16 @@
-//! The machine: what it is, and the one setting of it that is changed and put back.
+//! The machine: what it is, and what it is busy with.
 
-use std::fs::{self, File};
+use std::fs;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
+use super::setting::Congestion;
 use crate::command::{output, workspace};
-use crate::lab::check_stop;
-
-/// The congestion control of the initial namespace, which new namespaces inherit; inside one the
-/// kernel refuses to choose any but reno. Put back on drop.
-pub struct Congestion {
-    before: String,
-    /// Held while the setting is changed: two benchmarks at once would be worth nothing.
-    _lock: File,
-}
-
-impl Congestion {
-    /// Waits for other benchmarks to end, and sets it; fails when the user wants to stop.
-    pub fn set(name: &str, stop: &AtomicBool) -> Result<Self> {
-        let lock = File::create(LOCK).context(LOCK)?;
-        let take = || flock(&lock, FlockOperation::NonBlockingLockExclusive);
-        if take().is_err() {
-            println!("bench: waits for another benchmark on this machine");
-            while take().is_err() {
-                check_stop(stop)?;
-                thread::sleep(Duration::from_millis(100));
-            }
-        }
-        // What a run that was killed has not put back.
-        let before = match fs::read_to_string(REMINDER) {
-            Ok(before) => before,
-            Err(_) => fs::read_to_string(SETTING)?.trim().to_owned(),
-        };
-        fs::write(REMINDER, &before).context(REMINDER)?;
-        let this = Self {
-            before,
-            _lock: lock,
-        };
-        fs::write(SETTING, name)
-            .with_context(|| format!("the kernel does not know the congestion control {name}"))?;
-        Ok(this)
-    }
-
-    /// What there was.
-    pub fn before(&self) -> &str {
-        &self.before
-    }
-}
-
-impl Drop for Congestion {
-    fn drop(&mut self) {
-        let restored = fs::write(SETTING, &self.before).and_then(|()| fs::remove_file(REMINDER));
-        if let Err(error) = restored {
-            eprintln!(
-                "bench: cannot put {SETTING} = {} back: {error}",
-                self.before
-            );
-        }
-    }
-}
 
 /// Raises the limit of open files for everything that is started; what it is.
 pub fn raise_open_files() -> Result<u64> {
@@ -76,7 +21,7 @@ pub fn raise_open_files() -> Result<u64> {
 }
 
 /// What somebody who compares numbers must know.
-pub fn describe(congestion: &Congestion, used: &str, open_files: u64) -> Result<Value> {
+pub fn describe(congestion: &Congestion, open_files: u64) -> Result<Value> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpuinfo
         .lines()
@@ -92,7 +37,7 @@ pub fn describe(congestion: &Congestion, used: &str, open_files: u64) -> Result<
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         "cpu": model.map(|model| model.trim_matches([' ', '\t', ':'])),
         "cpus": thread::available_parallelism()?.get(),
-        "congestion_control": used,
+        "congestion_control": congestion.used(),
         "congestion_control_before": congestion.before(),
         "open_files": open_files,
         "commit": commit.ok().map(|commit| commit.trim().to_owned()),
@@ -153,9 +98,6 @@ fn buffer_pages(sockstat: &str) -> u64 {
 
 /// A socket is one object of each.
 const SOCKET_SLABS: [&str; 3] = ["TCP", "sock_inode_cache", "filp"];
-const SETTING: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
-const LOCK: &str = "/run/sni-router-bench.lock";
-const REMINDER: &str = "/run/sni-router-bench.congestion";
 
 #[cfg(test)]
 mod tests {

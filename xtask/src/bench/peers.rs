@@ -93,6 +93,14 @@ pub fn pypi(package: &str, program: &str) -> Result<Program> {
     Ok(Program::here(&path))
 }
 
+/// perf: this system's, or Debian's.
+pub fn perf() -> Result<Program> {
+    match find_program("perf") {
+        Some(perf) => Ok(Program::here(&perf)),
+        None => debian("linux-perf", "usr/bin/perf"),
+    }
+}
+
 /// Where a Debian package of nginx keeps its modules.
 pub fn nginx_modules(nginx: &Program) -> PathBuf {
     let root = nginx.path.ancestors().nth(3).unwrap_or(Path::new("/"));

@@ -3,8 +3,8 @@
 //! Fresh each time, because a namespace remembers: sockets in TIME_WAIT, metrics of routes.
 
 use std::fs;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -22,11 +22,19 @@ pub struct Place {
     pub lab: Lab,
     /// The endpoint's process.
     pub endpoint: u32,
+    /// What it takes to speak TLS, where that is spoken.
+    pub tls: Option<PathBuf>,
 }
 
 impl Place {
-    /// Builds it and starts the endpoint, on the last CPU.
-    pub fn build(generator: &Path, congestion: &str, stop: &Arc<AtomicBool>) -> Result<Self> {
+    /// Builds it and starts the endpoint, on the last CPU. Its namespaces must have this congestion
+    /// control, which they take from the first one.
+    pub fn build(
+        generator: &Path,
+        congestion: &str,
+        is_tls: bool,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self> {
         let mut lab = Lab::create(Kind::Bench, stop)?;
         lab.configure(BACKENDS, &["route add 192.0.2.0/24 via 198.51.100.1"])?;
         // Everyone can bind it, and nobody needs to claim it.
@@ -42,15 +50,22 @@ impl Place {
                 used.trim()
             );
         }
+        let tls = is_tls.then(|| lab.dir().to_owned());
+        if let Some(dir) = &tls {
+            output(Command::new(generator).arg("certificate").arg(dir))?;
+        }
         let mut command = lab.command(BACKENDS, generator);
         command.args(["--cpu", &last_cpu().to_string(), "serve"]);
         for endpoint in ENDPOINTS {
             command.args(["--listen", endpoint]);
         }
+        if let Some(dir) = &tls {
+            command.arg("--tls").arg(dir);
+        }
         let endpoint = lab.spawn(command.stdout(Stdio::null()))?;
         let tables = Path::new("/proc").join(endpoint.to_string());
         lab.wait_until("the endpoint listens", || listeners(&tables) >= 2)?;
-        Ok(Self { lab, endpoint })
+        Ok(Self { lab, endpoint, tls })
     }
 
     /// Lets the router's kernel forward packets, for clients that talk to endpoints directly.

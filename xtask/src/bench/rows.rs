@@ -48,6 +48,12 @@ impl Row {
         self.errors
     }
 
+    fn add(&mut self, results: &BTreeMap<String, f64>) {
+        for (key, value) in results {
+            self.results.entry(key.clone()).or_default().push(*value);
+        }
+    }
+
     fn json(&self) -> Value {
         let mut row = Map::new();
         let mut set = |key: &str, value: Value| drop(row.insert(key.to_owned(), value));
@@ -77,9 +83,12 @@ impl Rows {
     pub fn add(&mut self, system: &System, load: &Load, results: &BTreeMap<String, f64>) {
         let row = self.row(system, load);
         row.rounds += 1;
-        for (key, value) in results {
-            row.results.entry(key.clone()).or_default().push(*value);
-        }
+        row.add(results);
+    }
+
+    /// Adds what was counted besides in a round.
+    pub fn add_extra(&mut self, system: &System, load: &Load, results: &BTreeMap<String, f64>) {
+        self.row(system, load).add(results);
     }
 
     /// Counts failed connections.
@@ -219,7 +228,7 @@ fn median(values: &[f64]) -> Option<f64> {
 pub const OURS: &str = "sni-router";
 
 /// Results of which a ratio says something.
-const RATIOS: [&str; 10] = [
+const RATIOS: [&str; 11] = [
     "gbps",
     "cpu_s_per_gb",
     "conns_per_s",
@@ -230,6 +239,7 @@ const RATIOS: [&str; 10] = [
     "p99_us",
     "p999_us",
     "bytes_per_conn",
+    "syscalls_per_conn",
 ];
 
 #[cfg(test)]

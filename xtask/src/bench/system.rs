@@ -214,14 +214,13 @@ pub fn processes(lab: &Lab) -> Result<Vec<u32>> {
     Ok(pids.collect())
 }
 
-/// The part of sni-router's connections that another datapath than this one has carried.
-pub fn carried_otherwise(lab: &Lab, datapath: &str) -> Result<f64> {
+/// How many of sni-router's connections another datapath than this one has carried, and any.
+pub fn carried(lab: &Lab, datapath: &str) -> Result<(u64, u64)> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--fail", "--max-time", "10", "--unix-socket"]);
     curl.arg(lab.dir().join("admin.sock"))
         .arg("http://router/metrics");
-    let (others, all) = count(&output(&mut curl)?, datapath);
-    Ok(others as f64 / all.max(1) as f64)
+    Ok(count(&output(&mut curl)?, datapath))
 }
 
 /// Connections carried by another datapath than this one, and by any.

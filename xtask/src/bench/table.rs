@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::extra::{NS_PER_PACKET, SYSCALLS, counts_syscalls, takes_kernel_time};
 use super::load::{Load, Work};
 use super::rows::{Row, Rows};
 
@@ -45,7 +46,10 @@ fn describe(load: &Load) -> String {
         super::load::Setting::Reloaded => "; the configuration changes every second",
         _ => "",
     };
-    format!("{what}; {hosts} hosts{reloaded}.")
+    let tls = if load.is_tls { "; TLS" } else { "" };
+    let congestion = load.congestion.map(|name| format!("; {name}"));
+    let congestion = congestion.unwrap_or_default();
+    format!("{what}; {hosts} hosts{reloaded}{tls}{congestion}.")
 }
 
 struct Column {
@@ -104,6 +108,12 @@ fn columns(load: &Load) -> Vec<Column> {
         columns.push(column("p50_us", "p50 µs", 0));
         columns.push(column("p99_us", "p99 µs", 0));
         columns.push(column("p999_us", "p99.9 µs", 0));
+    }
+    if counts_syscalls(load) {
+        columns.push(column(SYSCALLS, "system calls each", 1));
+    }
+    if takes_kernel_time(load) {
+        columns.push(column(NS_PER_PACKET, "ns per packet", 0));
     }
     columns.push(column("client_cpu_share", "client's CPU %", 0));
     columns.push(column("endpoint_cpu_share", "endpoint's CPU %", 0));
