@@ -28,3 +28,4 @@ mod rejections;
 mod reload;
 mod restart;
 mod storm;
+mod wire;
