@@ -6,19 +6,16 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rstest::rstest;
 use sni_router_tests::bulk::{Pattern, receive, send};
-use sni_router_tests::raw::End;
+use sni_router_tests::raw::{End, Hello, read_exactly, read_to_end, write};
 use sni_router_tests::rig::{Lab, Pair, alone};
+use sni_router_tests::server::Server;
 use sni_router_tests::topology::{Family, Leg};
-use sni_router_tests::ways::{Way, Ways};
+use sni_router_tests::ways::{Way, Ways, host};
 use sni_router_tests::wire::{Layer, Rates, Side, Wire};
 
 /// Far more than a loaded machine needs for one of the transfers.
 const LIMIT: Duration = Duration::from_secs(60);
-
-const CLIENT: Leg = Leg::Client;
-const BACKEND: Leg = Leg::Backend(0);
 
 /// A wire that nobody would pay for.
 const BAD: Rates = Rates {
@@ -30,17 +27,34 @@ const BAD: Rates = Rates {
     delay: Duration::ZERO,
 };
 
+/// Every bit that it flips is one that a checksum covers.
+const DAMAGING: Rates = Rates {
+    loss: 0,
+    duplication: 0,
+    reordering: 0,
+    corruption: 20,
+    truncation: 10,
+    delay: Duration::ZERO,
+};
+
 /// MiB of a long transfer; `SNI_ROUTER_WIRE_MIB` asks for more.
 fn mebibytes() -> u64 {
     let asked = env::var("SNI_ROUTER_WIRE_MIB").ok();
     asked.map_or(16, |asked| asked.parse().expect("a number of MiB"))
 }
 
-/// A router with a wire instead of one of its links.
-fn start(leg: Leg, layer: Layer, family: Family) -> (Wire, Ways) {
+/// A router with wires for links, the client's first.
+fn start(layer: Layer) -> ([Wire; 2], Ways) {
     let lab = Lab::new(1);
-    let wire = Wire::lay(&lab.net, leg, layer, 1);
-    (wire, Ways::start(lab, family))
+    let wires = [Leg::Client, Leg::Backend(0)].map(|leg| Wire::lay(&lab.net, leg, layer, 1));
+    (wires, Ways::start(lab))
+}
+
+/// Every family, over either wire.
+fn courses() -> impl Iterator<Item = (Family, usize)> {
+    Family::ALL
+        .into_iter()
+        .flat_map(|family| [(family, 0), (family, 1)])
 }
 
 /// Sends bytes that end with FIN; they must arrive as they are.
@@ -75,66 +89,115 @@ fn check(ways: &Ways, pair: &Pair, bytes: u64) {
     assert_eq!(access.bytes_down, pair.down + bytes, "{access:?}");
 }
 
-#[rstest]
-fn transfer_over_a_bad_wire_arrives_intact(
-    #[values(Family::V4, Family::V6)] family: Family,
-    #[values(CLIENT, BACKEND)] leg: Leg,
-) {
+#[test]
+fn transfer_over_a_bad_wire_arrives_intact() {
     let _alone = alone();
-    let (wire, ways) = start(leg, Layer::Ether, family);
+    let (wires, ways) = start(Layer::Ether);
     let bytes = mebibytes() << 20;
-    let took = Way::ALL.map(|way| {
-        wire.impair(Rates::default());
-        let pair = ways.open(way);
-        wire.impair(BAD);
-        let took = there_and_back(&pair, bytes);
-        if way == Way::Routed {
-            check(&ways, &pair, bytes);
+    for (family, leg) in courses() {
+        let took = Way::ALL.map(|way| {
+            let pair = ways.open(way, family);
+            wires[leg].impair(BAD);
+            let took = there_and_back(&pair, bytes);
+            wires[leg].impair(Rates::default());
+            if way == Way::Routed {
+                check(&ways, &pair, bytes);
+            }
+            2.0 * bytes as f64 / took.as_secs_f64() / 1e6
+        });
+        let [direct, routed] = took;
+        let over = ["client's", "backend's"][leg];
+        eprintln!("{family:?}, the {over} wire: {direct:.1} MB/s directly, {routed:.1} routed");
+    }
+    for wire in &wires {
+        for side in [Side::Far, Side::Router] {
+            let done = wire.done(side);
+            assert!(done.loss > 100, "{done:?}");
+            assert!(done.duplication > 100, "{done:?}");
+            assert!(done.reordering > 100, "{done:?}");
         }
-        took.as_secs_f64()
-    });
-    for side in [Side::Far, Side::Router] {
-        let done = wire.done(side);
-        assert!(done.loss > 100, "{done:?}");
-        assert!(done.duplication > 100, "{done:?}");
-        assert!(done.reordering > 100, "{done:?}");
     }
-    let [direct, routed] = took.map(|took| 2.0 * bytes as f64 / took / 1e6);
-    eprintln!("{leg:?}, {family:?}: {direct:.1} MB/s directly, {routed:.1} MB/s by the router");
 }
 
-#[rstest]
-fn damaged_packets_reach_nobody_and_end_nothing(
-    #[values(Family::V4, Family::V6)] family: Family,
-    #[values(CLIENT, BACKEND)] leg: Leg,
-) {
+#[test]
+fn damaged_packets_reach_nobody_and_end_nothing() {
     let _alone = alone();
-    let (wire, ways) = start(leg, Layer::Ether, family);
+    let (wires, ways) = start(Layer::Ether);
     let bytes = mebibytes() << 20;
-    let pair = ways.open(Way::Routed);
-    wire.impair(Rates {
-        corruption: 20,
-        truncation: 10,
-        ..Rates::default()
-    });
-    there_and_back(&pair, bytes);
-    check(&ways, &pair, bytes);
-    for side in [Side::Far, Side::Router] {
-        let done = wire.done(side);
-        assert!(done.corruption > 100, "{done:?}");
-        assert!(done.truncation > 50, "{done:?}");
+    for (family, leg) in courses() {
+        let pair = ways.open(Way::Routed, family);
+        wires[leg].impair(DAMAGING);
+        there_and_back(&pair, bytes);
+        wires[leg].impair(Rates::default());
+        check(&ways, &pair, bytes);
+    }
+    for wire in &wires {
+        for side in [Side::Far, Side::Router] {
+            let done = wire.done(side);
+            assert!(done.corruption > 100, "{done:?}");
+            assert!(done.truncation > 50, "{done:?}");
+        }
     }
 }
 
-#[rstest]
-fn interface_without_a_link_layer_header_carries(
-    #[values(Family::V4, Family::V6)] family: Family,
-    #[values(CLIENT, BACKEND)] leg: Leg,
-) {
-    let (wire, ways) = start(leg, Layer::Ip, family);
+/// Two more programs than one: an Ethernet header comes and goes.
+#[test]
+fn interfaces_without_a_link_layer_header_carry() {
+    let (wires, ways) = start(Layer::Ip);
     let bytes = 4 << 20;
-    let pair = ways.open(Way::Routed);
-    wire.impair(BAD);
-    there_and_back(&pair, bytes);
-    check(&ways, &pair, bytes);
+    for (family, leg) in courses() {
+        let pair = ways.open(Way::Routed, family);
+        wires[leg].impair(BAD);
+        there_and_back(&pair, bytes);
+        wires[leg].impair(Rates::default());
+        check(&ways, &pair, bytes);
+    }
+}
+
+/// The hand-over itself is under way when packets are lost: a client that has to send part of its
+/// hello again may be declined, but is carried all the same.
+#[test]
+fn hellos_over_bad_wires_arrive_intact() {
+    const CLIENTS: usize = 50;
+    let (wires, ways) = start(Layer::Ether);
+    for wire in &wires {
+        wire.impair(Rates {
+            loss: 50,
+            corruption: 20,
+            truncation: 10,
+            ..BAD
+        });
+    }
+    for family in Family::ALL {
+        let hello = Hello {
+            post_quantum: true,
+            ..Hello::default()
+        };
+        let hello = hello.bytes(Some(host(family)));
+        let len = hello.len();
+        let server = Server::spawn(ways.endpoint(family), move |stream| {
+            let got = read_exactly(&stream, len, LIMIT);
+            write(&stream, &got);
+            assert_eq!(read_to_end(&stream, LIMIT), (Vec::new(), End::Fin));
+        });
+        let client = || {
+            let client = ways.connect(Way::Routed, family);
+            write(&client, &hello);
+            assert!(read_exactly(&client, len, LIMIT) == hello, "the answer");
+            let address = client.local_addr().expect("a connected socket");
+            client.shutdown(Shutdown::Write).expect("shutdown");
+            assert_eq!(read_to_end(&client, LIMIT), (Vec::new(), End::Fin));
+            let access = ways.access(address, &["in_flight"]);
+            assert_eq!(access.reason, "done", "{access:?}");
+            access.datapath == "tc"
+        };
+        let carried = thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+            let joined = clients.into_iter().map(|client| client.join());
+            joined.filter(|tc| *tc.as_ref().expect("a client")).count()
+        });
+        server.check();
+        assert!(carried > CLIENTS / 2, "tc has carried {carried}");
+        eprintln!("{family:?}: tc has carried {carried} of {CLIENTS}");
+    }
 }
