@@ -10,6 +10,7 @@ mod bulk;
 mod choice;
 mod cli;
 mod conntrack;
+mod differential;
 mod endings;
 mod endpoints;
 mod foreign;
