@@ -201,3 +201,39 @@ fn hellos_over_bad_wires_arrive_intact() {
         eprintln!("{family:?}: tc has carried {carried} of {CLIENTS}");
     }
 }
+
+/// A path gets narrower while bytes are on their way, behind either of the router's links. Whoever
+/// sends too much must hear of it, though the error names a connection it has never heard of.
+#[test]
+fn path_that_gets_narrower_in_mid_transfer_keeps_going() {
+    const HALF: u64 = 4 << 20;
+    let (wires, ways) = start(Layer::Ether);
+    // What was once found out about a path is remembered, so each case has less.
+    let mut mtu = 1480;
+    for (family, leg) in courses() {
+        for way in Way::ALL {
+            let pair = ways.open(way, family);
+            for (from, to) in [(&pair.client, &pair.server), (&pair.server, &pair.client)] {
+                let wire = &wires[leg];
+                wire.narrow(u16::MAX);
+                let known = wire.too_big();
+                thread::scope(|scope| {
+                    let receiver = scope.spawn(|| receive(to, LIMIT));
+                    send(from, Pattern::new(1), HALF).expect("send");
+                    wire.narrow(mtu);
+                    send(from, Pattern::new(1), HALF).expect("send");
+                    from.shutdown(Shutdown::Write).expect("shutdown");
+                    let (received, end) = receiver.join().expect("the receiver");
+                    assert_eq!(end, End::Fin, "{family:?}, {way:?}, MTU {mtu}");
+                    assert_eq!(received.len, 2 * HALF, "{family:?}, {way:?}, MTU {mtu}");
+                });
+                assert!(wire.too_big() > known, "{family:?}, {way:?}, MTU {mtu}");
+                mtu -= 12;
+            }
+            wires[leg].narrow(u16::MAX);
+            if way == Way::Routed {
+                check(&ways, &pair, 2 * HALF);
+            }
+        }
+    }
+}
