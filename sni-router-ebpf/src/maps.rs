@@ -57,6 +57,11 @@ pub static ENDED: RingBuf = RingBuf::with_byte_size(ENDED_RING_BYTES, 0);
 #[map(name = "SNI_OPTIONS")]
 pub static OPTIONS: PerCpuArray<Options> = PerCpuArray::with_max_entries(1, 0);
 
+/// `snir_tc`'s own: where a CPU adds up a packet's bytes.
+#[map(name = "SNI_CHUNK")]
+pub static CHUNK: PerCpuArray<[u32; CHUNK_BYTES as usize / 4]> =
+    PerCpuArray::with_max_entries(1, 0);
+
 /// `snir_tc`'s own: when a CPU may make the next ICMP error, in ns.
 #[map(name = "SNI_BUDGET")]
 pub static BUDGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -64,6 +69,9 @@ pub static BUDGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Programs → daemon. Fixed size.
 #[map(name = "SNI_COUNT")]
 pub static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+/// Bytes that are added up at once.
+pub const CHUNK_BYTES: u32 = 512;
 
 // include/uapi/linux/bpf.h
 const BPF_F_NO_PREALLOC: u32 = 1;

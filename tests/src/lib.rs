@@ -8,6 +8,8 @@
 //!   ending can be checked; [`bulk`] makes and checks long streams.
 //! - [`object`] is the kernel programs inside that binary, [`packet`] makes packets for them.
 //! - [`tls`] holds real TLS servers and clients: rustls, `openssl s_client` and curl.
+//! - [`wire`] impairs packets on their way; [`ways`] compares the way through the router with the
+//!   direct one.
 //! - [`rig`] puts them together for the tests.
 //!
 //! The helpers panic, with the reason, where a test cannot go on: every one of their failures is
@@ -30,3 +32,5 @@ pub mod site;
 pub mod tls;
 pub mod topology;
 pub mod wait;
+pub mod ways;
+pub mod wire;

@@ -43,6 +43,33 @@ impl Family {
     }
 }
 
+/// A link to the router, by who is at its other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// The client.
+    Client,
+    /// This backend.
+    Backend(u8),
+}
+
+impl Leg {
+    /// The number that its subnets have.
+    pub fn subnet(self) -> u8 {
+        match self {
+            Self::Client => 10,
+            Self::Backend(n) => 20 + n,
+        }
+    }
+
+    /// The router's device; the other end's is `eth0`.
+    pub fn device(self) -> String {
+        match self {
+            Self::Client => "client".to_owned(),
+            Self::Backend(n) => format!("backend{n}"),
+        }
+    }
+}
+
 /// The namespaces and the links between them.
 #[derive(Debug)]
 pub struct Topology {
@@ -106,12 +133,40 @@ impl Topology {
         ns
     }
 
+    /// Who is at the other end of a link.
+    pub fn far(&self, leg: Leg) -> &Namespace {
+        match leg {
+            Leg::Client => &self.client,
+            Leg::Backend(n) => &self.backends[usize::from(n)],
+        }
+    }
+
+    /// Puts something else in the place of a link. `make` is given the two namespaces and the name
+    /// of the router's device, and makes it and `eth0` at the other end.
+    pub fn relink<T>(&self, leg: Leg, make: impl FnOnce(&Namespace, &Namespace, &str) -> T) -> T {
+        let (far, device, subnet) = (self.far(leg), leg.device(), leg.subnet());
+        far.batch("link del eth0\n");
+        let made = make(far, &self.router, &device);
+        self.address(far, &device, subnet);
+        if leg == Leg::Client {
+            self.route_vips(far, subnet);
+        }
+        made
+    }
+
     /// Joins a namespace (address `.2`) to the router (address `.1`) on a subnet.
     pub fn link(&self, far: &Namespace, device: &str, subnet: u8) {
         let peer = self.router.name();
         far.batch(&format!(
-            "link add eth0 type veth peer name {device} netns {peer}\n\
-             addr add 192.168.{subnet}.2/24 dev eth0\n\
+            "link add eth0 type veth peer name {device} netns {peer}\n"
+        ));
+        self.address(far, device, subnet);
+    }
+
+    /// Gives the two ends of a link their addresses, and sets them up.
+    fn address(&self, far: &Namespace, device: &str, subnet: u8) {
+        far.batch(&format!(
+            "addr add 192.168.{subnet}.2/24 dev eth0\n\
              addr add fd00:{subnet}::2/64 dev eth0 nodad\n\
              link set eth0 up\n"
         ));

@@ -20,11 +20,18 @@ use crate::maps::BUDGET;
 ///
 /// The packet is cut behind its TCP header, without options; then the error's headers are put in
 /// front. Cutting makes one piece of it, and no GSO packet any more.
+///
+/// `mtu` is what it does not fit into, or 0 if it has come too far. Not a [`Cause`]: half of one
+/// may be in a register that nothing was put into, which the verifier does not let pass.
 #[inline(never)] // rare, and has a stack frame of its own
-pub fn answer(ctx: &TcContext, network: u32, is_v6: bool, cause: Cause) -> i64 {
+fn answer(ctx: &TcContext, network: u32, is_v6: bool, mtu: u32) -> i64 {
     if !may_answer() {
         return TC_ACT_SHOT;
     }
+    let cause = match mtu {
+        0 => Cause::Expired,
+        mtu => Cause::TooBig(mtu as u16),
+    };
     let answered = if is_v6 {
         answer_v6(ctx, network, cause)
     } else {
@@ -53,7 +60,11 @@ impl Packet {
     /// See [`answer`].
     #[inline(always)] // part of a program's one fast path
     pub fn answer(&self, ctx: &TcContext, cause: Cause) -> i64 {
-        answer(ctx, self.network, self.is_v6(), cause)
+        let mtu = match cause {
+            Cause::TooBig(mtu) => mtu.into(),
+            Cause::Expired => 0,
+        };
+        answer(ctx, self.network, self.is_v6(), mtu)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod answer;
 mod errors;
+mod intact;
 mod leave;
 mod observe;
 mod other;

@@ -5,6 +5,7 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{FlowKey, Seen, before, seen};
 use sni_router_common::options::Facts;
 
+use super::intact::is_intact;
 use super::packet::{ACK, FIN, Packet, RST, SYN, load_options};
 use crate::maps::SEEN;
 
@@ -13,9 +14,14 @@ use crate::maps::SEEN;
 pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
     let is_syn = packet.flags & SYN != 0;
     if !is_syn {
-        if let Some(known) = SEEN.get_ptr_mut(key) {
+        if let Some(known) = SEEN.get_ptr_mut(key)
+            && is_intact(ctx, key, packet)
+        {
             update(ctx, packet, known);
         }
+        return;
+    }
+    if is_repeated(key, packet) {
         return;
     }
     let facts = read_options(ctx, packet);
@@ -34,6 +40,26 @@ pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
     };
     // Fails only for want of memory; the connection is then carried by another datapath.
     let _ = SEEN.insert(key, next, 0);
+}
+
+/// Whether a SYN comes again, behind what was sent after it: it takes nothing back.
+#[allow(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "map values are raw pointers"
+)]
+fn is_repeated(key: &FlowKey, packet: &Packet) -> bool {
+    let Some(known) = SEEN.get_ptr(key) else {
+        return false;
+    };
+    // SAFETY: the pointer is into the map, and numbers are read whole.
+    let (isn, end) = unsafe {
+        (
+            (&raw const (*known).isn).read_volatile(),
+            (&raw const (*known).end).read_volatile(),
+        )
+    };
+    isn == packet.seq && before(packet.seq.wrapping_add(1 + packet.payload), end)
 }
 
 #[allow(

@@ -27,6 +27,8 @@ pub struct Packet {
     pub flags: u8,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// The checksum, as in memory.
+    pub sum: u16,
 }
 
 impl Packet {
@@ -134,6 +136,7 @@ fn tcp(
     #[allow(unsafe_code, reason = "packet pointers are raw")]
     let tcp = unsafe { &*tcp };
     let [offset, flags, _, _] = tcp[3].to_ne_bytes();
+    let [sum0, sum1, _, _] = tcp[4].to_ne_bytes();
     let header = u32::from(offset >> 4) * 4;
     // A packet that is shorter than it says is for the stack to drop. One that is longer carries
     // padding of the link layer.
@@ -154,6 +157,7 @@ fn tcp(
         ack: u32::from_be(tcp[2]),
         flags,
         ttl,
+        sum: u16::from_ne_bytes([sum0, sum1]),
     };
     Some((key, packet))
 }

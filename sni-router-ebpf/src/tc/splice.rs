@@ -9,6 +9,7 @@ use sni_router_common::icmp::Cause;
 use sni_router_common::options::MAX_OPTIONS;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Tcp, fold32};
 
+use super::intact::is_intact;
 use super::leave::{leave, uncount, untag};
 use super::packet::{
     ACK, FIN, Packet, RST, SYN, TCP_HEADER, load_options, options_len, reach, segment,
@@ -43,11 +44,12 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     // SAFETY: the pointer is into the map. An entry that is deleted meanwhile stays readable until
     // the program has ended.
     let flow = unsafe { &mut *flow };
-    if packet.flags & (SYN | ACK) == SYN && flow.closed != 0 {
+    let is_believed = !is_telling(packet, flow) || is_intact(ctx, key, packet);
+    if is_believed && packet.flags & (SYN | ACK) == SYN && flow.closed != 0 {
         remove(key, flow);
         return Spliced::Reopened;
     }
-    if is_held(packet, flow) {
+    if is_believed && is_held(packet, flow) {
         return Spliced::Held;
     }
     if packet.ttl <= 1 {
@@ -56,7 +58,9 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     if !fits(ctx, packet, flow) {
         return Spliced::TooBig(packet.answer(ctx, Cause::TooBig(flow.mtu)));
     }
-    note(packet, flow);
+    if is_believed {
+        note(packet, flow);
+    }
     if untag(ctx).is_none() || rewrite(ctx, packet, flow).is_none() {
         return Spliced::Failed;
     }
@@ -64,6 +68,19 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
         Some(verdict) => Spliced::Redirected(verdict),
         None => Spliced::Failed,
     }
+}
+
+/// Whether a packet says more than that its stream goes on where it was: then it must not be
+/// believed if it was damaged.
+///
+/// What is left out repairs itself: acknowledgements that are too high are caught up with.
+#[inline(always)] // as above
+fn is_telling(packet: &Packet, flow: &Flow) -> bool {
+    let ahead = packet.seq.wrapping_sub(flow.end as u32) as i32;
+    packet.flags & (SYN | FIN | RST) != 0
+        || ahead > 0
+        || flow.own & own::HELD != 0
+        || (flow.peer & peer::FIN != 0 && flow.own & own::ACKED_FIN == 0)
 }
 
 /// Acknowledgements of what the daemon itself sends go to the daemon's socket; the client has had
