@@ -70,6 +70,16 @@ pub fn timestamps(values: &mut Timestamps, flow: &Flow) -> u64 {
     add(&mut values[0], flow.ts_add) + add(&mut values[1], flow.ecr_add)
 }
 
+/// Rewrites the edges of SACK blocks (RFC 2018, section 3).
+#[inline(always)] // as above
+pub fn edges<const N: usize>(values: &mut [u32; N], flow: &Flow) -> u64 {
+    let mut change = 0;
+    for edge in values {
+        change += add(edge, flow.ack_add);
+    }
+    change
+}
+
 /// A window field, in the scale of the other connection. Rounds down, for what is announced must
 /// fit; saturates, since a field holds no more.
 pub const fn window(field: u16, shift: i8) -> u16 {

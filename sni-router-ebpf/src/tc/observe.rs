@@ -6,7 +6,7 @@ use sni_router_common::flow::{FlowKey, Seen, before, seen};
 use sni_router_common::options::Facts;
 
 use super::intact::is_intact;
-use super::packet::{ACK, FIN, Packet, RST, SYN, load_options};
+use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_HEADER, load_options};
 use crate::maps::SEEN;
 
 /// Takes notes of a packet that goes to the local stack.
@@ -92,7 +92,7 @@ fn update(ctx: &TcContext, packet: &Packet, known: *mut Seen) {
 
 fn read_options(ctx: &TcContext, packet: &Packet) -> Facts {
     let mut facts = Facts::default();
-    if let Some(options) = load_options(ctx, packet) {
+    if let Some(options) = load_options(ctx, packet, TCP_HEADER) {
         // SAFETY: the entry belongs to this CPU.
         #[allow(unsafe_code, reason = "map values are raw pointers")]
         unsafe { &mut *options }.read(&mut facts);

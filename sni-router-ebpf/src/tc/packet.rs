@@ -187,11 +187,12 @@ pub fn reach<T>(ctx: &TcContext, at: u32) -> Option<*mut T> {
     Some(start as *mut T)
 }
 
-/// Copies the options to where they can be walked; `None` if there are none.
+/// Copies the options, from `at` in the header on, to where they can be walked; `None` if there are
+/// none.
 #[inline(always)] // as above
-pub fn load_options(ctx: &TcContext, packet: &Packet) -> Option<*mut Options> {
+pub fn load_options(ctx: &TcContext, packet: &Packet, at: u32) -> Option<*mut Options> {
     let options = OPTIONS.get_ptr_mut(0)?;
-    let len = options_len(packet)?;
+    let len = options_len(packet, at)?;
     #[allow(
         unsafe_code,
         clippy::multiple_unsafe_ops_per_block,
@@ -203,7 +204,7 @@ pub fn load_options(ctx: &TcContext, packet: &Packet) -> Option<*mut Options> {
         (*options).len.store(len);
         bpf_skb_load_bytes(
             ctx.skb.skb.cast(),
-            packet.transport + TCP_HEADER,
+            packet.transport + at,
             (&raw mut (*options).words).cast(),
             len,
         )
@@ -211,13 +212,13 @@ pub fn load_options(ctx: &TcContext, packet: &Packet) -> Option<*mut Options> {
     (loaded == 0).then_some(options)
 }
 
-/// Bytes of options; `None` if there are none.
+/// Bytes of options from `at` on; `None` if there are none.
 ///
 /// The compiler knows that a header is at most 60 bytes long and would leave the check away, in
 /// some register or other; the verifier wants to see it on the number that a helper is given.
 #[inline(always)] // as above
-pub fn options_len(packet: &Packet) -> Option<u32> {
-    let len = core::hint::black_box(u64::from(packet.header - TCP_HEADER));
+pub fn options_len(packet: &Packet, at: u32) -> Option<u32> {
+    let len = core::hint::black_box(u64::from(packet.header - at));
     (1..=MAX_OPTIONS as u64)
         .contains(&len)
         .then_some(len as u32)

@@ -243,21 +243,16 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     let header: *mut Tcp = reach(ctx, packet.transport)?;
     // SAFETY: as above.
     let mut rest = rewrite::tcp(unsafe { &mut *header }, flow);
-    let mut has_more = packet.header > TCP_HEADER;
-    if packet.header == 32
-        && let Some(option) = reach::<[u32; 3]>(ctx, packet.transport + TCP_HEADER)
-    {
-        // SAFETY: as above.
-        let [kinds, values @ ..] = unsafe { &mut *option };
-        if *kinds == u32::from_be_bytes([1, 1, 8, 10]).to_be()
-            && flow.options & option::TIMESTAMPS != 0
-        {
-            rest += rewrite::timestamps(values, flow);
-            has_more = false;
-        }
+    let mut at = TCP_HEADER;
+    if let Some(change) = timestamps(ctx, packet, flow) {
+        rest += change;
+        at += TIMESTAMPS;
     }
-    if has_more {
-        rest += rewrite_options(ctx, packet, flow);
+    if at < packet.header {
+        rest += match sack_blocks(ctx, packet, at, flow) {
+            Some(change) => change,
+            None => rewrite_options(ctx, packet, at, flow),
+        };
     }
     let at = packet.transport + TCP_CHECKSUM;
     let pseudo = u64::from(BPF_F_PSEUDO_HDR);
@@ -273,15 +268,54 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     replace(ctx, at, rest, 0)
 }
 
-/// Copies the options out, rewrites them, and puts them back. They stay as they are where the
+/// Rewrites timestamps where Linux, and not only Linux, puts them: first, and with two NOPs in front.
+/// `None` if there are none; here and below.
+#[inline(always)] // as above
+#[allow(unsafe_code, reason = "packet pointers are raw")]
+fn timestamps(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<u64> {
+    if packet.header < TCP_HEADER + TIMESTAMPS || flow.options & option::TIMESTAMPS == 0 {
+        return None;
+    }
+    let option: *mut [u32; 3] = reach(ctx, packet.transport + TCP_HEADER)?;
+    // SAFETY: `reach` has checked that the bytes are there; here and below.
+    let [kinds, values @ ..] = unsafe { &mut *option };
+    (*kinds == u32::from_ne_bytes([NOP, NOP, 8, 10])).then(|| rewrite::timestamps(values, flow))
+}
+
+/// Rewrites SACK blocks where they are the last option, after two NOPs `at` bytes into the header.
+#[inline(always)] // as above
+#[allow(unsafe_code, reason = "packet pointers are raw")]
+fn sack_blocks(ctx: &TcContext, packet: &Packet, at: u32, flow: &Flow) -> Option<u64> {
+    let kinds: *mut u32 = reach(ctx, packet.transport + at)?;
+    let size = packet.header - at - 2;
+    // SAFETY: as above.
+    let kinds = unsafe { *kinds };
+    let is_last = kinds == u32::from_ne_bytes([NOP, NOP, 5, size as u8]);
+    if !is_last || flow.options & option::NO_SACK != 0 {
+        return None;
+    }
+    let at = packet.transport + at + 4;
+    // SAFETY: as above.
+    unsafe {
+        match size {
+            10 => reach(ctx, at).map(|edges| rewrite::edges::<2>(&mut *edges, flow)),
+            18 => reach(ctx, at).map(|edges| rewrite::edges::<4>(&mut *edges, flow)),
+            26 => reach(ctx, at).map(|edges| rewrite::edges::<6>(&mut *edges, flow)),
+            34 => reach(ctx, at).map(|edges| rewrite::edges::<8>(&mut *edges, flow)),
+            _ => None,
+        }
+    }
+}
+
+/// Copies the options from `at` on out, rewrites them, and puts them back. They stay as they are where the
 /// kernel does not let us; the receiver then drops the packet for its checksum.
 #[inline(never)] // with a stack frame of its own: a BPF function has 512 bytes
 #[allow(
     unsafe_code,
     reason = "map values are raw pointers, and helpers unsafe"
 )]
-fn rewrite_options(ctx: &TcContext, packet: &Packet, flow: &Flow) -> u64 {
-    let Some(options) = load_options(ctx, packet) else {
+fn rewrite_options(ctx: &TcContext, packet: &Packet, at: u32, flow: &Flow) -> u64 {
+    let Some(options) = load_options(ctx, packet, at) else {
         return 0;
     };
     // SAFETY: the entry belongs to this CPU.
@@ -289,10 +323,10 @@ fn rewrite_options(ctx: &TcContext, packet: &Packet, flow: &Flow) -> u64 {
     let before = options.sum();
     options.rewrite(flow);
     let after = options.sum();
-    let Some(len) = options_len(packet) else {
+    let Some(len) = options_len(packet, at) else {
         return 0;
     };
-    let at = packet.transport + TCP_HEADER;
+    let at = packet.transport + at;
     // SAFETY: `len` bytes of the buffer are there.
     unsafe {
         bpf_skb_store_bytes(
@@ -318,6 +352,11 @@ fn replace(ctx: &TcContext, at: u32, change: u64, flags: u64) -> Option<()> {
 
 /// Farther from where a stream is than any window is open.
 const FAR: i32 = 1 << 26;
+
+/// Bytes of a timestamps option with two NOPs.
+const TIMESTAMPS: u32 = 12;
+
+const NOP: u8 = 1;
 
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM: u32 = 16;

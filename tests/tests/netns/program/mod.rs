@@ -49,8 +49,13 @@ struct Ran {
 impl Program {
     /// Loads it. Nothing is attached anywhere.
     fn load(family: Family) -> Self {
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries(names::MAP_ENDED, ENDED_RING_BYTES)
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(names::MAP_ENDED, ENDED_RING_BYTES);
+        // Large maps take long to make.
+        for map in LARGE {
+            loader.map_max_entries(map, ENTRIES);
+        }
+        let mut ebpf = loader
             .load(&object())
             .expect("load the object: this needs root and BPF");
         let program: &mut SchedClassifier = ebpf
@@ -321,6 +326,16 @@ const DOWN_CLOCK: u32 = 0xfefd_fcfb;
 
 /// Little, so that a test can fill it.
 const ENDED_RING_BYTES: u32 = 4096;
+
+const LARGE: [&str; 6] = [
+    names::MAP_RULES,
+    names::MAP_SOCKS,
+    names::MAP_SLOTS,
+    names::MAP_STREAMS,
+    names::MAP_SEEN,
+    names::MAP_FLOWS,
+];
+const ENTRIES: u32 = 64;
 
 // include/uapi/linux/pkt_cls.h
 const UNSPEC: i32 = -1;

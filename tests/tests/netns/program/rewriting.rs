@@ -47,8 +47,29 @@ fn packet_of_a_flow_becomes_one_of_the_other_connection(#[case] family: Family) 
         ),
         (sack(500, 600), sack(edge(500), edge(600))),
         (UNKNOWN.to_vec(), UNKNOWN.to_vec()),
+        (
+            [sack(500, 600), timestamps(9, 8)].concat(),
+            [sack(edge(500), edge(600)), clocks(9, 8)].concat(),
+        ),
+        (
+            [timestamps(9, 8), UNKNOWN.to_vec(), sack(1, 2)].concat(),
+            [clocks(9, 8), UNKNOWN.to_vec(), sack(edge(1), edge(2))].concat(),
+        ),
     ];
-    for (options, rewritten) in cases {
+    // As many blocks as there is room for, with timestamps and without.
+    let blocks = |count: u32, edge: &dyn Fn(u32) -> u32| {
+        let mut options = vec![1, 1, 5, count as u8 * 8 + 2];
+        for number in 0..count * 2 {
+            options.extend(edge(number * 1000).to_be_bytes());
+        }
+        options
+    };
+    let many = (1..=4).map(|count| (blocks(count, &|edge| edge), blocks(count, &edge)));
+    let both = many.clone().take(3).map(|(sent, rewritten)| {
+        let sent = [timestamps(9, 8), sent].concat();
+        (sent, [clocks(9, 8), rewritten].concat())
+    });
+    for (options, rewritten) in cases.into_iter().chain(many).chain(both) {
         for payload in [0, 1, 700, 1400] {
             let sent = Segment {
                 options: options.clone(),
