@@ -156,7 +156,10 @@ impl Channel {
 fn open(tls: &mut Connection, mut wire: &[u8], into: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while !wire.is_empty() {
-        tls.read_tls(&mut wire)?;
+        if tls.read_tls(&mut wire)? == 0 {
+            // What comes after the end is to be ignored (RFC 8446, 6.1).
+            break;
+        }
         let state = tls.process_new_packets().map_err(failed)?;
         let ready = state.plaintext_bytes_to_read();
         if ready > 0 {
@@ -189,4 +192,94 @@ fn failed(error: Error) -> io::Error {
 /// What rustls has wrapped, or an error of the socket.
 fn of_tls(error: io::Error) -> io::Error {
     error.downcast::<Error>().map_or_else(|other| other, failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::{Duration, Instant};
+
+    use sni_router_tests::netns::{Scratch, unique_name};
+
+    use super::*;
+    use crate::{order, tls};
+
+    /// Both ends of a connection in TLS, the far one without blocking.
+    fn pair() -> (Channel, Channel) {
+        let scratch = Scratch::create(&unique_name());
+        tls::write_certificate(scratch.path()).unwrap();
+        let client = tls::Client::new(scratch.path()).unwrap();
+        let server = tls::Server::new(scratch.path()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        far.set_nonblocking(true).unwrap();
+        let near = Channel::new(near, Some(client.connection(order::host(1)).unwrap()));
+        let far = Channel::new(far, Some(server.connection().unwrap()));
+        (near, far)
+    }
+
+    /// Reads from an end that does not block until it has this many bytes.
+    fn read(from: &mut Channel, len: usize) -> Vec<u8> {
+        let (mut buffer, mut bytes) = (Buffer::new(), Vec::new());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while bytes.len() < len {
+            assert!(Instant::now() < deadline, "{} of {len}", bytes.len());
+            match from.read(&mut buffer).unwrap() {
+                Read::Bytes(more) => bytes.extend_from_slice(more),
+                Read::Nothing => std::thread::yield_now(),
+                Read::End => panic!("the end after {} of {len}", bytes.len()),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn all_bytes_arrive_when_the_socket_takes_them_in_pieces() {
+        let (mut near, mut far) = pair();
+        let sent: Vec<u8> = (0..4_000_000_u32).map(|n| (n >> 7) as u8).collect();
+        let expected = sent.clone();
+        let client = std::thread::spawn(move || {
+            near.write_all(b"hello").unwrap();
+            let mut received = vec![0; expected.len()];
+            near.read_exact(&mut received).unwrap();
+            assert!(received == expected);
+            near
+        });
+        assert_eq!(read(&mut far, 5), b"hello");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut left = &sent[..];
+        while !left.is_empty() || far.is_stalled() {
+            assert!(Instant::now() < deadline, "{} are left", left.len());
+            let taken = far.write(left).unwrap();
+            // Bounded, whatever is offered.
+            assert!(taken <= 64 * 1024);
+            left = &left[taken..];
+        }
+        client.join().unwrap();
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_ignored() {
+        let (mut near, mut far) = pair();
+        let client = std::thread::spawn(move || {
+            near.write_all(b"hello").unwrap();
+            near.finish().unwrap();
+            for _ in 0..1000 {
+                near.socket.write_all(&[0; 1000]).unwrap();
+            }
+        });
+        assert_eq!(read(&mut far, 5), b"hello");
+        let mut buffer = Buffer::new();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            assert!(Instant::now() < deadline, "no end");
+            match far.read(&mut buffer).unwrap() {
+                Read::Nothing => std::thread::yield_now(),
+                Read::Bytes(bytes) => panic!("{bytes:?}"),
+                Read::End => break,
+            }
+        }
+        client.join().unwrap();
+    }
 }
