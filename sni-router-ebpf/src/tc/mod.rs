@@ -7,6 +7,7 @@ mod answer;
 mod errors;
 mod leave;
 mod observe;
+mod options;
 mod other;
 mod packet;
 mod splice;
