@@ -211,7 +211,7 @@ impl Sides {
     }
 
     /// What the client sends.
-    fn from_client(&self) -> Segment {
+    fn client_sends(&self) -> Segment {
         Segment {
             seq: CLIENT_AT,
             ack: ENDPOINT_AT.wrapping_add(DOWN_SEQ),
@@ -220,7 +220,7 @@ impl Sides {
     }
 
     /// What the endpoint sends.
-    fn from_endpoint(&self) -> Segment {
+    fn endpoint_sends(&self) -> Segment {
         Segment {
             seq: ENDPOINT_AT,
             ack: CLIENT_AT.wrapping_add(UP_SEQ),
@@ -229,7 +229,7 @@ impl Sides {
     }
 
     /// What a packet of the client becomes; its options stay.
-    fn to_endpoint(&self, sent: &Segment) -> Segment {
+    fn endpoint_gets(&self, sent: &Segment) -> Segment {
         Segment {
             src: self.source,
             dst: self.endpoint,
@@ -242,7 +242,7 @@ impl Sides {
     }
 
     /// What a packet of the endpoint becomes; its options stay.
-    fn to_client(&self, sent: &Segment) -> Segment {
+    fn client_gets(&self, sent: &Segment) -> Segment {
         Segment {
             src: self.vip,
             dst: self.client,
