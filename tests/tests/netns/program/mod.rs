@@ -2,6 +2,7 @@
 //! which counter says so, and that no packet is too strange for it.
 
 mod answers;
+mod damaged;
 mod errors;
 mod malformed;
 mod odd;
