@@ -124,7 +124,9 @@ async fn kernel(
 ) -> Result<(), ChooseError> {
     let mut kernel = Kernel::load(pins)?;
     let flows = match choice {
-        Choice::Tc | Choice::Auto => Some(flows(&mut kernel, ports)),
+        // Said at once, before anything is tested.
+        Choice::Tc => Some(Ok(flows(&mut kernel, ports)?)),
+        Choice::Auto => Some(flows(&mut kernel, ports)),
         _ => None,
     };
     let sockets = kernel.attach_verdict()?;
