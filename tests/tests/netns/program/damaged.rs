@@ -33,7 +33,7 @@ fn damaged_reset_or_fin_is_passed_on_and_not_believed(#[case] family: Family) {
                 payload: vec![0x3c; size],
                 // A RST is where the stream ends.
                 seq: CLIENT_AT.wrapping_sub(size as u32),
-                ..sides.from_client()
+                ..sides.client_sends()
             };
             let ran = program.run(&damaged(&sent));
             assert_eq!(ran.verdict, REDIRECT);
@@ -63,7 +63,7 @@ fn damaged_packet_that_is_ahead_moves_no_position(#[case] family: Family) {
     let sent = Segment {
         seq: CLIENT_AT.wrapping_add(5000),
         payload: vec![1; 100],
-        ..sides.from_client()
+        ..sides.client_sends()
     };
     program.run(&damaged(&sent));
     assert_eq!(program.flow(&sides.up()).end, u64::from(CLIENT_AT));
@@ -85,7 +85,7 @@ fn damaged_syn_does_not_remove_a_flow_that_has_ended(#[case] family: Family) {
     program.insert(&ended, &down(sides));
     let syn = Segment {
         flags: SYN,
-        ..sides.from_client()
+        ..sides.client_sends()
     };
     let ran = program.run(&damaged(&syn));
     assert_eq!(ran.verdict, REDIRECT);
@@ -114,7 +114,7 @@ fn damaged_acknowledgement_does_not_end_the_hold(#[case] family: Family) {
     };
     program.remove();
     program.insert(&up(sides), &held);
-    let sent = sides.from_endpoint();
+    let sent = sides.endpoint_sends();
     program.run(&damaged(&sent));
     assert_eq!(program.flow(&sides.down()).own, own::HELD);
     program.run(&sent.ip());
