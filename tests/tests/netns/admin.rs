@@ -87,7 +87,7 @@ fn status_shows_connections_by_datapath_and_why_others_were_declined() {
     let text = status(&[]);
     for line in [
         "  tc                       1",
-        "  sockmap                  1",
+        "  userspace                1",
         "  no_port                  1",
     ] {
         assert!(text.lines().any(|it| it == line), "no {line:?} in\n{text}");

@@ -265,14 +265,14 @@ fn connection_that_came_by_an_interface_without_the_program_is_declined_and_work
     let router = &site.lab.net.router;
     let access = site.serve_one(router, HOST, &listener);
     assert_eq!(access.declined, "handshake_unseen", "{access:?}");
-    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    assert_eq!(access.datapath, "userspace", "{access:?}");
 
     // An endpoint on this host.
     router.batch(&format!("addr add 192.168.{LATE_SUBNET}.2/32 dev lo\n"));
     let listener = router.listen(late_endpoint());
     let access = site.serve_one(&site.lab.net.client, LATE, &listener);
     assert_eq!(access.declined, "handshake_unseen", "{access:?}");
-    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    assert_eq!(access.datapath, "userspace", "{access:?}");
     let labels = [("reason", "handshake_unseen")];
     assert_eq!(site.router.metric(DECLINED, &labels), 2.0);
 }

@@ -107,7 +107,7 @@ fn connection_without_a_port_is_carried_by_another_datapath_and_ports_come_back(
     assert!(!range.contains(&peer_port(&server)));
     let access = end(&router, client, server);
     assert_eq!(access.declined, "no_port", "{access:?}");
-    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    assert_eq!(access.datapath, "userspace", "{access:?}");
     assert_eq!(router.metric(DECLINES, &[("reason", "no_port")]), 1.0);
 
     // They are counted by endpoint.

@@ -44,6 +44,7 @@ impl Conntrack {
             count: OnceLock::new(),
             socket: OnceLock::new(),
             has_warned: AtomicBool::new(false),
+            unused_until: AtomicU64::new(0),
         };
         // So that a connection costs no descriptor, not even the first one.
         this.is_in_use();
