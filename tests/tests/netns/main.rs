@@ -6,6 +6,7 @@
 
 mod admin;
 mod adversity;
+mod attacks;
 mod bulk;
 mod choice;
 mod cli;
