@@ -1,6 +1,6 @@
 //! The composition root: the one file that knows every module and puts them together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     let mut admin = match &settings.admin {
         Some(addr) => {
-            let status = status(&chosen, table, Arc::clone(&proxy));
+            let status = status(&chosen, table, Arc::clone(&proxy), Arc::clone(&metrics));
             let served = Admin::serve(addr, Arc::clone(&readiness), Arc::clone(&metrics), status);
             Some(served.await?)
         }
@@ -315,7 +315,12 @@ async fn deliver(control: &mut Control, within: Duration, signals: &mut Signals)
 }
 
 /// What `/api/v1/status` says.
-fn status(chosen: &Chosen, table: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>) -> Status {
+fn status(
+    chosen: &Chosen,
+    table: Arc<ArcSwap<RouteTable>>,
+    proxy: Arc<Proxy>,
+    metrics: Arc<Metrics>,
+) -> Status {
     let datapath = chosen.datapath.kind().as_str();
     let declined = chosen.declined.clone();
     let counters = chosen.counters.clone();
@@ -337,6 +342,8 @@ fn status(chosen: &Chosen, table: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>) -
             "generation": table.generation(),
             "connections": proxy.active(),
             "datapath": datapath,
+            "carried": metrics.active().collect::<BTreeMap<_, _>>(),
+            "declines": metrics.declines().collect::<BTreeMap<_, _>>(),
             "declined": declined,
             "listeners": listeners,
             "kernel": counters.as_deref().map(kernel_counters),
@@ -346,7 +353,7 @@ fn status(chosen: &Chosen, table: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>) -
 
 fn kernel_counters(counters: &Counters) -> serde_json::Value {
     let counts = Counter::ALL.map(|counter| (counter.as_str().to_owned(), counters.read(counter)));
-    json!(std::collections::BTreeMap::from(counts))
+    json!(BTreeMap::from(counts))
 }
 
 /// What a client whose SYN was already answered gets to complete its handshake: a listening socket

@@ -8,6 +8,7 @@ mod errors;
 mod intact;
 mod leave;
 mod observe;
+mod options;
 mod other;
 mod packet;
 mod splice;

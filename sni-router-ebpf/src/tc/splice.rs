@@ -1,19 +1,17 @@
 //! A packet of a flow.
 
 use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_store_bytes};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_l4_csum_replace};
 use aya_ebpf::programs::TcContext;
 use sni_router_common::counter::Counter;
-use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer, tick};
+use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, own, peer, tick};
 use sni_router_common::icmp::Cause;
-use sni_router_common::options::MAX_OPTIONS;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Tcp, fold32};
 
 use super::intact::is_intact;
 use super::leave::{leave, uncount, untag};
-use super::packet::{
-    ACK, FIN, Packet, RST, SYN, TCP_HEADER, load_options, options_len, reach, segment,
-};
+use super::options;
+use super::packet::{ACK, FIN, Packet, RST, SYN, reach, segment};
 use crate::count;
 use crate::maps::{ENDED, FLOWS};
 
@@ -274,17 +272,7 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     let header: *mut Tcp = reach(ctx, packet.transport)?;
     // SAFETY: as above.
     let mut rest = rewrite::tcp(unsafe { &mut *header }, flow);
-    let mut at = TCP_HEADER;
-    if let Some(change) = timestamps(ctx, packet, flow) {
-        rest += change;
-        at += TIMESTAMPS;
-    }
-    if at < packet.header {
-        rest += match sack_blocks(ctx, packet, at, flow) {
-            Some(change) => change,
-            None => rewrite_options(ctx, packet, at, flow),
-        };
-    }
+    rest += options::rewrite(ctx, packet, flow);
     let at = packet.transport + TCP_CHECKSUM;
     let pseudo = u64::from(BPF_F_PSEUDO_HDR);
     let with_v6 = if packet.is_v6() {
@@ -299,79 +287,6 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     replace(ctx, at, rest, 0)
 }
 
-/// Rewrites timestamps where Linux, and not only Linux, puts them: first, and with two NOPs in front.
-/// `None` if there are none; here and below.
-#[inline(always)] // as above
-#[allow(unsafe_code, reason = "packet pointers are raw")]
-fn timestamps(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<u64> {
-    if packet.header < TCP_HEADER + TIMESTAMPS || flow.options & option::TIMESTAMPS == 0 {
-        return None;
-    }
-    let option: *mut [u32; 3] = reach(ctx, packet.transport + TCP_HEADER)?;
-    // SAFETY: `reach` has checked that the bytes are there; here and below.
-    let [kinds, values @ ..] = unsafe { &mut *option };
-    (*kinds == u32::from_ne_bytes([NOP, NOP, 8, 10])).then(|| rewrite::timestamps(values, flow))
-}
-
-/// Rewrites SACK blocks where they are the last option, after two NOPs `at` bytes into the header.
-#[inline(always)] // as above
-#[allow(unsafe_code, reason = "packet pointers are raw")]
-fn sack_blocks(ctx: &TcContext, packet: &Packet, at: u32, flow: &Flow) -> Option<u64> {
-    let kinds: *mut u32 = reach(ctx, packet.transport + at)?;
-    let size = packet.header - at - 2;
-    // SAFETY: as above.
-    let kinds = unsafe { *kinds };
-    let is_last = kinds == u32::from_ne_bytes([NOP, NOP, 5, size as u8]);
-    if !is_last || flow.options & option::NO_SACK != 0 {
-        return None;
-    }
-    let at = packet.transport + at + 4;
-    // SAFETY: as above.
-    unsafe {
-        match size {
-            10 => reach(ctx, at).map(|edges| rewrite::edges::<2>(&mut *edges, flow)),
-            18 => reach(ctx, at).map(|edges| rewrite::edges::<4>(&mut *edges, flow)),
-            26 => reach(ctx, at).map(|edges| rewrite::edges::<6>(&mut *edges, flow)),
-            34 => reach(ctx, at).map(|edges| rewrite::edges::<8>(&mut *edges, flow)),
-            _ => None,
-        }
-    }
-}
-
-/// Copies the options from `at` on out, rewrites them, and puts them back. They stay as they are where the
-/// kernel does not let us; the receiver then drops the packet for its checksum.
-#[inline(never)] // with a stack frame of its own: a BPF function has 512 bytes
-#[allow(
-    unsafe_code,
-    reason = "map values are raw pointers, and helpers unsafe"
-)]
-fn rewrite_options(ctx: &TcContext, packet: &Packet, at: u32, flow: &Flow) -> u64 {
-    let Some(options) = load_options(ctx, packet, at) else {
-        return 0;
-    };
-    // SAFETY: the entry belongs to this CPU.
-    let options = unsafe { &mut *options };
-    let before = options.sum();
-    options.rewrite(flow);
-    let after = options.sum();
-    let Some(len) = options_len(packet, at) else {
-        return 0;
-    };
-    let at = packet.transport + at;
-    // SAFETY: `len` bytes of the buffer are there.
-    unsafe {
-        bpf_skb_store_bytes(
-            ctx.skb.skb.cast(),
-            at,
-            options.words.as_ptr().cast(),
-            len,
-            0,
-        );
-    }
-    // What was taken out counts as its complement, word by word.
-    after + u64::from(u32::MAX) * (MAX_OPTIONS as u64 / 4) - before
-}
-
 #[inline(always)] // as above
 fn replace(ctx: &TcContext, at: u32, change: u64, flags: u64) -> Option<()> {
     // SAFETY: the helper checks the offset. A size of 0 says that the change is a sum.
@@ -380,11 +295,6 @@ fn replace(ctx: &TcContext, at: u32, change: u64, flags: u64) -> Option<()> {
         unsafe { bpf_l4_csum_replace(ctx.skb.skb.cast(), at, 0, fold32(change).into(), flags) };
     (replaced == 0).then_some(())
 }
-
-/// Bytes of a timestamps option with two NOPs.
-const TIMESTAMPS: u32 = 12;
-
-const NOP: u8 = 1;
 
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM: u32 = 16;

@@ -6,6 +6,7 @@ mod crd;
 mod detach;
 mod explain;
 mod run;
+mod status;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ enum Command {
     Explain(explain::Args),
     Crd(crd::Args),
     Detach(detach::Args),
+    Status(status::Args),
 }
 
 /// Where systemd mounts a BPF file system, and a folder of ours in it.
@@ -41,6 +43,7 @@ impl Cli {
             Command::Explain(args) => explain::run(args),
             Command::Crd(args) => crd::run(args),
             Command::Detach(args) => detach::run(args),
+            Command::Status(args) => status::run(args),
         }
     }
 }

@@ -26,8 +26,9 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
 
-    /// What carries established connections. `auto` takes the best that passes its self-test;
-    /// `tc` and `sockmap` refuse to start without it; `userspace` uses no BPF at all
+    /// What carries established connections. `auto` takes `tc` where it works, and `userspace` for
+    /// what that declines; `tc` refuses to start without it; `sockmap` is for links that lose nothing;
+    /// `userspace` uses no BPF at all
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     datapath: Choice,
 

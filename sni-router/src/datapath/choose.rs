@@ -18,16 +18,17 @@ use super::sockmap::selftest::{self, SelfTestError};
 use super::tc::reserve::{self, ReserveError};
 use super::tc::{Ports, Tc, interfaces};
 use super::userspace::Userspace;
-use crate::carry::{Datapath, Kind, Limits};
+use crate::carry::{Datapath, Limits};
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
-    /// The best that works here.
+    /// `tc` if it works here, with `userspace` for what it declines.
     Auto,
-    /// `tc` with `sockmap` for what it declines, or nothing.
+    /// The same, or nothing.
     Tc,
-    /// `sockmap`, or nothing.
+    /// `sockmap` with `userspace` for what it declines, or nothing. Not chosen by [`Choice::Auto`]:
+    /// on paths that lose packets the kernel may hand it bytes twice.
     Sockmap,
     /// No BPF at all.
     Userspace,
@@ -114,7 +115,7 @@ pub async fn choose(
     Ok(chosen)
 }
 
-/// Puts the datapaths of the kernel in front of what `chosen` has.
+/// Puts the datapath of the kernel in front of what `chosen` has.
 async fn kernel(
     chosen: &mut Chosen,
     choice: Choice,
@@ -122,52 +123,56 @@ async fn kernel(
     pins: Option<Arc<Pins>>,
     limits: Limits,
 ) -> Result<(), ChooseError> {
-    let mut kernel = Kernel::load(pins)?;
-    let flows = match choice {
-        Choice::Tc | Choice::Auto => Some(flows(&mut kernel, ports)),
-        _ => None,
+    let kernel = chosen.kernel.insert(Kernel::load(pins)?);
+    chosen.counters = Some(Arc::new(kernel.counters()?));
+    match choice {
+        Choice::Userspace => Ok(()),
+        Choice::Sockmap => sockmap(chosen).await,
+        Choice::Tc => tc(chosen, ports, limits).await,
+        Choice::Auto => match tc(chosen, ports, limits).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let why = format!("{:#}", anyhow::Error::from(error));
+                warn!(%why, "connections are steered by the kernel, and carried in userspace");
+                chosen.declined = Some(why);
+                Ok(())
+            }
+        },
+    }
+}
+
+async fn sockmap(chosen: &mut Chosen) -> Result<(), ChooseError> {
+    let (Some(kernel), Some(counters)) = (&mut chosen.kernel, &chosen.counters) else {
+        return Ok(());
     };
     let sockets = kernel.attach_verdict()?;
-    let counters = Arc::new(kernel.counters()?);
-    let hooks = kernel.hooks();
-    chosen.kernel = Some(kernel);
-    chosen.counters = Some(Arc::clone(&counters));
     let sockmap = Sockmap::new(sockets, Arc::clone(&chosen.datapath));
     tokio::spawn(Arc::clone(&sockmap).dispatch());
     let woken = Arc::clone(&sockmap);
     tokio::spawn(make_up_for_lost(
         Counter::EventLost,
-        Arc::clone(&counters),
+        Arc::clone(counters),
         move || woken.wake_all(),
     ));
     selftest::run(&*sockmap).await?;
-    debug_assert_eq!(sockmap.kind(), Kind::Sockmap);
     chosen.datapath = sockmap;
-    let Some(flows) = flows else { return Ok(()) };
-    let flows = match flows {
-        Ok(flows) => attach(hooks).await.map(|()| flows),
-        Err(error) => Err(error),
+    Ok(())
+}
+
+async fn tc(chosen: &mut Chosen, ports: &TcPorts, limits: Limits) -> Result<(), ChooseError> {
+    let (Some(kernel), Some(counters)) = (&mut chosen.kernel, &chosen.counters) else {
+        return Ok(());
     };
-    let flows = match flows {
-        Ok(flows) => flows,
-        Err(error) if choice == Choice::Tc => return Err(error),
-        Err(error) => {
-            let why = format!("{:#}", anyhow::Error::from(error));
-            warn!(%why, "no connection is left to the kernel alone");
-            chosen.declined = Some(why);
-            return Ok(());
-        }
-    };
+    let flows = flows(kernel, ports)?;
+    attach(kernel.hooks()).await?;
     let ports = Arc::new(Ports::new(ports.range.clone()));
     let tc = Tc::new(flows, ports, limits, Arc::clone(&chosen.datapath));
     tokio::spawn(Arc::clone(&tc).dispatch());
     let looked_at = Arc::clone(&tc);
     tokio::spawn(make_up_for_lost(
         Counter::TcEventLost,
-        counters,
-        move || {
-            looked_at.look_at_all();
-        },
+        Arc::clone(counters),
+        move || looked_at.look_at_all(),
     ));
     chosen.tc = Some(Arc::clone(&tc));
     chosen.datapath = tc;

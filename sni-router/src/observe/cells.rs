@@ -38,6 +38,14 @@ impl Counters {
     }
 }
 
+impl Counters {
+    /// Every value of the label, and its count.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.cells.iter().map(|cell| cell.load(Ordering::Relaxed));
+        self.values.iter().copied().zip(counts)
+    }
+}
+
 impl EncodeMetric for Counters {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for (value, cell) in self.values.iter().zip(&*self.cells) {
@@ -82,6 +90,14 @@ impl Gauges {
         if let Some(cell) = cell(&self.cells, index) {
             cell.store(value, Ordering::Relaxed);
         }
+    }
+}
+
+impl Gauges {
+    /// Every value of the label, and its number now.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let numbers = self.cells.iter().map(|cell| cell.load(Ordering::Relaxed));
+        self.values.iter().copied().zip(numbers)
     }
 }
 

@@ -87,6 +87,16 @@ impl Metrics {
         self.active.add(datapath, -1);
     }
 
+    /// Connections that each datapath carries now.
+    pub fn active(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        self.active.all()
+    }
+
+    /// Connections that were refused by a datapath so far, by reason.
+    pub fn declines(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.declines.all()
+    }
+
     /// Bytes were carried: `up` from the client, `down` to it.
     pub fn bytes(&self, up: u64, down: u64) {
         self.bytes.add(0, up);

@@ -43,10 +43,10 @@ impl Walk {
 
     /// The next entries; none at the end. Entries that come or go meanwhile may be missed, others
     /// are not (`__htab_map_lookup_and_delete_batch`, kernel/bpf/hashtab.c; Linux 5.6).
-    pub fn next(
-        &mut self,
+    pub fn next<'w>(
+        &'w mut self,
         map: BorrowedFd<'_>,
-    ) -> io::Result<impl Iterator<Item = (&[u8], &[u8])>> {
+    ) -> io::Result<impl Iterator<Item = (&'w [u8], &'w [u8])> + use<'w>> {
         let mut count = 0;
         if !self.is_over {
             let mut cursor = self.cursor.unwrap_or_default();

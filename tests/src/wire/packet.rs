@@ -71,7 +71,7 @@ fn too_big_v6(ip: &[u8], mtu: u16, subnet: u8) -> Vec<u8> {
     let mut icmp = [&[2, 0, 0, 0, 0, 0, m0, m1], quoted].concat();
     let len = (icmp.len() as u16).to_be_bytes();
     // fd00:<subnet>::fe, as people read it: the digits of the number are decimal.
-    let digits = (subnet / 10) << 4 | subnet % 10;
+    let digits = ((subnet / 10) << 4) | (subnet % 10);
     let mut addresses = vec![0xfd, 0, 0, digits];
     addresses.extend([0; 11]);
     addresses.push(0xfe);

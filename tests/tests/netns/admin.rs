@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::process::Command;
 
 use rstest::rstest;
-use sni_router_tests::daemon::{Datapath, Launch, Router};
+use sni_router_tests::daemon::{Datapath, Launch, Router, binary};
 use sni_router_tests::rig::{Lab, Rig};
 use sni_router_tests::wait::{SOON, until};
 
@@ -66,4 +67,45 @@ fn admin_over_tcp_answers_where_it_was_told_to() {
     // A browser that was tricked into asking here names the page's own host.
     let tricked = get("attacker.example").expect("an answer");
     assert!(tricked.starts_with("HTTP/1.1 403 "), "{tricked}");
+}
+
+/// What an operator sees of it.
+#[test]
+fn status_shows_connections_by_datapath_and_why_others_were_declined() {
+    let rig = Rig::start(Datapath::Tc, &["--tc-ports", "10000-10000"]);
+    let carried = rig.open();
+    let declined = rig.open();
+    let status = |flags: &[&str]| {
+        let mut command = Command::new(binary());
+        command
+            .args(["status", "--admin", &rig.lab.admin()])
+            .args(flags);
+        let output = command.output().expect("run sni-router");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = status(&[]);
+    for line in [
+        "  tc                       1",
+        "  userspace                1",
+        "  no_port                  1",
+    ] {
+        assert!(text.lines().any(|it| it == line), "no {line:?} in\n{text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&status(&["--json"])).expect("JSON");
+    assert_eq!(json["carried"]["tc"], 1, "{json}");
+    drop((carried, declined));
+}
+
+#[test]
+fn status_of_nobody_says_so() {
+    let mut command = Command::new(binary());
+    command.args(["status", "--admin", "unix:/nowhere/admin.sock"]);
+    let output = command.output().expect("run sni-router");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("no router answers at unix:/nowhere/admin.sock"),
+        "{said}"
+    );
 }

@@ -41,10 +41,10 @@ fn auto_takes_tc_where_the_kernel_has_it() {
     assert_eq!(access.declined, "", "{access:?}");
 }
 
-/// The kernel's own choice of ports is not ours to take from: without `--reserve-ports` the next
-/// best datapath carries.
+/// The kernel's own choice of ports is not ours to take from: without `--reserve-ports` it is
+/// carried in userspace.
 #[test]
-fn auto_takes_sockmap_where_the_ports_are_somebody_elses() {
+fn auto_takes_userspace_where_the_ports_are_somebody_elses() {
     let lab = lab();
     let args = [
         "--datapath",
@@ -55,7 +55,7 @@ fn auto_takes_sockmap_where_the_ports_are_somebody_elses() {
     ];
     let router = lab.start_with(&args, &[]);
     let access = serve_one(&lab, &router);
-    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    assert_eq!(access.datapath, "userspace", "{access:?}");
     router.log().wait_for_line("--reserve-ports", SOON);
 }
 

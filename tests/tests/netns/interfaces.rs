@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use sni_router_tests::access::Access;
+use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Router};
 use sni_router_tests::netns::Namespace;
 use sni_router_tests::raw::{accept, hello, read_exactly, write};
@@ -28,6 +30,10 @@ struct Growing {
 
 impl Growing {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let lab = Lab::new(1);
         Site::new()
             .route(HOST, "one")
@@ -35,7 +41,7 @@ impl Growing {
             .route(LATE, "late")
             .service("late", [late_endpoint()])
             .write_to(&lab.manifests());
-        let router = lab.start(Datapath::Tc, &[]);
+        let router = lab.start(Datapath::Tc, args);
         Self { router, lab }
     }
 
@@ -75,6 +81,12 @@ impl Growing {
         let said = log.lines().find(|line| line.contains("not attached"));
         assert_eq!(said, None);
     }
+}
+
+/// How many programs are on the late interface, in the namespace where it is.
+fn attached(ns: &Namespace) -> usize {
+    let found = ns.run(|| SchedClassifier::query_tcx("late", TcAttachType::Ingress));
+    found.expect("query").1.len()
 }
 
 fn late_endpoint() -> SocketAddr {
@@ -141,6 +153,36 @@ fn interface_that_is_made_again_gets_tc_each_time_and_nothing_is_left_of_the_old
     site.assert_no_complaint();
 }
 
+/// With pins it is those that hold the program where it is.
+#[test]
+fn pins_of_interfaces_that_have_gone_are_gone() {
+    let bpffs = Bpffs::mount();
+    let site = Growing::start_with(&["--pin-dir", bpffs.dir()]);
+    let router = &site.lab.net.router;
+    let before = bpffs.pinned();
+    for round in 1..=3 {
+        let backend = site.lab.net.join("late", LATE_SUBNET);
+        let listener = backend.listen(late_endpoint());
+        site.wait_attached("late", round);
+        assert_eq!(bpffs.pinned().len(), before.len() + 1);
+        site.assert_tc(&site.lab.net.client, LATE, &listener);
+        if round == 1 {
+            let away = site.lab.net.backends[0].name();
+            router.batch(&format!("link set late netns {away}\n"));
+            until("nothing of ours is on it", SOON, || {
+                attached(&site.lab.net.backends[0]) == 0
+            });
+            site.lab.net.backends[0].batch("link del late\n");
+        } else {
+            router.batch("link del late\n");
+        }
+        until("the pin has gone", SOON, || {
+            bpffs.pinned().len() == before.len()
+        });
+    }
+    site.assert_no_complaint();
+}
+
 /// To whoever looks only at lists, nothing has happened.
 #[test]
 fn interface_that_is_made_again_with_name_and_number_gets_tc() {
@@ -200,14 +242,9 @@ fn interface_that_is_moved_in_gets_tc_and_one_that_is_moved_out_is_let_go() {
     for times in 2..5 {
         let away = site.lab.net.backends[0].name();
         router.batch(&format!("link set late netns {away}\n"));
-        let attached = || {
-            site.lab.net.backends[0].run(|| {
-                use aya::programs::{SchedClassifier, TcAttachType};
-                let found = SchedClassifier::query_tcx("late", TcAttachType::Ingress);
-                found.expect("query").1.len()
-            })
-        };
-        until("nothing of ours is on it", SOON, || attached() == 0);
+        until("nothing of ours is on it", SOON, || {
+            attached(&site.lab.net.backends[0]) == 0
+        });
 
         let back = router.name();
         site.lab.net.backends[0].batch(&format!("link set late netns {back}\n"));
@@ -228,14 +265,14 @@ fn connection_that_came_by_an_interface_without_the_program_is_declined_and_work
     let router = &site.lab.net.router;
     let access = site.serve_one(router, HOST, &listener);
     assert_eq!(access.declined, "handshake_unseen", "{access:?}");
-    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    assert_eq!(access.datapath, "userspace", "{access:?}");
 
     // An endpoint on this host.
     router.batch(&format!("addr add 192.168.{LATE_SUBNET}.2/32 dev lo\n"));
     let listener = router.listen(late_endpoint());
     let access = site.serve_one(&site.lab.net.client, LATE, &listener);
     assert_eq!(access.declined, "handshake_unseen", "{access:?}");
-    assert_eq!(access.datapath, "sockmap", "{access:?}");
+    assert_eq!(access.datapath, "userspace", "{access:?}");
     let labels = [("reason", "handshake_unseen")];
     assert_eq!(site.router.metric(DECLINED, &labels), 2.0);
 }

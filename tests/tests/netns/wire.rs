@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sni_router_tests::bulk::{Pattern, receive, send};
+use sni_router_tests::bulk::{Pattern, receive, send, sum};
 use sni_router_tests::raw::{End, Hello, read_exactly, read_to_end, write};
 use sni_router_tests::rig::{Lab, Pair, alone};
 use sni_router_tests::server::Server;
@@ -206,7 +206,9 @@ fn hellos_over_bad_wires_arrive_intact() {
 /// sends too much must hear of it, though the error names a connection it has never heard of.
 #[test]
 fn path_that_gets_narrower_in_mid_transfer_keeps_going() {
-    const HALF: u64 = 4 << 20;
+    const HALF: usize = 4 << 20;
+    let half = Pattern::new(1).bytes(HALF);
+    let whole = sum(&[&half[..], &half].concat());
     let (wires, ways) = start(Layer::Ether);
     // What was once found out about a path is remembered, so each case has less.
     let mut mtu = 1480;
@@ -219,20 +221,20 @@ fn path_that_gets_narrower_in_mid_transfer_keeps_going() {
                 let known = wire.too_big();
                 thread::scope(|scope| {
                     let receiver = scope.spawn(|| receive(to, LIMIT));
-                    send(from, Pattern::new(1), HALF).expect("send");
+                    write(from, &half);
                     wire.narrow(mtu);
-                    send(from, Pattern::new(1), HALF).expect("send");
+                    write(from, &half);
                     from.shutdown(Shutdown::Write).expect("shutdown");
                     let (received, end) = receiver.join().expect("the receiver");
                     assert_eq!(end, End::Fin, "{family:?}, {way:?}, MTU {mtu}");
-                    assert_eq!(received.len, 2 * HALF, "{family:?}, {way:?}, MTU {mtu}");
+                    assert_eq!(received, whole, "{family:?}, {way:?}, MTU {mtu}");
                 });
                 assert!(wire.too_big() > known, "{family:?}, {way:?}, MTU {mtu}");
                 mtu -= 12;
             }
             wires[leg].narrow(u16::MAX);
             if way == Way::Routed {
-                check(&ways, &pair, 2 * HALF);
+                check(&ways, &pair, whole.len);
             }
         }
     }

@@ -155,6 +155,8 @@ impl System {
             Kind::SniRouter => {
                 command.arg("run").arg("--manifests").arg(&config);
                 command.args(["--datapath", self.datapath, "--workers", "2"]);
+                // Nothing is to outlive it.
+                command.args(["--pin-dir", "none"]);
                 if self.datapath == "tc" {
                     // The lab gives every port to whoever asks.
                     command.arg("--reserve-ports");

@@ -47,6 +47,7 @@ pub struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Datapath {
     Auto,
+    Tc,
     Sockmap,
     Userspace,
 }
@@ -55,6 +56,7 @@ impl Datapath {
     fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Tc => "tc",
             Self::Sockmap => "sockmap",
             Self::Userspace => "userspace",
         }

@@ -28,6 +28,9 @@ impl Router {
             "--datapath",
             datapath,
             "--claim-vips",
+            // Nothing is to outlive it.
+            "--pin-dir",
+            "none",
             "--log-format",
             "json",
         ]);

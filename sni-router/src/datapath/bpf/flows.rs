@@ -161,18 +161,17 @@ impl FlowTable {
         let _ = lock(&self.0).remove(key);
     }
 
-    /// Calls `on_flow` with every direction in the table, in no order.
+    /// Calls `on_flow` with every direction in the table, in no order. It may use the table.
     pub fn for_each(&self, mut on_flow: impl FnMut(&FlowKey, &Flow)) -> io::Result<()> {
         let mut walk = Walk::new(size_of::<FlowKey>(), size_of::<Flow>());
         loop {
             let mut found = false;
-            // Locked for one step only: others want to insert meanwhile.
-            let flows = lock(&self.0);
-            for (key, flow) in walk.next(flows.map().fd().as_fd())? {
+            // Locked for one step only, and not while it is worked off.
+            let step = walk.next(lock(&self.0).map().fd().as_fd())?;
+            for (key, flow) in step {
                 found = true;
-                if let (Ok(key), Ok(flow)) =
-                    (FlowKey::read_from_bytes(key), Flow::read_from_bytes(flow))
-                {
+                let key = FlowKey::read_from_bytes(key);
+                if let (Ok(key), Ok(flow)) = (key, Flow::read_from_bytes(flow)) {
                     on_flow(&key, &flow);
                 }
             }

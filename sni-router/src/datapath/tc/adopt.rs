@@ -40,9 +40,9 @@ impl Registry {
                 _ => {}
             }
         }
-        let entries = lock(&self.entries);
         for (key, down) in downs {
-            if is_alone && !entries.contains_key(&down.id) {
+            let is_known = lock(&self.entries).contains_key(&down.id);
+            if is_alone && !is_known {
                 self.flows.table().remove(&key);
             }
         }

@@ -28,7 +28,6 @@ use tracing::warn;
 use super::learn::{Sides, monotonic_ns};
 
 /// The kernel's table of tracked connections, in the network namespace of this process.
-#[derive(Default)]
 pub(super) struct Conntrack {
     /// How many there are; not there until conntrack is.
     count: OnceLock<File>,
@@ -39,6 +38,19 @@ pub(super) struct Conntrack {
 }
 
 impl Conntrack {
+    /// Nothing has been asked yet.
+    pub(super) fn new() -> Self {
+        let this = Self {
+            count: OnceLock::new(),
+            socket: OnceLock::new(),
+            has_warned: AtomicBool::new(false),
+            unused_until: AtomicU64::new(0),
+        };
+        // So that a connection costs no descriptor, not even the first one.
+        this.is_in_use();
+        this
+    }
+
     /// Deletes the entries of both handshakes. Only once no socket of the connection is left: what
     /// a socket sends would make an entry again.
     pub(super) fn forget(&self, sides: &Sides) {

@@ -22,7 +22,7 @@ use tracing::debug;
 
 use super::Prepared;
 use super::conntrack::Conntrack;
-use super::learn::{Plan, Sides, Towards, learn};
+use super::learn::{Plan, Sides, Towards, has_spoken, learn};
 use super::registry::{Carried, Registry};
 use super::source::SourcePort;
 use crate::carry::{Decline, End, Pair, Refused};
@@ -76,12 +76,28 @@ pub(super) async fn hand_over(
             return Err(refused(pair, source, decline));
         }
     };
+    let has_spoken = || {
+        flows
+            .seen(&sides.down())
+            .is_none_or(|seen| has_spoken(&seen))
+    };
+    if has_spoken() {
+        // After it was looked at, and before the table was written. What it said is at our socket,
+        // whose business the connection still is: without the hello, the endpoint can have
+        // acknowledged nothing that went by.
+        carried.forget();
+        flows.forget(&sides.up());
+        flows.forget(&sides.down());
+        pair.hold = Some(Box::new(carried));
+        let decline = Decline::EndpointSpoke;
+        return Err(Outside::Refused(Box::new(Refused { pair, decline })));
+    }
     // From here on neither socket knows where its stream is. Should this process die, or give up,
     // a RST that is out of sequence makes its receiver ask, and the answer to that is a RST that is
     // in sequence (RFC 5961, section 3.2); a FIN would be ignored.
     abort_on_close(&pair.client);
     abort_on_close(&pair.endpoint);
-    let settled = settle(&mut pair, &carried, plan).await;
+    let settled = settle(&mut pair, &carried, plan, has_spoken).await;
     if settled.is_err() {
         // Before the sockets are gone: what is answered to their RST is for this host.
         carried.forget();
@@ -125,7 +141,12 @@ async fn plan(
 }
 
 /// Sends the endpoint what the client had sent us, and waits until it has it.
-async fn settle(pair: &mut Pair, carried: &Carried, plan: Plan) -> Result<(), End> {
+async fn settle(
+    pair: &mut Pair,
+    carried: &Carried,
+    plan: Plan,
+    has_spoken: impl Fn() -> bool,
+) -> Result<(), End> {
     let planned = received(pair);
     let mut corrected = planned;
     let mut has_fin = false;
@@ -170,6 +191,10 @@ async fn settle(pair: &mut Pair, carried: &Carried, plan: Plan) -> Result<(), En
             break;
         }
         if rounds > 0 {
+            // In the very moment when the table was written, and too late to go back.
+            if rounds == 1 && has_spoken() {
+                return Err(End::Failed);
+            }
             let Some(down) = carried.down() else { break };
             // A packet that met the table as it was before has reached its socket by now.
             if !before(down.ack, sent) {

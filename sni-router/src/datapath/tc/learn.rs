@@ -88,7 +88,7 @@ pub(super) fn learn(
     if !e.is_established() || has_ended(&c_seen) || has_ended(&e_seen) {
         return Err(Decline::NotEstablished);
     }
-    if e_seen.end != e_seen.isn.wrapping_add(SYN) {
+    if has_spoken(&e_seen) {
         return Err(Decline::EndpointSpoke);
     }
     let has_timestamps = agreed(c, &e, &c_seen, &e_seen)?;
@@ -200,6 +200,11 @@ fn is_v4(addr: SocketAddr) -> bool {
 /// Whether a FIN or a RST came by.
 pub(super) fn has_ended(seen: &Seen) -> bool {
     seen.flags & (seen::FIN | seen::RST) != 0
+}
+
+/// Whether anything but the handshake came by, be it only a FIN or a RST.
+pub(super) fn has_spoken(seen: &Seen) -> bool {
+    has_ended(seen) || seen.end != seen.isn.wrapping_add(SYN)
 }
 
 fn key(from: SocketAddr, to: SocketAddr) -> FlowKey {

@@ -95,7 +95,11 @@ impl Registry {
     }
 
     fn end_all(&self) {
-        let ids: Vec<_> = lock(&self.entries).keys().copied().collect();
+        let ids: Vec<_> = {
+            let entries = lock(&self.entries);
+            let left = entries.iter().filter(|(_, entry)| entry.rest.is_some());
+            left.map(|(id, _)| *id).collect()
+        };
         info!(flows = ids.len(), "ending what the kernel carries");
         for id in ids {
             self.end(id, End::Shutdown);

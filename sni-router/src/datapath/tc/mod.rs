@@ -65,7 +65,7 @@ impl Tc {
             registry: Arc::new(registry),
             flows,
             ports,
-            conntrack: Conntrack::default(),
+            conntrack: Conntrack::new(),
             next,
             is_retired: AtomicBool::new(false),
             retired: Notify::new(),

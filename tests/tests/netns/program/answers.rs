@@ -15,7 +15,7 @@ fn large(sides: Sides, family: Family) -> Segment {
     let header = header(family);
     Segment {
         payload: vec![0x5a; MTU as usize - header - 20 + 1],
-        ..sides.from_client()
+        ..sides.client_sends()
     }
 }
 
@@ -76,7 +76,7 @@ fn packet_that_is_too_large_is_answered(#[case] family: Family, #[case] kind: [u
     assert_eq!(program.flow(&sides.up()), up(sides), "it was not passed on");
     sent.payload.pop();
     let ran = program.run(&sent.ip());
-    ran.assert_sent(&sides.to_endpoint(&sent).ip(), &[Counter::TcRedirected]);
+    ran.assert_sent(&sides.endpoint_gets(&sent).ip(), &[Counter::TcRedirected]);
 }
 
 #[rstest]
@@ -87,10 +87,10 @@ fn gso_packet_is_measured_by_its_segments(#[case] family: Family, #[case] kind: 
     let sides = program.sides;
     let sent = Segment {
         payload: vec![1; 3000],
-        ..sides.from_client()
+        ..sides.client_sends()
     };
     let ran = program.run_raw(&ether(&sent.ip()), 1400);
-    ran.assert_sent(&sides.to_endpoint(&sent).ip(), &[Counter::TcRedirected]);
+    ran.assert_sent(&sides.endpoint_gets(&sent).ip(), &[Counter::TcRedirected]);
     let ran = program.run_raw(&ether(&sent.ip()), 1481);
     assert_answered(&ran, sides, kind, MTU, &sent.ip(), Counter::TcTooBig);
 }
@@ -106,7 +106,7 @@ fn packet_that_has_come_too_far_is_answered(#[case] family: Family, #[case] kind
         let sent = Segment {
             ttl: 1,
             payload: vec![3; payload],
-            ..sides.from_client()
+            ..sides.client_sends()
         };
         let ran = program.run(&sent.ip());
         assert_answered(&ran, sides, kind, 0, &sent.ip(), Counter::TcTtlExceeded);
@@ -119,7 +119,7 @@ fn answers_are_few() {
     let sides = program.sides;
     let sent = Segment {
         ttl: 1,
-        ..sides.from_client()
+        ..sides.client_sends()
     };
     let packet = sent.ip();
     // More than any machine gets through in the time in which that many may be answered.
@@ -139,7 +139,7 @@ fn answers_are_few() {
 fn quoted_checksum_is_one_that_a_whole_header_has() {
     // The pseudo-header is what the kernel has put into the field where a card is to fill it in.
     let sides = Sides::of(Family::V4);
-    let tcp = sides.from_client().tcp();
+    let tcp = sides.client_sends().tcp();
     let pseudo = pseudo(sides.client.ip(), sides.vip.ip(), 6, tcp.len());
     assert_eq!(checksum(&[pseudo, tcp].concat()), [0, 0]);
 }

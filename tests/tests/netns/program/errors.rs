@@ -40,7 +40,7 @@ fn sent(sides: Sides) -> Segment {
     Segment {
         options: vec![1; 4],
         payload: vec![0x5a; 1000],
-        ..sides.from_client()
+        ..sides.client_sends()
     }
 }
 
@@ -59,7 +59,7 @@ fn error_about_a_packet_reaches_its_sender_in_the_senders_own_words(#[case] fami
     program.run(&sent.ip());
     let on_the_way = Segment {
         window: sent.window,
-        ..sides.to_endpoint(&sent)
+        ..sides.endpoint_gets(&sent)
     };
     // As the client sent it, one hop older.
     let own = Segment {
@@ -94,10 +94,10 @@ fn error_about_a_packet_of_the_endpoint_goes_to_the_endpoint(
 ) {
     let program = Program::load(family);
     let sides = program.sides;
-    let sent = sides.from_endpoint();
+    let sent = sides.endpoint_sends();
     let on_the_way = Segment {
         window: sent.window,
-        ..sides.to_client(&sent)
+        ..sides.client_gets(&sent)
     };
     let own = Segment {
         ttl: sent.ttl - 1,
@@ -137,7 +137,7 @@ fn error_about_a_packet_that_cannot_be_under_way_is_not_passed_on(
     let forged = |seq: u32| {
         let packet = Segment {
             seq,
-            ..sides.to_endpoint(&sent)
+            ..sides.endpoint_gets(&sent)
         };
         let quoted = cut(&packet.ip(), family, 8);
         icmp(reporter(family), sides.source.ip(), 60, kind, WORD, &quoted)
@@ -171,7 +171,7 @@ fn error_about_a_packet_of_the_routers_own_socket_is_for_that_socket() {
         ..down(sides)
     };
     program.insert(&up(sides), &held);
-    let mut packet = sides.to_endpoint(&sides.from_client());
+    let mut packet = sides.endpoint_gets(&sides.client_sends());
     packet.seq = packet.seq.wrapping_sub(1);
     let error = |packet: &Segment| {
         icmp(
@@ -197,7 +197,7 @@ fn error_about_a_packet_of_the_routers_own_socket_is_for_that_socket() {
 fn error_that_has_come_too_far_ends_here(#[case] family: Family, #[case] kind: [u8; 2]) {
     let program = Program::load(family);
     let sides = program.sides;
-    let packet = sides.to_endpoint(&sides.from_client()).ip();
+    let packet = sides.endpoint_gets(&sides.client_sends()).ip();
     let error = icmp(reporter(family), sides.source.ip(), 1, kind, WORD, &packet);
     program.run(&error).assert_dropped(Counter::TcTtlExceeded);
 }
@@ -208,7 +208,7 @@ fn error_that_has_come_too_far_ends_here(#[case] family: Family, #[case] kind: [
 fn other_icmp_is_the_stacks(#[case] family: Family, #[case] kinds: [[u8; 2]; 4]) {
     let mut program = Program::load(family);
     let sides = program.sides;
-    let packet = sides.to_endpoint(&sides.from_client()).ip();
+    let packet = sides.endpoint_gets(&sides.client_sends()).ip();
     let message = |kind| icmp(reporter(family), sides.source.ip(), 60, kind, WORD, &packet);
     for kind in &kinds[1..] {
         let message = message(*kind);

@@ -17,10 +17,10 @@ fn packets(sides: Sides) -> Vec<Vec<u8>> {
         ]
         .concat(),
         payload: vec![9; 40],
-        ..sides.from_client()
+        ..sides.client_sends()
     };
     let kind = if sides.vip.is_ipv4() { [3, 4] } else { [2, 0] };
-    let about = sides.to_endpoint(&sent).ip();
+    let about = sides.endpoint_gets(&sent).ip();
     let error = icmp(
         sides.endpoint.ip(),
         sides.source.ip(),

@@ -2,6 +2,7 @@
 //! which counter says so, and that no packet is too strange for it.
 
 mod answers;
+mod damaged;
 mod errors;
 mod malformed;
 mod odd;
@@ -211,7 +212,7 @@ impl Sides {
     }
 
     /// What the client sends.
-    fn from_client(&self) -> Segment {
+    fn client_sends(&self) -> Segment {
         Segment {
             seq: CLIENT_AT,
             ack: ENDPOINT_AT.wrapping_add(DOWN_SEQ),
@@ -220,7 +221,7 @@ impl Sides {
     }
 
     /// What the endpoint sends.
-    fn from_endpoint(&self) -> Segment {
+    fn endpoint_sends(&self) -> Segment {
         Segment {
             seq: ENDPOINT_AT,
             ack: CLIENT_AT.wrapping_add(UP_SEQ),
@@ -229,7 +230,7 @@ impl Sides {
     }
 
     /// What a packet of the client becomes; its options stay.
-    fn to_endpoint(&self, sent: &Segment) -> Segment {
+    fn endpoint_gets(&self, sent: &Segment) -> Segment {
         Segment {
             src: self.source,
             dst: self.endpoint,
@@ -242,7 +243,7 @@ impl Sides {
     }
 
     /// What a packet of the endpoint becomes; its options stay.
-    fn to_client(&self, sent: &Segment) -> Segment {
+    fn client_gets(&self, sent: &Segment) -> Segment {
         Segment {
             src: self.vip,
             dst: self.client,
@@ -270,7 +271,7 @@ fn up(sides: Sides) -> Flow {
         peer_fin: 0,
         held: 0,
         seen: 0,
-        edge: ENDPOINT_AT.wrapping_add(DOWN_SEQ),
+        edge: ENDPOINT_AT.wrapping_add(DOWN_SEQ).wrapping_add(ROOM),
         id: 7,
         start: CLIENT_AT,
         since: 0,
@@ -295,7 +296,7 @@ fn down(sides: Sides) -> Flow {
         ecr_add: UP_CLOCK.wrapping_neg(),
         end: ENDPOINT_AT.into(),
         ack: CLIENT_AT.wrapping_add(UP_SEQ),
-        edge: CLIENT_AT.wrapping_add(UP_SEQ),
+        edge: CLIENT_AT.wrapping_add(UP_SEQ).wrapping_add(ROOM),
         options: option::TIMESTAMPS | option::scale(3),
         shift: 1,
         up: 0,
@@ -323,6 +324,8 @@ const CLIENT_AT: u32 = 0xffff_ff00;
 const ENDPOINT_AT: u32 = 0x1000_0000;
 const UP_SEQ: u32 = 0x8000_0001;
 const DOWN_SEQ: u32 = 0xf000_1234;
+/// How many bytes both are ready to receive.
+const ROOM: u32 = 6000;
 const UP_CLOCK: u32 = 0x0102_0304;
 const DOWN_CLOCK: u32 = 0xfefd_fcfb;
 

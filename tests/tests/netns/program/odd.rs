@@ -27,7 +27,7 @@ fn fragment_v4(packet: &[u8], field: u16) -> Vec<u8> {
 
 /// Extension headers, one after another: what each is, and its bytes but for the first.
 fn extended(sides: Sides, extensions: &[(u8, &[u8])]) -> Vec<u8> {
-    let tcp = sides.from_client().tcp();
+    let tcp = sides.client_sends().tcp();
     let nexts = extensions.iter().skip(1).map(|&(kind, _)| kind).chain([6]);
     let mut payload = Vec::new();
     for ((_, bytes), next) in extensions.iter().zip(nexts) {
@@ -48,7 +48,7 @@ fn extended(sides: Sides, extensions: &[(u8, &[u8])]) -> Vec<u8> {
 fn ipv4_options_and_first_fragments_of_a_flow_are_dropped() {
     let mut program = Program::load(Family::V4);
     let sides = program.sides;
-    let packet = sides.from_client().ip();
+    let packet = sides.client_sends().ip();
     let odd = [with_options(&packet), fragment_v4(&packet, 0x2000)];
     for odd in &odd {
         program.run(odd).assert_dropped(Counter::TcOdd);
@@ -98,11 +98,11 @@ fn ipv6_extension_headers_of_a_flow_are_dropped() {
 fn packets_of_nobodys_ports_are_passed(#[case] family: Family) {
     let program = Program::load(family);
     let sides = program.sides;
-    let mut other = sides.from_client();
+    let mut other = sides.client_sends();
     other.dst.set_port(444);
     program.run(&other.ip()).assert_passed(&other.ip(), None);
     // One of our ports, and nobody's flow.
-    let mut half = sides.from_client();
+    let mut half = sides.client_sends();
     half.src.set_port(41_001);
     program.run(&half.ip()).assert_passed(&half.ip(), None);
     let udp = ip(sides.client.ip(), sides.vip.ip(), 64, 17, &half.tcp());

@@ -1,0 +1,151 @@
+//! `status`: what a running router is doing.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, Response, header};
+use clap::Args as ClapArgs;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Builder;
+
+use crate::observe::admin::AdminAddr;
+
+/// Show what a running router is doing: listeners, connections by datapath, and why better datapaths
+/// were declined.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// The --admin address that the router was given
+    #[arg(long, value_name = "ADDR")]
+    admin: AdminAddr,
+
+    /// As JSON, with everything there is
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks and prints.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(ask(&args.admin))?;
+    if args.json {
+        println!("{status:#}");
+    } else {
+        print!("{}", text(&status));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(admin: &AdminAddr) -> Result<Value> {
+    let nobody =
+        || format!("no router answers at {admin} (is it the --admin of `sni-router run`?)");
+    let response = match admin {
+        AdminAddr::Tcp(addr) => get(TcpStream::connect(addr).await.with_context(nobody)?).await,
+        AdminAddr::Unix(path) => get(UnixStream::connect(path).await.with_context(nobody)?).await,
+    }?;
+    if !response.status().is_success() {
+        bail!("{admin} answers {}", response.status());
+    }
+    let body = to_bytes(Body::new(response.into_body()), MOST_BYTES).await?;
+    serde_json::from_slice(&body).with_context(|| format!("{admin} is no router's admin API"))
+}
+
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Response<Incoming>> {
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get("/api/v1/status")
+        .header(header::HOST, "localhost")
+        .body(Body::empty())?;
+    Ok(sender.send_request(request).await?)
+}
+
+/// For people.
+fn text(status: &Value) -> String {
+    let mut lines = vec![
+        format!("sni-router {}", word(&status["version"])),
+        format!("generation   {}", word(&status["generation"])),
+        format!("datapath     {}", word(&status["datapath"])),
+    ];
+    if let Some(why) = status["declined"].as_str() {
+        lines.push(format!("             no better one: {why}"));
+    }
+    lines.push(format!("connections  {}", word(&status["connections"])));
+    lines.extend(counts(&status["carried"]));
+    lines.push("declined".to_owned());
+    lines.extend(counts(&status["declines"]));
+    lines.push("listeners".to_owned());
+    for listener in status["listeners"].as_array().into_iter().flatten() {
+        let vips: Vec<_> = listener["vips"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(word)
+            .collect();
+        lines.push(format!(
+            "  {:<24} {} port {}, {} routes",
+            word(&listener["name"]),
+            vips.join(" "),
+            word(&listener["port"]),
+            word(&listener["routes"]),
+        ));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A line for each number that is not zero.
+fn counts(of: &Value) -> Vec<String> {
+    let all = of.as_object().into_iter().flatten();
+    let some = all.filter(|(_, count)| count.as_i64() != Some(0));
+    some.map(|(name, count)| format!("  {name:<24} {count}"))
+        .collect()
+}
+
+fn word(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Of tens of thousands of listeners.
+const MOST_BYTES: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_shows_what_is_not_zero() {
+        let status = json!({
+            "version": "1.0", "generation": 3, "datapath": "tc", "declined": null, "connections": 5,
+            "carried": {"tc": 4, "sockmap": 1, "userspace": 0},
+            "declines": {"no_port": 1, "in_flight": 0},
+            "listeners": [{"name": "a/b", "vips": ["1.2.3.4"], "port": 443, "routes": 2}],
+        });
+        let text = text(&status);
+        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+        assert_eq!(
+            lines,
+            [
+                "sni-router 1.0",
+                "generation   3",
+                "datapath     tc",
+                "connections  5",
+                "  sockmap                  1",
+                "  tc                       4",
+                "declined",
+                "  no_port                  1",
+                "listeners",
+                "  a/b                      1.2.3.4 port 443, 2 routes",
+            ]
+        );
+    }
+}
