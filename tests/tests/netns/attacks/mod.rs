@@ -2,6 +2,7 @@
 //! they had not been there, wherever it would if the kernel forwarded it.
 
 mod blind;
+mod reuse;
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
@@ -180,15 +181,21 @@ fn reset_in_sequence_ends_a_connection(#[case] family: Family) {
     }
 }
 
-/// `OutRsts` of a namespace, IPv6 included.
+/// How many RSTs the stack of a namespace has sent.
 fn resets(ns: &Namespace) -> u64 {
-    let text = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"));
+    stack_count(ns, "snmp", "Tcp", "OutRsts")
+}
+
+/// A count of a namespace's stack, of both families, in a file below `/proc/net`.
+fn stack_count(ns: &Namespace, file: &str, group: &str, name: &str) -> u64 {
+    let path = format!("/proc/thread-self/net/{file}");
+    let text = ns.run(|| std::fs::read_to_string(path));
     let text = text.expect("the kernel counts");
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let of_group = |line: &&str| line.split(':').next() == Some(group);
+    // A line of names, and one of values.
+    let mut lines = text.lines().filter(of_group).map(str::split_whitespace);
     let (names, values) = (lines.next(), lines.next());
-    let (names, values) = (names.expect("names"), values.expect("values"));
-    let mut both = names.split(' ').zip(values.split(' '));
-    let found = both.find(|(name, _)| *name == "OutRsts");
-    let (_, value) = found.expect("OutRsts");
+    let mut both = names.expect("names").zip(values.expect("values"));
+    let (_, value) = both.find(|(found, _)| *found == name).expect(name);
     value.parse().expect("a number")
 }
