@@ -78,8 +78,9 @@ pub struct Flow {
     /// With [`own::HELD`]: acknowledgements, as sent, before this one are for the daemon's own
     /// socket.
     pub held: u32,
-    /// Packets so far; wraps.
-    pub packets: u32,
+    /// Up to where the sender is ready to receive: the most that an acknowledgement and its window
+    /// have said, as sent. What the other direction sends beyond is none of its stream.
+    pub edge: u32,
     /// Which of the daemon's connections this is.
     pub id: u32,
     /// The sequence number of the stream's first byte, as sent.
@@ -90,7 +91,7 @@ pub struct Flow {
     pub mtu: u16,
     /// How far the window field is shifted: to the left, or to the right where negative.
     pub shift: i8,
-    /// See [`option`].
+    /// See [`option`]. The upper half is the scale of the sender's windows.
     pub options: u8,
 }
 
@@ -100,6 +101,11 @@ pub mod option {
     pub const TIMESTAMPS: u8 = 1;
     /// The receiver did not agree to SACK, the sender did: blocks are blanked out.
     pub const NO_SACK: u8 = 2;
+
+    /// The scale of the sender's windows, from 0 to 14 (RFC 7323, section 2.3).
+    pub const fn scale(bits: i8) -> u8 {
+        (bits as u8) << 4
+    }
 }
 
 /// Bits of [`Flow::own`].
@@ -199,6 +205,12 @@ impl Flow {
     pub const fn bytes(&self) -> u64 {
         let fin = (self.own & own::FIN) as u64;
         self.end.wrapping_sub(self.start as u64).wrapping_sub(fin)
+    }
+
+    /// Up to where the sender is ready to receive, by an acknowledgement and its window field.
+    #[inline(always)] // as above
+    pub const fn edge(&self, ack: u32, window: u16) -> u32 {
+        ack.wrapping_add((window as u32) << (self.options >> 4))
     }
 }
 

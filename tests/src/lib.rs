@@ -7,6 +7,8 @@
 //! - [`raw`] speaks plain TCP behind a real ClientHello, so that every byte and every way of
 //!   ending can be checked; [`bulk`] makes and checks long streams.
 //! - [`object`] is the kernel programs inside that binary, [`packet`] makes packets for them.
+//! - [`intruder`] sends such packets to the router as if from somebody else, and [`position`] tells which
+//!   sequence numbers would be right.
 //! - [`tls`] holds real TLS servers and clients: rustls, `openssl s_client` and curl.
 //! - [`wire`] impairs packets on their way; [`ways`] compares the way through the router with the
 //!   direct one.
@@ -22,9 +24,11 @@ pub mod admin;
 pub mod bpffs;
 pub mod bulk;
 pub mod daemon;
+pub mod intruder;
 pub mod netns;
 pub mod object;
 pub mod packet;
+pub mod position;
 pub mod raw;
 pub mod rig;
 pub mod server;

@@ -115,12 +115,17 @@ pub fn icmp(src: IpAddr, dst: IpAddr, ttl: u8, kind: [u8; 2], word: u32, quoted:
 
 /// Puts an Ethernet header in front, from nobody to the loopback interface's address.
 pub fn ether(packet: &[u8]) -> Vec<u8> {
+    ether_between([0; 6], [0; 6], packet)
+}
+
+/// Puts an Ethernet header with these addresses in front.
+pub fn ether_between(from: [u8; 6], to: [u8; 6], packet: &[u8]) -> Vec<u8> {
     let kind = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
         [0x86, 0xdd]
     } else {
         [0x08, 0x00]
     };
-    [&[0; 12][..], &kind, packet].concat()
+    [&to[..], &from, &kind, packet].concat()
 }
 
 /// The pseudo-header that a checksum covers, too (RFC 9293, section 3.1).

@@ -180,7 +180,7 @@ pub fn flow() -> impl Strategy<Value = Flow> {
                 peer_fin: 0,
                 held: 0,
                 seen: 0,
-                packets: 0,
+                edge: 0,
                 id: 1,
                 start: 0,
                 since: 0,

@@ -27,6 +27,8 @@ pub struct Packet {
     pub flags: u8,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// The window's field.
+    pub window: u16,
     /// The checksum, as in memory.
     pub sum: u16,
 }
@@ -135,7 +137,7 @@ fn tcp(
     // SAFETY: `reach` has checked that the bytes are there.
     #[allow(unsafe_code, reason = "packet pointers are raw")]
     let tcp = unsafe { &*tcp };
-    let [offset, flags, _, _] = tcp[3].to_ne_bytes();
+    let [offset, flags, w0, w1] = tcp[3].to_ne_bytes();
     let [sum0, sum1, _, _] = tcp[4].to_ne_bytes();
     let header = u32::from(offset >> 4) * 4;
     // A packet that is shorter than it says is for the stack to drop. One that is longer carries
@@ -157,6 +159,7 @@ fn tcp(
         ack: u32::from_be(tcp[2]),
         flags,
         ttl,
+        window: u16::from_be_bytes([w0, w1]),
         sum: u16::from_ne_bytes([sum0, sum1]),
     };
     Some((key, packet))

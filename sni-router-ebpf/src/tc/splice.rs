@@ -106,33 +106,46 @@ fn fits(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
     headers + payload <= u32::from(flow.mtu)
 }
 
-/// Takes notes of a packet that is passed on.
+/// Takes notes of a packet that is passed on, unless its receiver will refuse it: whoever does not
+/// see the connection can only guess where its streams are.
 #[inline(always)] // as above
 fn note(packet: &Packet, flow: &mut Flow) {
-    let fin = packet.flags & FIN != 0;
-    let end = packet
-        .seq
-        .wrapping_add(packet.payload)
-        .wrapping_add(u32::from(fin));
-    let ahead = end.wrapping_sub(flow.end as u32) as i32;
     // SAFETY: a helper without arguments.
     #[allow(unsafe_code, reason = "helpers are unsafe")]
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     flow.seen = tick(now);
-    flow.packets = flow.packets.wrapping_add(1);
-    // A packet from nowhere near is for the receiver to refuse, and says nothing about the flow.
-    if !(-FAR..FAR).contains(&ahead) {
+    if packet.flags & SYN != 0 {
+        // Another stream's, or it has come before.
         return;
     }
     if packet.flags & RST != 0 {
-        return note_reset(packet, flow, ahead);
+        return note_reset(packet, flow);
     }
-    if ahead > 0 {
+    let has_fin = packet.flags & FIN != 0;
+    let end = packet
+        .seq
+        .wrapping_add(packet.payload)
+        .wrapping_add(u32::from(has_fin));
+    let ahead = end.wrapping_sub(flow.end as u32) as i32;
+    // Most packets start where the one before has ended, which nobody guesses.
+    let is_next = ahead >= 0 && !before(flow.end as u32, packet.seq);
+    if !is_next && !is_acceptable(packet, flow, end) {
+        return;
+    }
+    if ahead > 0 && end != packet.seq {
         flow.end += ahead as u64;
     }
-    if packet.flags & ACK != 0 && before(flow.ack, packet.ack) {
-        flow.ack = packet.ack;
+    if packet.flags & ACK != 0 {
+        if before(flow.ack, packet.ack) {
+            flow.ack = packet.ack;
+        }
+        let edge = flow.edge(packet.ack, packet.window);
+        if before(flow.edge, edge) {
+            flow.edge = edge;
+        }
     }
+    // Nothing comes after a FIN.
+    let fin = has_fin && end == flow.end as u32;
     if fin && flow.own & own::FIN == 0 {
         flow.own |= own::FIN;
         if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
@@ -162,18 +175,36 @@ fn note(packet: &Packet, flow: &mut Flow) {
     }
 }
 
+/// Whether the receiver takes a packet that is not the next one, of those that were lost or overtaken
+/// on their way to us: it is where the receiver's window is, and acknowledges nothing that the
+/// receiver has not sent (RFC 9293, section 3.10.7.4).
+#[inline(never)] // rare, and has a stack frame of its own
+fn is_acceptable(packet: &Packet, flow: &Flow, end: u32) -> bool {
+    let Some(back) = FLOWS.get_ptr(FlowKey::answers(flow)) else {
+        return false;
+    };
+    // SAFETY: as in `splice`.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    let back = unsafe { &*back };
+    let is_in_window = !before(back.edge, packet.seq.wrapping_add(flow.seq_add))
+        && !before(end.wrapping_add(flow.seq_add), back.ack);
+    let acks_too_much =
+        packet.flags & ACK != 0 && before(back.end as u32, packet.ack.wrapping_add(flow.ack_add));
+    is_in_window && !acks_too_much
+}
+
 /// A RST ends the flow if its receiver takes it: if it is where the sender's stream ends, or where
 /// the receiver's acknowledgements have come to (RFC 5961, section 3.2). Any other one is passed
 /// on all the same; its receiver asks back.
-#[inline(never)] // rare, and has a stack frame of its own
-fn note_reset(packet: &Packet, flow: &mut Flow, ahead: i32) {
+#[inline(never)] // as above
+fn note_reset(packet: &Packet, flow: &mut Flow) {
     let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) else {
         return;
     };
     // SAFETY: as in `splice`.
     #[allow(unsafe_code, reason = "map values are raw pointers")]
     let back = unsafe { &mut *back };
-    if ahead != 0 && packet.seq.wrapping_add(flow.seq_add) != back.ack {
+    if packet.seq != flow.end as u32 && packet.seq.wrapping_add(flow.seq_add) != back.ack {
         return;
     }
     let end = if flow.up == 1 {
@@ -264,9 +295,6 @@ fn replace(ctx: &TcContext, at: u32, change: u64, flags: u64) -> Option<()> {
         unsafe { bpf_l4_csum_replace(ctx.skb.skb.cast(), at, 0, fold32(change).into(), flags) };
     (replaced == 0).then_some(())
 }
-
-/// Farther from where a stream is than any window is open.
-const FAR: i32 = 1 << 26;
 
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM: u32 = 16;

@@ -41,7 +41,7 @@ pub struct TcpState {
     _delivered: [u32; 2],
     _bytes_sent_to_retrans: [u64; 2],
     _dsack_dups_to_rcv_ooopack: [u32; 3],
-    _snd_wnd: u32,
+    snd_wnd: u32,
 }
 
 impl TcpState {
@@ -70,6 +70,11 @@ impl TcpState {
     /// By how many bits the peer shifts ours.
     pub fn own_scale(&self) -> i8 {
         (self.scales >> 4) as i8
+    }
+
+    /// How many bytes the peer is ready to receive behind what it has acknowledged.
+    pub fn peer_window(&self) -> u32 {
+        self.snd_wnd
     }
 
     /// Most bytes that a segment to the peer may carry, options not counted.

@@ -33,7 +33,7 @@ impl Layer {
 ///
 /// Without IFF_VNET_HDR the kernel completes checksums and cuts segments before it hands packets
 /// out.
-pub(super) fn create(ns: &Namespace, name: &str, layer: Layer) -> File {
+pub(crate) fn create(ns: &Namespace, name: &str, layer: Layer) -> File {
     let kind = match layer {
         Layer::Ether => IFF_TAP,
         Layer::Ip => IFF_TUN,

@@ -10,7 +10,7 @@
 //!
 //! Only TCP is impaired.
 
-mod device;
+pub(crate) mod device;
 mod hop;
 mod packet;
 

@@ -6,10 +6,12 @@
 
 mod admin;
 mod adversity;
+mod attacks;
 mod bulk;
 mod choice;
 mod cli;
 mod conntrack;
+mod crowd;
 mod differential;
 mod endings;
 mod endpoints;
@@ -29,4 +31,5 @@ mod rejections;
 mod reload;
 mod restart;
 mod storm;
+mod turnover;
 mod wire;

@@ -1,11 +1,15 @@
 //! Flows that outlive their router, and routers that follow each other.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use aya::maps::{HashMap, Map, MapData};
+use sni_router_common::flow::{Flow, FlowKey};
+use sni_router_common::names;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::{Datapath, Router, binary};
@@ -18,20 +22,20 @@ use sni_router_tests::wait::{SOON, until};
 use crate::lifetime::claimed;
 
 /// A rig whose router pins in a BPF file system of its own.
-struct Pinned {
-    rig: Rig,
+pub(super) struct Pinned {
+    pub(super) rig: Rig,
     bpffs: Bpffs,
 }
 
 impl Pinned {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let bpffs = Bpffs::mount();
         let rig = Rig::start(Datapath::Tc, &["--pin-dir", bpffs.dir()]);
         Self { rig, bpffs }
     }
 
     /// The next router, on the same namespace and pins.
-    fn next(&self, admin: &str) -> Router {
+    pub(super) fn next(&self, admin: &str) -> Router {
         let lab = &self.rig.lab;
         let args = [
             "--pin-dir",
@@ -65,7 +69,7 @@ impl Pinned {
 }
 
 /// A message each way.
-fn exchange(pair: &Pair) {
+pub(super) fn exchange(pair: &Pair) {
     write(&pair.client, b"ping");
     assert_eq!(read_exactly(&pair.server, 4, SOON), b"ping");
     write(&pair.server, b"pong");
@@ -249,6 +253,16 @@ fn flows_of_another_version_go_on_until_they_end() {
         !other.exists()
     });
     exchange(&new);
+}
+
+/// All directions in the flow table of a router that pins here.
+pub(super) fn flow_table(bpffs: &Bpffs) -> BTreeMap<FlowKey, Flow> {
+    let pins = bpffs.pinned();
+    let path = pins.iter().find(|path| path.ends_with(names::MAP_FLOWS));
+    let data = MapData::from_pin(path.expect("a table")).expect("open the table");
+    let map = HashMap::<_, FlowKey, Flow>::try_from(Map::HashMap(data)).expect("a hash");
+    // An entry that goes while it is looked at is none any more.
+    map.iter().filter_map(Result::ok).collect()
 }
 
 fn dir_of_version(pinned: &Pinned) -> std::path::PathBuf {

@@ -37,27 +37,54 @@ impl Lingering {
         found.is_some_and(|(_, other)| *other == id)
     }
 
-    /// The next one that has lingered long enough; to be taken then.
-    pub(super) fn over(&mut self, now: Instant) -> Option<(SocketAddr, u16, u32)> {
+    /// Takes out those that have lingered long enough.
+    pub(super) fn take_over(&mut self, now: Instant) -> Vec<([FlowKey; 2], u32)> {
         let is_over = |one: &mut (Instant, _, _, _)| now.duration_since(one.0) >= LINGER;
-        let (_, endpoint, port, id) = self.order.pop_front_if(is_over)?;
-        Some((endpoint, port, id))
+        let mut over = Vec::new();
+        while let Some((_, endpoint, port, id)) = self.order.pop_front_if(is_over) {
+            // Its port may have been needed, and be another flow's by now.
+            if self.has(endpoint, port, id) {
+                over.extend(self.take(endpoint, port));
+            }
+        }
+        over
     }
 
-    /// Takes the one of this port out, only if it is this one.
-    pub(super) fn take(
-        &mut self,
-        endpoint: SocketAddr,
-        port: u16,
-        only: Option<u32>,
-    ) -> Option<([FlowKey; 2], u32)> {
-        let (_, id) = self.flows.get(&(endpoint, port))?;
-        if only.is_some_and(|only| only != *id) {
-            return None;
-        }
+    /// Takes out the one of this port.
+    pub(super) fn take(&mut self, endpoint: SocketAddr, port: u16) -> Option<([FlowKey; 2], u32)> {
         self.flows.remove(&(endpoint, port))
     }
 }
 
 /// As long as the kernel keeps connections in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h).
 pub(super) const LINGER: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+    #[test]
+    fn flow_is_over_once_it_has_lingered_unless_its_port_was_needed() {
+        let keys = [FlowKey {
+            src: [0; 4],
+            dst: [0; 4],
+            ports: 0,
+        }; 2];
+        let mut lingering = Lingering::default();
+        let start = Instant::now();
+        for (id, port) in (1..).zip([10, 11, 12]) {
+            lingering.push(start, TO, port, id, keys);
+        }
+        assert_eq!(lingering.take(TO, 11), Some((keys, 2)));
+        let later = start + LINGER / 2;
+        lingering.push(later, TO, 11, 4, keys);
+        assert!(lingering.take_over(later).is_empty());
+        let ids = |over: Vec<(_, u32)>| over.into_iter().map(|(_, id)| id).collect::<Vec<_>>();
+        assert_eq!(ids(lingering.take_over(start + LINGER)), [1, 3]);
+        assert!(lingering.has(TO, 11, 4));
+        assert_eq!(ids(lingering.take_over(later + LINGER)), [4]);
+        assert!(lingering.flows.is_empty() && lingering.order.is_empty());
+    }
+}

@@ -155,26 +155,32 @@ impl Registry {
         loop {
             ticks.tick().await;
             let now = Instant::now();
-            while let Some((endpoint, port, id)) = lock(&self.lingering).over(now) {
-                self.remove_lingering(endpoint, port, Some(id));
+            // Not in the loop's condition, which would keep the lock.
+            let over = lock(&self.lingering).take_over(now);
+            for (keys, id) in over {
+                self.remove(keys, id);
             }
             self.ports.sweep(now);
         }
     }
 
-    /// Removes the entries of an ended flow, whose port is needed; only if it is this one.
-    pub(super) fn remove_lingering(&self, endpoint: SocketAddr, port: u16, only: Option<u32>) {
-        let found = lock(&self.lingering).take(endpoint, port, only);
-        let Some(([up, down], id)) = found else {
-            return;
-        };
-        let table = self.flows.table();
-        // The client may have opened a new connection from the same port meanwhile.
-        if table.flow(&up).is_some_and(|flow| flow.id == id) {
-            table.remove(&up);
+    /// Removes the entries of an ended flow, whose port is needed.
+    pub(super) fn remove_lingering(&self, endpoint: SocketAddr, port: u16) {
+        let found = lock(&self.lingering).take(endpoint, port);
+        if let Some((keys, id)) = found {
+            self.remove(keys, id);
         }
-        // Whereas the port towards the endpoint is nobody else's yet.
-        table.remove(&down);
+    }
+
+    /// Only what is this flow's: the client may have opened a new connection from the same port
+    /// meanwhile, and our port may have been needed.
+    fn remove(&self, keys: [FlowKey; 2], id: u32) {
+        let table = self.flows.table();
+        for key in keys {
+            if table.flow(&key).is_some_and(|flow| flow.id == id) {
+                table.remove(&key);
+            }
+        }
     }
 
     /// Both directions of a flow as they are now.

@@ -44,7 +44,7 @@ impl SourcePort {
                 was_lingering,
             } = ports.take(endpoint, taken)?;
             if was_lingering {
-                registry.remove_lingering(endpoint, port, None);
+                registry.remove_lingering(endpoint, port);
             }
             let source = Self {
                 ports: Arc::clone(ports),

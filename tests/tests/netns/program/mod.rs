@@ -271,13 +271,13 @@ fn up(sides: Sides) -> Flow {
         peer_fin: 0,
         held: 0,
         seen: 0,
-        packets: 0,
+        edge: ENDPOINT_AT.wrapping_add(DOWN_SEQ).wrapping_add(ROOM),
         id: 7,
         start: CLIENT_AT,
         since: 0,
         mtu: 1500,
         shift: -1,
-        options: option::TIMESTAMPS,
+        options: option::TIMESTAMPS | option::scale(2),
         own: 0,
         peer: 0,
         closed: 0,
@@ -296,6 +296,8 @@ fn down(sides: Sides) -> Flow {
         ecr_add: UP_CLOCK.wrapping_neg(),
         end: ENDPOINT_AT.into(),
         ack: CLIENT_AT.wrapping_add(UP_SEQ),
+        edge: CLIENT_AT.wrapping_add(UP_SEQ).wrapping_add(ROOM),
+        options: option::TIMESTAMPS | option::scale(3),
         shift: 1,
         up: 0,
         ..up(sides)
@@ -322,6 +324,8 @@ const CLIENT_AT: u32 = 0xffff_ff00;
 const ENDPOINT_AT: u32 = 0x1000_0000;
 const UP_SEQ: u32 = 0x8000_0001;
 const DOWN_SEQ: u32 = 0xf000_1234;
+/// How many bytes both are ready to receive.
+const ROOM: u32 = 6000;
 const UP_CLOCK: u32 = 0x0102_0304;
 const DOWN_CLOCK: u32 = 0xfefd_fcfb;
 
