@@ -156,6 +156,11 @@ async fn settle(
     loop {
         let mut late_fin = false;
         if rounds > 0 {
+            // Its client may have opened a new connection from the same port by now, whose SYN met
+            // our old socket and had it reset.
+            if carried.is_over() {
+                break;
+            }
             // What slipped through while the table was being written. Not in the first round, in
             // which the hello goes out: what is under way then has arrived in the second.
             let seen = carried.client_seen();

@@ -201,6 +201,12 @@ impl Carried {
         entries.get(&self.id)?.ended.as_ref().map(end)
     }
 
+    /// Whether it has ended, also if nobody has said so yet.
+    pub(super) fn is_over(&self) -> bool {
+        let down = self.down().filter(|down| down.id == self.id);
+        self.end().is_some() || down.is_none_or(|down| down.closed != 0)
+    }
+
     /// The client's direction as it is now.
     pub(super) fn up(&self) -> Option<Flow> {
         self.registry.flows.table().flow(&self.sides.up())

@@ -60,6 +60,29 @@ fn port_of_a_client_is_used_again_at_once(
     assert!(reopened >= Some(ROUNDS as u64 - 1), "{status}");
 }
 
+/// A connection that is over as soon as it was handed over, and the next one from its port: the
+/// router's own socket of the first one is still there, and asks what the SYN is about. So that has to
+/// be sent again, and nothing else may come of it.
+#[rstest]
+#[case::v4(Family::V4)]
+#[case::v6(Family::V6)]
+fn port_is_used_again_while_its_connection_is_still_being_handed_over(#[case] family: Family) {
+    const FEW: usize = 10;
+    let ways = Ways::start(Lab::new(1));
+    let mut sent = Vec::new();
+    for _ in 0..FEW {
+        let pair = open(&ways, Way::Routed, family);
+        sent.push((pair.address, pair.up));
+        end(pair, Ending::Fin);
+    }
+    for (round, (address, up)) in sent.into_iter().enumerate() {
+        let access = ways.access(address, &[]);
+        assert_eq!(access.reason, "done", "round {round}: {access:?}");
+        let bytes = (access.bytes_up, access.bytes_down);
+        assert_eq!(bytes, (up, 0), "round {round}: {access:?}");
+    }
+}
+
 /// The client's host has lost its power, and comes back with the same port while the connection is
 /// still alive for everybody else: the endpoint asks what that is about, is told, and the next SYN
 /// opens a new connection.
