@@ -178,11 +178,13 @@ pub enum Decline {
     EndpointSpoke,
     /// The client kept sending faster than its bytes could be read.
     InFlight,
+    /// Another router takes over.
+    TakenOver,
 }
 
 impl Decline {
     /// All of them, for metrics.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TableFull,
         Self::KernelRefused,
         Self::NotEstablished,
@@ -193,6 +195,7 @@ impl Decline {
         Self::MixedFamilies,
         Self::EndpointSpoke,
         Self::InFlight,
+        Self::TakenOver,
     ];
 
     /// The label in logs and metrics.
@@ -208,6 +211,7 @@ impl Decline {
             Self::MixedFamilies => "mixed_families",
             Self::EndpointSpoke => "endpoint_spoke",
             Self::InFlight => "in_flight",
+            Self::TakenOver => "taken_over",
         }
     }
 }

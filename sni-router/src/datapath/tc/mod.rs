@@ -39,6 +39,7 @@ use super::bpf::{Flows, Pins};
 use crate::carry::{
     Adopt, Client, Datapath, Decline, Hold, Kind, Limits, Outcome, Pair, Refused, Traffic,
 };
+use crate::sys::repair;
 
 /// See the module.
 pub struct Tc {
@@ -126,7 +127,7 @@ impl Tc {
         let hold = pair.hold.take();
         let hold: Option<Box<Prepared>> = hold.and_then(|hold| hold.downcast().ok());
         let Some(prepared) = hold else {
-            let decline = Decline::NoPort;
+            let decline = self.why_unprepared(&pair);
             return Err(Refused { pair, decline });
         };
         let handed_over = handover::hand_over(
@@ -140,6 +141,19 @@ impl Tc {
             Ok(flow) => Ok(Outcome::Alone(Box::new(flow))),
             Err(Outside::Refused(refused)) => Err(*refused),
             Err(Outside::Ended(end)) => Ok(Outcome::Over(end)),
+        }
+    }
+}
+
+impl Tc {
+    /// Why [`Datapath::prepare`] has given nothing.
+    fn why_unprepared(&self, pair: &Pair) -> Decline {
+        if self.is_retired.load(Ordering::Relaxed) {
+            return Decline::TakenOver;
+        }
+        match repair::state(&pair.client) {
+            Ok(state) if state.is_established() => Decline::NoPort,
+            _ => Decline::NotEstablished,
         }
     }
 }
