@@ -47,7 +47,7 @@ impl Conntrack {
             unused_until: AtomicU64::new(0),
         };
         // So that a connection costs no descriptor, not even the first one.
-        this.is_in_use();
+        this.count_is_not_zero();
         this
     }
 
@@ -120,7 +120,7 @@ impl Conntrack {
 }
 
 /// Rules that track connections come once in a while; looking is a system call a connection.
-const A_MOMENT_NS: u64 = 100_000_000;
+const A_MOMENT_NS: u64 = 10_000_000;
 
 fn open() -> io::Result<OwnedFd> {
     let socket = socket_with(
