@@ -67,7 +67,11 @@ impl Ways {
             .service("six", [v6])
             .write_to(&lab.manifests());
         Self {
-            router: lab.start(Datapath::Tc, &[]),
+            // Long limits: packets are lost on some of the wires, those of handshakes too.
+            router: lab.start(
+                Datapath::Tc,
+                &["--hello-timeout", "60s", "--connect-timeout", "60s"],
+            ),
             lab,
             endpoints,
         }

@@ -31,7 +31,7 @@ pub use pins::{PinError, Pins, remove_all};
 pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
 
-use load::{array, map, program};
+use load::{array, map, program, verified};
 
 /// The loaded object. The programs stay attached while this lives.
 pub struct Kernel {
@@ -46,12 +46,10 @@ impl Kernel {
     pub fn load(pins: Option<Arc<Pins>>) -> Result<Self, LoadError> {
         let mut ebpf = load::load(pins.as_deref())?;
         // Before any map is taken out: loading resolves map references to open descriptors.
-        program::<SkLookup>(&mut ebpf, names::PROG_LOOKUP)?
-            .load()
-            .map_err(LoadError::Program)?;
-        program::<SkSkb>(&mut ebpf, names::PROG_VERDICT)?
-            .load()
-            .map_err(LoadError::Program)?;
+        let lookup: &mut SkLookup = program(&mut ebpf, names::PROG_LOOKUP)?;
+        verified(|| lookup.load())?;
+        let verdict: &mut SkSkb = program(&mut ebpf, names::PROG_VERDICT)?;
+        verified(|| verdict.load())?;
         Ok(Self {
             ebpf: Arc::new(Mutex::new(ebpf)),
             pins,
@@ -64,9 +62,8 @@ impl Kernel {
     pub fn load_tc(&mut self, reserved: RangeInclusive<u16>) -> Result<Arc<Flows>, LoadError> {
         let ebpf = &mut *lock(&self.ebpf);
         for name in [names::PROG_TC_ETHER, names::PROG_TC_IP] {
-            program::<SchedClassifier>(ebpf, name)?
-                .load()
-                .map_err(LoadError::Program)?;
+            let classifier: &mut SchedClassifier = program(ebpf, name)?;
+            verified(|| classifier.load())?;
         }
         let flows = Flows::new(
             map(ebpf, names::MAP_FLOWS)?,

@@ -9,10 +9,11 @@ mod odd;
 mod rewriting;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use sni_router_common::counter::Counter;
 use sni_router_common::flow::{Addr, Flow, FlowKey, option, ports, v6};
@@ -20,6 +21,7 @@ use sni_router_common::names;
 use sni_router_tests::object::object;
 use sni_router_tests::packet::{Segment, ether};
 use sni_router_tests::topology::Family;
+use sni_router_tests::wait::{SOON, until};
 
 /// The program, with one flow in its table.
 struct Program {
@@ -64,7 +66,22 @@ impl Program {
             .expect("the program")
             .try_into()
             .expect("a classifier");
-        program.load().expect("the verifier takes it");
+        // The verifier gives up when a signal is pending: a child of another test has ended.
+        until(
+            "no signal interrupts the verifier",
+            SOON,
+            || match program.load() {
+                Err(ProgramError::LoadError { io_error, .. })
+                    if io_error.kind() == ErrorKind::WouldBlock =>
+                {
+                    false
+                }
+                other => {
+                    other.expect("the verifier takes it");
+                    true
+                }
+            },
+        );
         let mut take = |name| ebpf.take_map(name).expect("the map");
         let flows = HashMap::try_from(take(names::MAP_FLOWS)).expect("a hash");
         let counts = PerCpuArray::try_from(take(names::MAP_COUNT)).expect("an array");
