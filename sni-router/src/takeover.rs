@@ -99,7 +99,7 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
             Err(PinError::Owned(pid)) => pid,
             Err(error) => return Err(error.into()),
         };
-        if predecessor.is_none() {
+        if predecessor.is_none() && owner != 0 {
             let pid = i32::try_from(owner).ok().and_then(Pid::from_raw);
             let pid = pid.filter(|pid| is_router(*pid)).with_context(|| {
                 format!("a router of another process namespace runs here (process {owner} there); stop it first")

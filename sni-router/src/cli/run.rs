@@ -47,7 +47,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
 
-    /// Add a local route for VIPs that no interface has; removed at exit
+    /// Add a local route for VIPs that no interface has; removed at exit, unless connections go on
+    /// that use it
     #[arg(long)]
     claim_vips: bool,
 

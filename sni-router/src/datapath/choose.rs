@@ -57,7 +57,7 @@ pub struct Chosen {
     pub declined: Option<String>,
 }
 
-/// Why `--datapath sockmap` was refused.
+/// Why the datapath that was asked for was refused.
 #[derive(Debug, Error)]
 pub enum ChooseError {
     /// The host's interfaces are not known.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::io::Errno;
 use sni_router_common::names::{ABI, MAP_ENDED, MAP_FLOWS, MAP_PORTS, MAP_SEEN};
 use thiserror::Error;
 
@@ -41,7 +42,7 @@ pub enum PinError {
     /// It cannot be used.
     #[error("cannot use {0}")]
     Directory(PathBuf, #[source] io::Error),
-    /// Another process has it.
+    /// Another process has it; 0 is one that has not said yet which it is.
     #[error("another sni-router (process {0}) runs in this network namespace")]
     Owned(u32),
 }
@@ -57,11 +58,11 @@ impl Pins {
         let root = of_namespace(dir).map_err(failed)?;
         fs::create_dir_all(&root).map_err(failed)?;
         let lock = File::open(&root).map_err(failed)?;
-        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            return Err(match owner(&root) {
-                Some(pid) if error == rustix::io::Errno::WOULDBLOCK => PinError::Owned(pid),
-                _ => failed(error.into()),
-            });
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            // Without a name where it has just become the owner.
+            Err(Errno::WOULDBLOCK) => return Err(PinError::Owned(owner(&root).unwrap_or(0))),
+            Err(error) => return Err(failed(error.into())),
         }
         let owner = root.join(OWNER);
         // Of a process that was killed.
