@@ -141,7 +141,8 @@ pub async fn run(settings: Settings) -> Result<()> {
         let adopter: Arc<dyn Adopt> = Arc::new(Arc::clone(&proxy));
         Some((predecessor?, tc, adopter))
     });
-    let is_followed = loop {
+    let mut is_followed = false;
+    loop {
         let why = follow(
             &mut control,
             &directory,
@@ -153,7 +154,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         )
         .await;
         match (why, &pins) {
-            (Why::Stopped, _) => break false,
+            (Why::Stopped, _) => break,
             (Why::TakenOver, None) => warn!("no pins to hand over"),
             (Why::TakenOver, Some(pins)) => {
                 admin = None;
@@ -161,12 +162,12 @@ pub async fn run(settings: Settings) -> Result<()> {
                     tc.retire();
                 }
                 pins.release();
+                // Until the other one serves, this one goes on, and follows its manifests.
                 info!("another router takes over");
-                signals.stop().await;
-                break true;
+                is_followed = true;
             }
         }
-    };
+    }
     drop(admin);
 
     info!(connections = proxy.active(), "draining");

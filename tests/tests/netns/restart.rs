@@ -85,26 +85,28 @@ fn transfers_survive_the_kill_of_their_router_and_are_adopted() {
     let _alone = alone();
     let mut pinned = Pinned::start();
     let pairs: Vec<Pair> = (0..PAIRS).map(|_| pinned.open_left()).collect();
-    let sent = AtomicUsize::new(0);
+    let arrived = AtomicUsize::new(0);
     thread::scope(|scope| {
         for (n, pair) in (0..).zip(&pairs) {
-            let sent = &sent;
-            scope.spawn(move || {
-                let half = send(&pair.client, Pattern::new(n), LEN).expect("send");
-                sent.fetch_add(1, Ordering::Relaxed);
+            let arrived = &arrived;
+            let sender = scope.spawn(move || {
+                let sum = send(&pair.client, Pattern::new(n), LEN).expect("send");
                 pair.client.shutdown(Shutdown::Write).expect("shutdown");
-                half
+                sum
             });
             scope.spawn(move || {
-                let (got, end) = receive(&pair.server, SOON);
-                assert_eq!((got.len, end), (LEN, End::Fin), "pair {n}");
+                let (received, end) = receive(&pair.server, SOON);
+                arrived.fetch_add(1, Ordering::Relaxed);
+                let sent = sender.join().expect("the sender");
+                assert_eq!((received, end), (sent, End::Fin), "pair {n}");
             });
         }
-        // Some are done, most are not.
-        until("transfers are under way", SOON, || {
-            sent.load(Ordering::Relaxed) > 0
+        until("a transfer is over", SOON, || {
+            arrived.load(Ordering::Relaxed) > 0
         });
         pinned.rig.router.kill();
+        let before = arrived.load(Ordering::Relaxed);
+        assert!(before < pairs.len(), "all transfers were over");
     });
     // The other direction, with nobody there.
     for pair in &pairs {
