@@ -155,12 +155,12 @@ async fn settle(
     let mut sent = plan.down.held.wrapping_sub(planned);
     loop {
         let mut late_fin = false;
+        let mut acknowledged = None;
         if rounds > 0 {
             // Its client may have opened a new connection from the same port by now, whose SYN met
             // our old socket and had it reset.
-            if carried.is_over() {
-                break;
-            }
+            let Some(down) = carried.living() else { break };
+            acknowledged = Some(down.ack);
             // What slipped through while the table was being written. Not in the first round, in
             // which the hello goes out: what is under way then has arrived in the second.
             let seen = carried.client_seen();
@@ -192,17 +192,13 @@ async fn settle(
                 .map_err(|_| End::EndpointReset)?;
             sent = sent.wrapping_add(1);
         }
-        if carried.end().is_some() {
-            break;
-        }
-        if rounds > 0 {
+        if let Some(ack) = acknowledged {
             // In the very moment when the table was written, and too late to go back.
             if rounds == 1 && has_spoken() {
                 return Err(End::Failed);
             }
-            let Some(down) = carried.down() else { break };
             // A packet that met the table as it was before has reached its socket by now.
-            if !before(down.ack, sent) {
+            if !before(ack, sent) {
                 break;
             }
             if let Ok(Some(_)) | Err(_) = pair.endpoint.take_error() {

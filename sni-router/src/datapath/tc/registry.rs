@@ -195,16 +195,11 @@ impl Registry {
 }
 
 impl Carried {
-    /// How it has ended, if it has.
-    pub(super) fn end(&self) -> Option<End> {
-        let entries = lock(&self.registry.entries);
-        entries.get(&self.id)?.ended.as_ref().map(end)
-    }
-
-    /// Whether it has ended, also if nobody has said so yet.
-    pub(super) fn is_over(&self) -> bool {
-        let down = self.down().filter(|down| down.id == self.id);
-        self.end().is_some() || down.is_none_or(|down| down.closed != 0)
+    /// The endpoint's direction as it is now; `None` once the flow has ended, also if nobody has
+    /// said so yet.
+    pub(super) fn living(&self) -> Option<Flow> {
+        let is_ours = |down: &Flow| down.id == self.id && down.closed == 0;
+        self.down().filter(is_ours)
     }
 
     /// The client's direction as it is now.
