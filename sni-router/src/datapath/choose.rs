@@ -124,59 +124,62 @@ async fn kernel(
     limits: Limits,
 ) -> Result<(), ChooseError> {
     let kernel = chosen.kernel.insert(Kernel::load(pins)?);
-    chosen.counters = Some(Arc::new(kernel.counters()?));
-    match choice {
-        Choice::Userspace => Ok(()),
-        Choice::Sockmap => sockmap(chosen).await,
-        Choice::Tc => tc(chosen, ports, limits).await,
-        Choice::Auto => match tc(chosen, ports, limits).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let why = format!("{:#}", anyhow::Error::from(error));
-                warn!(%why, "connections are steered by the kernel, and carried in userspace");
-                chosen.declined = Some(why);
-                Ok(())
-            }
-        },
-    }
-}
-
-async fn sockmap(chosen: &mut Chosen) -> Result<(), ChooseError> {
-    let (Some(kernel), Some(counters)) = (&mut chosen.kernel, &chosen.counters) else {
+    let counters = Arc::new(kernel.counters()?);
+    chosen.counters = Some(Arc::clone(&counters));
+    let next = Arc::clone(&chosen.datapath);
+    if choice == Choice::Sockmap {
+        chosen.datapath = sockmap(kernel, counters, next).await?;
         return Ok(());
-    };
-    let sockets = kernel.attach_verdict()?;
-    let sockmap = Sockmap::new(sockets, Arc::clone(&chosen.datapath));
-    tokio::spawn(Arc::clone(&sockmap).dispatch());
-    let woken = Arc::clone(&sockmap);
-    tokio::spawn(make_up_for_lost(
-        Counter::EventLost,
-        Arc::clone(counters),
-        move || woken.wake_all(),
-    ));
-    selftest::run(&*sockmap).await?;
-    chosen.datapath = sockmap;
+    }
+    match tc(kernel, counters, next, ports, limits).await {
+        Ok(tc) => {
+            chosen.tc = Some(Arc::clone(&tc));
+            chosen.datapath = tc;
+        }
+        Err(error) if choice == Choice::Tc => return Err(error),
+        Err(error) => {
+            let why = format!("{:#}", anyhow::Error::from(error));
+            warn!(%why, "connections are steered by the kernel, and carried in userspace");
+            chosen.declined = Some(why);
+        }
+    }
     Ok(())
 }
 
-async fn tc(chosen: &mut Chosen, ports: &TcPorts, limits: Limits) -> Result<(), ChooseError> {
-    let (Some(kernel), Some(counters)) = (&mut chosen.kernel, &chosen.counters) else {
-        return Ok(());
-    };
+async fn sockmap(
+    kernel: &mut Kernel,
+    counters: Arc<Counters>,
+    next: Arc<dyn Datapath>,
+) -> Result<Arc<Sockmap>, ChooseError> {
+    let sockmap = Sockmap::new(kernel.attach_verdict()?, next);
+    tokio::spawn(Arc::clone(&sockmap).dispatch());
+    let woken = Arc::clone(&sockmap);
+    tokio::spawn(make_up_for_lost(Counter::EventLost, counters, move || {
+        woken.wake_all();
+    }));
+    selftest::run(&*sockmap).await?;
+    Ok(sockmap)
+}
+
+async fn tc(
+    kernel: &mut Kernel,
+    counters: Arc<Counters>,
+    next: Arc<dyn Datapath>,
+    ports: &TcPorts,
+    limits: Limits,
+) -> Result<Arc<Tc>, ChooseError> {
     let flows = flows(kernel, ports)?;
     attach(kernel.hooks()).await?;
     let ports = Arc::new(Ports::new(ports.range.clone()));
-    let tc = Tc::new(flows, ports, limits, Arc::clone(&chosen.datapath));
+    let tc = Tc::new(flows, ports, limits, next);
     tokio::spawn(Arc::clone(&tc).dispatch());
     let looked_at = Arc::clone(&tc);
     tokio::spawn(make_up_for_lost(
         Counter::TcEventLost,
-        Arc::clone(counters),
+        counters,
         move || looked_at.look_at_all(),
     ));
-    chosen.tc = Some(Arc::clone(&tc));
-    chosen.datapath = tc;
-    Ok(())
+    Ok(tc)
 }
 
 /// The maps of the `tc` datapath, once the ports are known to be ours.
