@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::daemon::Datapath;
+
 /// One line of the access log. Fields that do not apply to a connection are empty.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -44,6 +46,15 @@ pub struct Access {
     pub failed: String,
     /// How the connection ended.
     pub reason: String,
+}
+
+impl Access {
+    /// Checks that this datapath carried the connection, or declined it for one of these reasons.
+    #[track_caller]
+    pub fn assert_carried(&self, datapath: Datapath, declined: &[&str]) {
+        let is_excused = declined.contains(&self.declined.as_str());
+        assert!(is_excused || self.datapath == datapath.name(), "{self:?}");
+    }
 }
 
 /// The lines so far.

@@ -168,19 +168,7 @@ impl Rig {
     #[track_caller]
     pub fn open(&self) -> Pair {
         let client = self.lab.connect(Family::V4);
-        let hello = hello(HOST);
-        write(&client, &hello);
-        let server = self.accept();
-        assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
-        write(&server, b"!");
-        assert_eq!(read_exactly(&client, 1, SOON), b"!");
-        Pair {
-            address: client.local_addr().expect("a connected socket"),
-            client,
-            server,
-            up: hello.len() as u64,
-            down: 1,
-        }
+        Pair::greet(client, &hello(HOST), &self.endpoint).answered()
     }
 
     /// Accepts the next connection at the endpoint; panics when none comes soon.
@@ -208,11 +196,7 @@ impl Rig {
     /// reasons.
     #[track_caller]
     pub fn assert_carried(&self, access: &Access, declined: &[&str]) {
-        let excused = declined.contains(&access.declined.as_str());
-        assert!(
-            excused || access.datapath == self.datapath.name(),
-            "{access:?}"
-        );
+        access.assert_carried(self.datapath, declined);
     }
 }
 
@@ -229,4 +213,40 @@ pub struct Pair {
     pub up: u64,
     /// Bytes that have gone from the endpoint to the client.
     pub down: u64,
+}
+
+impl Pair {
+    /// A client that sends this hello, and the next connection at the endpoint, which has received
+    /// exactly that.
+    #[track_caller]
+    pub fn greet(client: TcpStream, hello: &[u8], endpoint: &TcpListener) -> Self {
+        write(&client, hello);
+        let server = accept(endpoint, SOON);
+        assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
+        Self {
+            address: client.local_addr().expect("a connected socket"),
+            client,
+            server,
+            up: hello.len() as u64,
+            down: 0,
+        }
+    }
+
+    /// Sends a message each way.
+    #[track_caller]
+    pub fn exchange(&self) {
+        write(&self.client, b"ping");
+        assert_eq!(read_exactly(&self.server, 4, SOON), b"ping");
+        write(&self.server, b"pong");
+        assert_eq!(read_exactly(&self.client, 4, SOON), b"pong");
+    }
+
+    /// The same pair, once the client has a first byte from the endpoint.
+    #[track_caller]
+    pub fn answered(mut self) -> Self {
+        write(&self.server, b"!");
+        assert_eq!(read_exactly(&self.client, 1, SOON), b"!");
+        self.down += 1;
+        self
+    }
 }

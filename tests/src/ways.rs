@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use crate::access::Access;
 use crate::daemon::{Datapath, Router};
-use crate::raw::{accept, hello, read_exactly, write};
+use crate::raw::{accept, hello};
 use crate::rig::{BACKEND_PORT, Lab, Pair};
 use crate::site::Site;
 use crate::topology::Family;
@@ -107,19 +107,8 @@ impl Ways {
     #[track_caller]
     pub fn open(&self, way: Way, family: Family) -> Pair {
         let client = self.connect(way, family);
-        let hello = hello(host(family));
-        write(&client, &hello);
-        let server = self.accept(family);
-        assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
-        write(&server, b"!");
-        assert_eq!(read_exactly(&client, 1, SOON), b"!");
-        Pair {
-            address: client.local_addr().expect("a connected socket"),
-            client,
-            server,
-            up: hello.len() as u64,
-            down: 1,
-        }
+        let endpoint = &self.endpoints[family as usize];
+        Pair::greet(client, &hello(host(family)), endpoint).answered()
     }
 
     /// The access record of a connection that `tc` must have carried, unless it may have been
@@ -127,8 +116,7 @@ impl Ways {
     #[track_caller]
     pub fn access(&self, client: SocketAddr, declined: &[&str]) -> Access {
         let access = self.router.log().access_of(client, SOON);
-        let is_excused = declined.contains(&access.declined.as_str());
-        assert!(is_excused || access.datapath == "tc", "{access:?}");
+        access.assert_carried(Datapath::Tc, declined);
         access
     }
 }

@@ -1,6 +1,6 @@
 //! On a host that tracks connections: what becomes of the entries.
 
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use rstest::rstest;
@@ -9,7 +9,7 @@ use sni_router_tests::netns::Namespace;
 use sni_router_tests::raw::{
     End, accept, hello, read_exactly, read_to_end, reset, try_accept, write,
 };
-use sni_router_tests::rig::{BACKEND_PORT, Lab};
+use sni_router_tests::rig::{BACKEND_PORT, Lab, Pair};
 use sni_router_tests::site::Site;
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
@@ -38,13 +38,6 @@ struct Tracked {
     datapath: Datapath,
 }
 
-/// The two ends of a connection.
-struct Open {
-    client: TcpStream,
-    server: TcpStream,
-    address: SocketAddr,
-}
-
 impl Tracked {
     fn start(datapath: Datapath, args: &[&str]) -> Self {
         let lab = Lab::new(1);
@@ -67,19 +60,9 @@ impl Tracked {
     }
 
     /// Opens a connection that the datapath has taken over.
-    fn open(&self, family: Family) -> Open {
-        let client = self.lab.connect(family);
-        let hello = hello(host(family));
-        write(&client, &hello);
-        let server = accept(&self.endpoints[family as usize], SOON);
-        assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
-        write(&server, b"!");
-        assert_eq!(read_exactly(&client, 1, SOON), b"!");
-        Open {
-            address: client.local_addr().expect("a connected socket"),
-            client,
-            server,
-        }
+    fn open(&self, family: Family) -> Pair {
+        let endpoint = &self.endpoints[family as usize];
+        Pair::greet(self.lab.connect(family), &hello(host(family)), endpoint).answered()
     }
 
     /// Entries of connections to the listener and to the endpoints.
@@ -118,8 +101,8 @@ fn entries(ns: &Namespace, having: &[&str]) -> Vec<String> {
 }
 
 /// Ends a connection in one of four ways, and gives what the access log shall say of it.
-fn end(open: Open, way: usize) -> &'static str {
-    let Open { client, server, .. } = open;
+fn end(open: Pair, way: usize) -> &'static str {
+    let Pair { client, server, .. } = open;
     match way % 4 {
         0 => {
             client.shutdown(Shutdown::Write).expect("shutdown");

@@ -2,12 +2,12 @@
 
 use std::net::Shutdown;
 
-use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, write};
+use sni_router_tests::raw::{End, hello, read_to_end};
 use sni_router_tests::rig::{HOST, Pair, alone};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
 
-use crate::restart::{Pinned, exchange};
+use crate::restart::Pinned;
 
 const PAIRS: usize = 1000;
 
@@ -20,18 +20,18 @@ fn thousand_connections_survive_the_kill_of_their_router_and_are_adopted() {
     let before = pinned.rig.router.descriptors();
     let hello = hello(HOST);
     let pairs: Vec<Pair> = (0..PAIRS).map(|_| open(&pinned, &hello)).collect();
-    pairs.iter().for_each(exchange);
+    pairs.iter().for_each(Pair::exchange);
     // Those in the middle of it would be reset.
     until("all are handed over", SOON, || {
         pinned.rig.router.descriptors() <= before
     });
     pinned.rig.router.kill();
-    pairs.iter().for_each(exchange);
+    pairs.iter().for_each(Pair::exchange);
 
     pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
     let status = pinned.rig.router.status();
     assert_eq!(status["connections"], PAIRS, "{status}");
-    pairs.iter().for_each(exchange);
+    pairs.iter().for_each(Pair::exchange);
     let mut ended = Vec::new();
     for pair in pairs {
         pair.client.shutdown(Shutdown::Write).expect("shutdown");
@@ -52,14 +52,5 @@ fn thousand_connections_survive_the_kill_of_their_router_and_are_adopted() {
 #[track_caller]
 fn open(pinned: &Pinned, hello: &[u8]) -> Pair {
     let client = pinned.rig.lab.connect(Family::V4);
-    write(&client, hello);
-    let server = pinned.rig.accept();
-    assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
-    Pair {
-        address: client.local_addr().expect("a connected socket"),
-        client,
-        server,
-        up: hello.len() as u64,
-        down: 0,
-    }
+    Pair::greet(client, hello, &pinned.rig.endpoint)
 }

@@ -1,14 +1,14 @@
 //! Interfaces that come, go and change while the router runs, and those it has no program on.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use sni_router_tests::access::Access;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Router};
 use sni_router_tests::netns::Namespace;
-use sni_router_tests::raw::{accept, hello, read_exactly, write};
-use sni_router_tests::rig::{BACKEND_PORT, Lab};
+use sni_router_tests::raw::hello;
+use sni_router_tests::rig::{BACKEND_PORT, Lab, Pair};
 use sni_router_tests::site::{PORT, Site};
 use sni_router_tests::topology::VIP4;
 use sni_router_tests::wait::{SOON, until};
@@ -58,9 +58,9 @@ impl Growing {
 
     /// A connection with a message each way, and its record.
     fn serve_one(&self, client: &Namespace, host: &str, at: &TcpListener) -> Access {
-        let (client, server) = open(client, host, at);
-        let address = client.local_addr().expect("a socket");
-        drop((client, server));
+        let pair = open(client, host, at);
+        let address = pair.address;
+        drop(pair);
         self.router.log().access_of(address, SOON)
     }
 
@@ -98,23 +98,11 @@ fn late_endpoint() -> SocketAddr {
 
 /// Opens a connection and sends a message each way.
 #[track_caller]
-fn open(client: &Namespace, host: &str, at: &TcpListener) -> (TcpStream, TcpStream) {
-    let client = client
-        .connect(SocketAddr::new(VIP4, PORT), SOON)
-        .expect("connect");
-    let hello = hello(host);
-    write(&client, &hello);
-    let server = accept(at, SOON);
-    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
-    exchange(&client, &server);
-    (client, server)
-}
-
-fn exchange(client: &TcpStream, server: &TcpStream) {
-    write(server, b"pong");
-    assert_eq!(read_exactly(client, 4, SOON), b"pong");
-    write(client, b"ping");
-    assert_eq!(read_exactly(server, 4, SOON), b"ping");
+fn open(client: &Namespace, host: &str, at: &TcpListener) -> Pair {
+    let client = client.connect(SocketAddr::new(VIP4, PORT), SOON);
+    let pair = Pair::greet(client.expect("connect"), &hello(host), at);
+    pair.exchange();
+    pair
 }
 
 #[test]
@@ -217,14 +205,14 @@ fn interface_that_is_renamed_carries_its_flows_on() {
     let backend = site.lab.net.join("late", LATE_SUBNET);
     let listener = backend.listen(late_endpoint());
     site.wait_attached("late", 1);
-    let (there, here) = open(client, LATE, &listener);
+    let pair = open(client, LATE, &listener);
 
     router.batch("link set late down\nlink set late name later\nlink set later up\n");
     site.router.log().wait_for_line("\"renamed\"", SOON);
-    exchange(&there, &here);
+    pair.exchange();
     site.assert_tc(client, LATE, &listener);
-    let address = there.local_addr().expect("a socket");
-    drop((there, here));
+    let address = pair.address;
+    drop(pair);
     let access = site.router.log().access_of(address, SOON);
     assert_eq!(access.datapath, "tc", "{access:?}");
     site.assert_no_complaint();

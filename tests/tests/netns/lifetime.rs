@@ -14,14 +14,6 @@ use sni_router_tests::site::PORT;
 use sni_router_tests::topology::{Family, VIP4, VIP6};
 use sni_router_tests::wait::{SOON, until};
 
-/// A message each way.
-fn exchange(pair: &Pair) {
-    write(&pair.client, b"ping");
-    assert_eq!(read_exactly(&pair.server, 4, SOON), b"ping");
-    write(&pair.server, b"pong");
-    assert_eq!(read_exactly(&pair.client, 4, SOON), b"pong");
-}
-
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
@@ -29,7 +21,7 @@ fn exchange(pair: &Pair) {
 fn idle_connection_is_ended(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &["--idle-timeout", "1s"]);
     let pair = rig.open();
-    exchange(&pair);
+    pair.exchange();
     let begin = Instant::now();
     read_to_end(&pair.client, SOON);
     let idle = begin.elapsed();
@@ -96,7 +88,7 @@ fn connection_is_ended_at_its_maximum_duration(#[case] datapath: Datapath) {
 fn drain_lets_connections_finish(#[case] datapath: Datapath) {
     let mut rig = Rig::start(datapath, &["--drain-timeout", "30s"]);
     let pair = rig.open();
-    exchange(&pair);
+    pair.exchange();
     rig.router.signal(Signal::TERM);
     until("new connections are refused", SOON, || {
         let to = SocketAddr::new(VIP4, PORT);
@@ -104,7 +96,7 @@ fn drain_lets_connections_finish(#[case] datapath: Datapath) {
         new.is_err()
     });
     for _ in 0..5 {
-        exchange(&pair);
+        pair.exchange();
     }
     let address = pair.address;
     drop(pair);
@@ -121,7 +113,7 @@ fn drain_lets_connections_finish(#[case] datapath: Datapath) {
 fn drain_ends_what_is_left_at_its_timeout(#[case] datapath: Datapath) {
     let mut rig = Rig::start(datapath, &["--drain-timeout", "1s"]);
     let pair = rig.open();
-    exchange(&pair);
+    pair.exchange();
     let begin = Instant::now();
     rig.router.terminate(SOON);
     let took = begin.elapsed();
@@ -161,7 +153,7 @@ fn killed_router_blocks_nothing(#[case] datapath: Datapath) {
         let programs = programs_of(rig.router.pid());
         assert_eq!(programs.is_empty(), datapath == Datapath::Userspace);
         let pairs: Vec<Pair> = (0..5).map(|_| rig.open()).collect();
-        pairs.iter().for_each(exchange);
+        pairs.iter().for_each(Pair::exchange);
         rig.router.kill();
         let gone = || loaded_programs().is_disjoint(&programs);
         if datapath == Datapath::Tc {
@@ -186,7 +178,7 @@ fn killed_router_blocks_nothing(#[case] datapath: Datapath) {
 
         rig.router = rig.lab.start(datapath, &[]);
         for _ in 0..5 {
-            exchange(&rig.open());
+            rig.open().exchange();
         }
         until("the programs of the killed router are gone", SOON, gone);
     }
@@ -209,7 +201,7 @@ fn drain_does_not_wait_for_incomplete_hellos_beyond_their_limit(#[case] datapath
     let client = rig.lab.connect(Family::V4);
     write(&client, &hello(HOST)[..20]);
     // The router has it: anything accepted later is served.
-    exchange(&rig.open());
+    rig.open().exchange();
     rig.router.terminate(SOON);
     read_to_end(&client, SOON);
 }

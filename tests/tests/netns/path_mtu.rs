@@ -10,8 +10,8 @@ use rstest::rstest;
 use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::{Datapath, Router};
 use sni_router_tests::netns::{Namespace, unique_name};
-use sni_router_tests::raw::{End, accept, hello, read_exactly, write};
-use sni_router_tests::rig::{BACKEND_PORT, HOST, Lab};
+use sni_router_tests::raw::{End, hello, read_exactly, write};
+use sni_router_tests::rig::{BACKEND_PORT, HOST, Lab, Pair};
 use sni_router_tests::site::Site;
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until_some};
@@ -101,14 +101,8 @@ fn start(lab: &Lab, endpoint: SocketAddr, listener: TcpListener) -> (Router, Tcp
 
 /// A connection that `tc` carries, with a byte each way.
 fn open(lab: &Lab, family: Family, listener: &TcpListener) -> (TcpStream, TcpStream) {
-    let client = lab.connect(family);
-    let hello = hello(HOST);
-    write(&client, &hello);
-    let server = accept(listener, SOON);
-    assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
-    write(&server, b"!");
-    assert_eq!(read_exactly(&client, 1, SOON), b"!");
-    (client, server)
+    let pair = Pair::greet(lab.connect(family), &hello(HOST), listener).answered();
+    (pair.client, pair.server)
 }
 
 /// Sends bytes that end with FIN, and checks that they arrive.

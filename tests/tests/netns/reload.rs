@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use sni_router_tests::bulk::Pattern;
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::raw::{End, accept, hello, nothing_comes, read_exactly, read_to_end, write};
-use sni_router_tests::rig::{HOST, Lab, Pair, Rig, alone};
+use sni_router_tests::rig::{HOST, Lab, Rig, alone};
 use sni_router_tests::server::Server;
 use sni_router_tests::site::{KubernetesVolume, PORT, Site};
 use sni_router_tests::topology::Family;
@@ -128,14 +128,6 @@ fn reload_under_load_fails_no_connection(#[case] datapath: Datapath) {
     assert!(bad.is_empty(), "{bad:?}");
 }
 
-/// A message each way.
-fn exchange(pair: &Pair) {
-    write(&pair.client, b"ping");
-    assert_eq!(read_exactly(&pair.server, 4, SOON), b"ping");
-    write(&pair.server, b"pong");
-    assert_eq!(read_exactly(&pair.client, 4, SOON), b"pong");
-}
-
 #[rstest]
 #[case::userspace(Datapath::Userspace)]
 #[case::sockmap(Datapath::Sockmap)]
@@ -143,7 +135,7 @@ fn exchange(pair: &Pair) {
 fn running_connection_outlives_its_route_and_its_listener(#[case] datapath: Datapath) {
     let rig = Rig::start(datapath, &[]);
     let pair = rig.open();
-    exchange(&pair);
+    pair.exchange();
 
     let generation = rig.router.generation();
     Site::new()
@@ -151,7 +143,7 @@ fn running_connection_outlives_its_route_and_its_listener(#[case] datapath: Data
         .service("one", [rig.lab.endpoint(0)])
         .write_to(&rig.lab.manifests());
     rig.router.wait_for_generation_after(generation);
-    exchange(&pair);
+    pair.exchange();
     assert!(!is_served(&rig.lab, HOST), "the route is gone");
 
     let generation = rig.router.generation();
@@ -164,7 +156,7 @@ fn running_connection_outlives_its_route_and_its_listener(#[case] datapath: Data
     // Long enough for everything that follows the Listener's end.
     for _ in 0..5 {
         assert!(nothing_comes(&pair.client, Duration::from_millis(100)));
-        exchange(&pair);
+        pair.exchange();
     }
 
     let address = pair.address;

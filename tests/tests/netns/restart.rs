@@ -68,14 +68,6 @@ impl Pinned {
     }
 }
 
-/// A message each way.
-pub(super) fn exchange(pair: &Pair) {
-    write(&pair.client, b"ping");
-    assert_eq!(read_exactly(&pair.server, 4, SOON), b"ping");
-    write(&pair.server, b"pong");
-    assert_eq!(read_exactly(&pair.client, 4, SOON), b"pong");
-}
-
 /// kill -9 in the middle of transfers: none notices. The next router knows them all, and writes
 /// their records when they end.
 #[test]
@@ -132,7 +124,7 @@ fn transfers_survive_the_kill_of_their_router_and_are_adopted() {
             "{access:?}"
         );
     }
-    exchange(&pinned.rig.open());
+    pinned.rig.open().exchange();
 }
 
 /// A router that is told to stop leaves what the kernel carries; nothing of it stays once that is
@@ -144,7 +136,7 @@ fn flows_outlive_a_router_that_stops_and_detach_ends_them() {
     pinned.rig.router.terminate(SOON);
     let access = pinned.rig.access(pairs[0].address);
     assert_eq!(access.reason, "left", "{access:?}");
-    pairs.iter().for_each(exchange);
+    pairs.iter().for_each(Pair::exchange);
     assert!(!claimed(&pinned.rig).is_empty(), "flows need their VIP");
 
     let said = pinned.detach();
@@ -207,7 +199,7 @@ fn next_router_takes_over_without_a_failed_connection() {
             pinned.rig.router.has_ended()
         });
         more(50);
-        exchange(&old);
+        old.exchange();
         stop.store(true, Ordering::Relaxed);
         let failures = clients
             .into_iter()
@@ -243,10 +235,10 @@ fn flows_of_another_version_go_on_until_they_end() {
     fs::rename(&version, &other).expect("rename");
 
     pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
-    exchange(&old);
+    old.exchange();
     let new = pinned.open_left();
-    exchange(&new);
-    exchange(&old);
+    new.exchange();
+    old.exchange();
     assert_ne!(port_of(&old), port_of(&new), "two flows to one endpoint");
     let status = pinned.rig.router.status();
     assert_eq!(status["connections"], 1, "{status}");
@@ -254,7 +246,7 @@ fn flows_of_another_version_go_on_until_they_end() {
     until("the other version's pins are removed", SOON, || {
         !other.exists()
     });
-    exchange(&new);
+    new.exchange();
 }
 
 /// All directions in the flow table of a router that pins here.

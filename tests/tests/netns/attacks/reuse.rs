@@ -131,17 +131,7 @@ fn open(ways: &Ways, way: Way, family: Family) -> Pair {
             Err(error) => panic!("connect to {to}: {error}"),
         }
     });
-    let hello = hello(host(family));
-    write(&client, &hello);
-    let server = ways.accept(family);
-    assert_eq!(read_exactly(&server, hello.len(), SOON), hello, "the hello");
-    Pair {
-        address: client.local_addr().expect("a connected socket"),
-        client,
-        server,
-        up: hello.len() as u64,
-        down: 0,
-    }
+    Pair::greet(client, &hello(host(family)), &ways.endpoint(family))
 }
 
 fn connect(ns: &Namespace, to: SocketAddr) -> io::Result<TcpStream> {
