@@ -1,7 +1,8 @@
 //! `detach`: nothing of a router stays on this host.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,12 +24,16 @@ pub struct Args {
 
 /// Removes, and says what there was.
 pub fn run(args: Args) -> Result<ExitCode> {
+    // Also one that pins nothing has VIPs and filters here.
+    if let Some(pid) = other_router() {
+        bail!("a router runs here (process {pid}); stop it first, by SIGTERM");
+    }
     let pins = match Pins::own(&args.pin_dir) {
         Ok(pins) => Some(pins),
         // Then nothing can have been pinned.
         Err(PinError::NotBpf(_)) => None,
         Err(PinError::Owned(pid)) => {
-            bail!("a router runs here (process {pid}); stop it first, by SIGTERM")
+            bail!("a router of another process namespace runs here (process {pid} there)")
         }
         Err(error) => return Err(error.into()),
     };
@@ -46,4 +51,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
     })?;
     println!("{ended} connections ended; nothing of sni-router is left here");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Another process that runs this program's `run` in this network namespace.
+fn other_router() -> Option<String> {
+    let of = |pid: &str| {
+        let dir = Path::new("/proc").join(pid);
+        let namespace = fs::read_link(dir.join("ns/net")).ok()?;
+        let arguments = fs::read(dir.join("cmdline")).ok()?;
+        let verb = arguments.split(|byte| *byte == 0).nth(1)?.to_vec();
+        Some((fs::read(dir.join("comm")).ok()?, namespace, verb))
+    };
+    let (name, namespace, _) = of("self")?;
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    pids.find(|pid| {
+        pid.bytes().all(|byte| byte.is_ascii_digit())
+            && of(pid) == Some((name.clone(), namespace.clone(), b"run".to_vec()))
+    })
 }

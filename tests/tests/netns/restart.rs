@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -57,11 +57,9 @@ impl Pinned {
         pair
     }
 
+    #[track_caller]
     fn detach(&self) -> String {
-        let mut detach = Command::new(binary());
-        detach.args(["detach", "--pin-dir", self.bpffs.dir()]);
-        let ns = &self.rig.lab.net.router;
-        let output = ns.run(|| detach.output()).expect("start sni-router");
+        let output = detach(&self.rig, self.bpffs.dir());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{stderr}");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -147,6 +145,24 @@ fn flows_outlive_a_router_that_stops_and_detach_ends_them() {
     }
     assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
     assert!(claimed(&pinned.rig).is_empty());
+}
+
+/// What a running router needs is not left over, whether it pins or not.
+#[test]
+fn detach_leaves_a_running_router_alone() {
+    for is_pinned in [true, false] {
+        let bpffs = Bpffs::mount();
+        let pins = if is_pinned { bpffs.dir() } else { "none" };
+        let rig = Rig::start(Datapath::Tc, &["--pin-dir", pins]);
+        let pair = rig.open();
+        let output = detach(&rig, bpffs.dir());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&rig.router.pid().to_string()), "{said}");
+        pair.exchange();
+        rig.open().exchange();
+        assert_eq!(bpffs.pinned().is_empty(), !is_pinned);
+    }
 }
 
 #[test]
@@ -257,6 +273,13 @@ pub(super) fn flow_table(bpffs: &Bpffs) -> BTreeMap<FlowKey, Flow> {
     let map = HashMap::<_, FlowKey, Flow>::try_from(Map::HashMap(data)).expect("a hash");
     // An entry that goes while it is looked at is none any more.
     map.iter().filter_map(Result::ok).collect()
+}
+
+fn detach(rig: &Rig, dir: &str) -> Output {
+    let mut command = Command::new(binary());
+    command.args(["detach", "--pin-dir", dir]);
+    let ns = &rig.lab.net.router;
+    ns.run(|| command.output()).expect("start sni-router")
 }
 
 fn dir_of_version(pinned: &Pinned) -> std::path::PathBuf {
