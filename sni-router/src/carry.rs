@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
+use crate::socket::Socket;
+
 /// Carries connections from the hello to the end.
 pub trait Datapath: Send + Sync {
     /// Carries `pair` until it has ended, or until the kernel carries it alone. What could not be
@@ -93,7 +95,7 @@ pub struct Orphan {
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'c> {
     /// The socket it has come by.
-    pub socket: &'c TcpStream,
+    pub socket: &'c Socket,
     /// Its address.
     pub addr: SocketAddr,
     /// The address it has connected to.
@@ -106,7 +108,7 @@ pub type Hold = Box<dyn Any + Send + Sync>;
 /// The two sockets of a connection.
 pub struct Pair {
     /// From the client.
-    pub client: TcpStream,
+    pub client: Socket,
     /// To the endpoint.
     pub endpoint: TcpStream,
     /// Bytes read from the client and written to the endpoint so far: the hello and whatever

@@ -147,6 +147,8 @@ fn socket(addr: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     freebind(&socket, addr.is_ipv6())?;
+    // Of the connections that come by it, which inherit it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

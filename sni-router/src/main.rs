@@ -13,6 +13,7 @@ mod observe;
 mod orphans;
 mod proxy;
 mod signals;
+mod socket;
 mod source;
 mod sys;
 mod takeover;
@@ -20,6 +21,12 @@ mod takeover;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use mimalloc::MiMalloc;
+
+// What a connection leaves is allocated by a worker and freed by the control thread, thousands of
+// times a second; and the allocator of a static binary (musl) takes a lock for everything.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match cli::Cli::parse().run() {

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use sni_router_core::balance::Lease;
 use sni_router_core::table::Route;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connect::{Attempts, connect};
-use super::hello::{self, Greeting};
+use super::hello::{Greeting, Read, Reading};
 use super::left::{Active, Left, reason};
 use super::pending::Place;
 use super::reason::CloseReason;
@@ -19,16 +18,18 @@ use super::record::{HelloFacts, Record};
 use super::reject::{reject, reset};
 use super::{Proxy, Settings};
 use crate::carry::{Client, Datapath, Hold, Outcome, Pair};
+use crate::socket::Socket;
 
 /// Serves one client to the end. The record it leaves is its only result.
-pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr) {
     let active = Active::enter(&proxy);
     let Some(accepted) = Accepted::new(&proxy, client, peer) else {
         return;
     };
     let greeted = match accepted.greet().await {
         Ok(greeted) => greeted,
-        Err(rejected) => return rejected.answer(&proxy.settings).await,
+        Err(Some(rejected)) => return rejected.answer(&proxy.settings).await,
+        Err(None) => return,
     };
     let routed = match greeted.route() {
         Ok(routed) => routed,
@@ -44,13 +45,13 @@ pub(super) async fn serve(proxy: Arc<Proxy>, client: TcpStream, peer: SocketAddr
 /// A client of which nothing is known but its address.
 struct Accepted<'p> {
     proxy: &'p Proxy,
-    client: TcpStream,
+    client: Socket,
     record: Record,
 }
 
 impl<'p> Accepted<'p> {
     /// `None` if the client is gone already, or came to an address of no listener.
-    fn new(proxy: &'p Proxy, client: TcpStream, peer: SocketAddr) -> Option<Self> {
+    fn new(proxy: &'p Proxy, client: Socket, peer: SocketAddr) -> Option<Self> {
         let vip = client.local_addr().ok()?;
         let mut record = Record::new(
             Arc::clone(&proxy.observer),
@@ -75,43 +76,51 @@ impl<'p> Accepted<'p> {
         })
     }
 
-    /// Reads the hello.
-    async fn greet(mut self) -> Result<Greeted<'p>, Rejected<'p>> {
+    /// Reads the hello. Fails with nothing if there is no way to wait for it; the client is gone then.
+    async fn greet(mut self) -> Result<Greeted<'p>, Option<Rejected<'p>>> {
         let settings = &self.proxy.settings;
         let Some(place) = self.proxy.pending.enter() else {
-            return Err(Rejected::new(
-                self.client,
-                self.record,
-                CloseReason::TooManyHellos,
-            ));
+            let rejected = Rejected::new(self.client, self.record, CloseReason::TooManyHellos);
+            return Err(Some(rejected));
         };
-        let read = hello::read(
-            &self.client,
-            settings.hello_max_size,
-            settings.hello_timeout,
-        );
-        match read.await {
-            Ok(Greeting { hello, received }) => {
-                let took = self.record.started().elapsed();
-                self.record.observer().greeted(took, hello.size);
-                self.record.hello = Some(HelloFacts::of(hello));
-                let Self {
-                    proxy,
-                    client,
-                    record,
-                } = self;
-                Ok(Greeted {
-                    proxy,
-                    client,
-                    record,
-                    received,
-                })
+        let read = Reading::new(settings.hello_max_size).now(&self.client);
+        let read = match read {
+            Ok(Read::Part(reading)) => {
+                let Ok(client) = self.client.registered() else {
+                    return Err(None);
+                };
+                let read = reading.on(&client, settings.hello_timeout).await;
+                self.client = client.into();
+                read
             }
+            Ok(Read::Whole(greeting)) => Ok(greeting),
+            Err(unread) => Err(unread),
+        };
+        match read {
+            Ok(greeting) => Ok(self.greeted(greeting)),
             Err(unread) => {
                 self.record.detail = unread.detail;
                 let rejected = Rejected::new(self.client, self.record, unread.reason);
-                Err(rejected.keeping(place))
+                Err(Some(rejected.keeping(place)))
             }
+        }
+    }
+
+    fn greeted(self, greeting: Greeting) -> Greeted<'p> {
+        let Self {
+            proxy,
+            client,
+            mut record,
+        } = self;
+        let Greeting { hello, received } = greeting;
+        let took = record.started().elapsed();
+        record.observer().greeted(took, hello.size);
+        record.hello = Some(HelloFacts::of(hello));
+        Greeted {
+            proxy,
+            client,
+            record,
+            received,
         }
     }
 }
@@ -119,7 +128,7 @@ impl<'p> Accepted<'p> {
 /// A client whose hello was read.
 struct Greeted<'p> {
     proxy: &'p Proxy,
-    client: TcpStream,
+    client: Socket,
     record: Record,
     /// All bytes received: the hello and what came with it.
     received: Vec<u8>,
@@ -165,7 +174,7 @@ impl<'p> Greeted<'p> {
 /// A client of which the backend is known.
 struct Routed<'p> {
     proxy: &'p Proxy,
-    client: TcpStream,
+    client: Socket,
     record: Record,
     received: Vec<u8>,
     route: Arc<Route>,
@@ -207,10 +216,6 @@ impl<'p> Routed<'p> {
                 record.observer().connected(start.elapsed(), record.retries);
                 record.endpoint = Some(connected.lease.endpoint().addr());
                 let written = connected.hold.is_none();
-                if written {
-                    // Fails only on a socket that is already gone, which the next read finds out.
-                    let _ = client.set_nodelay(true);
-                }
                 let pair = Pair {
                     client,
                     endpoint: connected.stream,
@@ -290,7 +295,6 @@ impl Connected<'_> {
 
 /// Writes what a datapath was to write that then refused.
 async fn deliver(pair: &mut Pair) -> io::Result<()> {
-    pair.client.set_nodelay(true)?;
     pair.endpoint.set_nodelay(true)?;
     pair.endpoint.write_all(&pair.unsent).await?;
     pair.forwarded += pair.unsent.len() as u64;
@@ -300,7 +304,7 @@ async fn deliver(pair: &mut Pair) -> io::Result<()> {
 
 /// A client that goes no further.
 struct Rejected<'p> {
-    client: TcpStream,
+    client: Socket,
     tls13: bool,
     reason: CloseReason,
     /// Being told that a hello was bad takes as much of us as saying hello.
@@ -309,7 +313,7 @@ struct Rejected<'p> {
 
 impl<'p> Rejected<'p> {
     /// Writes the record at once: telling the client may take a while.
-    fn new(client: TcpStream, mut record: Record, reason: CloseReason) -> Self {
+    fn new(client: Socket, mut record: Record, reason: CloseReason) -> Self {
         record.reason = reason;
         let tls13 = record.hello.as_ref().is_some_and(|hello| hello.tls13);
         Self {

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::reason::CloseReason;
 use super::settings::{Answer, Answers};
+use crate::socket::Socket;
 
 /// Ends a connection that was not connected to an endpoint. `tls13` is whether the hello offered
 /// TLS 1.3.
-pub(super) async fn reject(client: TcpStream, reason: CloseReason, answers: &Answers, tls13: bool) {
+pub(super) async fn reject(client: Socket, reason: CloseReason, answers: &Answers, tls13: bool) {
     match answer(reason, answers) {
         Answer::Reset => reset(&client),
         Answer::Close => close(client, None).await,
@@ -21,7 +21,7 @@ pub(super) async fn reject(client: TcpStream, reason: CloseReason, answers: &Ans
 }
 
 /// Has the kernel send RST when the socket is dropped.
-pub(super) fn reset(client: &TcpStream) {
+pub(super) fn reset(client: &Socket) {
     // Fails only on a socket that is already gone.
     let _ = SockRef::from(client).set_linger(Some(Duration::ZERO));
 }
@@ -56,7 +56,10 @@ fn alert(reason: CloseReason, tls13: bool) -> Option<u8> {
 
 /// Sends the alert, if any, and FIN, then swallows what the client still sends: closing a socket
 /// with unread bytes makes the kernel send RST, which can overtake the alert.
-async fn close(mut client: TcpStream, alert: Option<u8>) {
+async fn close(client: Socket, alert: Option<u8>) {
+    let Ok(mut client) = client.registered() else {
+        return;
+    };
     let ending = async {
         if let Some(description) = alert {
             client.write_all(&alert_record(description)).await?;

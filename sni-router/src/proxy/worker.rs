@@ -2,20 +2,23 @@
 //! a connection stays on one core from accept to close.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::Proxy;
 use super::conn::serve;
 use crate::limits;
+use crate::sys::readable::readable;
 
 /// A running worker.
 pub struct Worker {
@@ -24,7 +27,7 @@ pub struct Worker {
 }
 
 enum Order {
-    Listen(SocketAddr, std::net::TcpListener),
+    Listen(SocketAddr, TcpListener),
     Unlisten(SocketAddr),
     StopListening,
 }
@@ -50,7 +53,7 @@ impl Worker {
 
     /// Accepts connections from a listening, non-blocking socket. `addr` names it for
     /// [`Worker::unlisten`].
-    pub fn listen(&self, addr: SocketAddr, listener: std::net::TcpListener) {
+    pub fn listen(&self, addr: SocketAddr, listener: TcpListener) {
         self.order(Order::Listen(addr, listener));
     }
 
@@ -85,7 +88,7 @@ async fn run(proxy: Arc<Proxy>, mut inbox: mpsc::UnboundedReceiver<Order>) {
     let mut listening: Vec<(SocketAddr, oneshot::Sender<()>)> = Vec::new();
     while let Some(order) = inbox.recv().await {
         match order {
-            Order::Listen(addr, listener) => match TcpListener::from_std(listener) {
+            Order::Listen(addr, listener) => match readable(listener) {
                 Ok(listener) => {
                     let (stop, stopped) = oneshot::channel();
                     tokio::spawn(accept_until(Arc::clone(&proxy), listener, stopped));
@@ -99,42 +102,61 @@ async fn run(proxy: Arc<Proxy>, mut inbox: mpsc::UnboundedReceiver<Order>) {
     }
 }
 
-async fn accept_until(proxy: Arc<Proxy>, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+async fn accept_until(
+    proxy: Arc<Proxy>,
+    listener: AsyncFd<TcpListener>,
+    stopped: oneshot::Receiver<()>,
+) {
     tokio::select! {
         biased;
         _ = stopped => {}
         () = accept(&proxy, &listener) => {}
     }
-    // Closing the socket resets the connections that wait to be accepted. They are taken by plain
-    // accept(2): tokio would give up its turn after some, and there is no next one.
-    let Ok(listener) = listener.into_std() else {
-        return;
-    };
-    while let Ok((client, peer)) = listener.accept() {
-        let client = client
-            .set_nonblocking(true)
-            .and_then(|()| TcpStream::from_std(client));
-        if let Ok(client) = client {
-            tokio::spawn(serve(Arc::clone(&proxy), client, peer));
+    // Closing the socket resets the connections that wait to be accepted.
+    loop {
+        match accept_one(&proxy, listener.get_ref()) {
+            Err(error) if !is_the_clients(&error) => return,
+            _ => {}
         }
     }
 }
 
 /// Accepts for ever.
-async fn accept(proxy: &Arc<Proxy>, listener: &TcpListener) {
+async fn accept(proxy: &Arc<Proxy>, listener: &AsyncFd<TcpListener>) {
     loop {
-        match listener.accept().await {
-            Ok((client, peer)) => {
-                tokio::spawn(serve(Arc::clone(proxy), client, peer));
-            }
-            Err(error) if is_the_clients(&error) => debug!(%error, "a client left before accept"),
-            Err(error) => {
-                // Out of descriptors or memory: trying again at once would only burn the CPU.
-                warn!(%error, "cannot accept; trying again (raise LimitNOFILE if this stays)");
-                sleep(ACCEPT_PAUSE).await;
+        // Fails only at the end of the runtime, which ends this task too.
+        let Ok(mut ready) = listener.readable().await else {
+            return;
+        };
+        for _ in 0..AT_A_TIME {
+            match accept_one(proxy, listener.get_ref()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    break;
+                }
+                Err(error) if is_the_clients(&error) => {
+                    debug!(%error, "a client left before accept");
+                }
+                Err(error) => {
+                    // Out of descriptors or memory: trying again at once would only burn the CPU.
+                    warn!(%error, "cannot accept; trying again (raise LimitNOFILE if this stays)");
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+        yield_now().await;
     }
+}
+
+/// Takes one connection that waits, and serves it.
+fn accept_one(proxy: &Arc<Proxy>, listener: &TcpListener) -> io::Result<()> {
+    let (client, peer) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+    let peer = SocketAddr::try_from(peer)?;
+    let client = TcpStream::from(client).into();
+    tokio::spawn(serve(Arc::clone(proxy), client, peer));
+    Ok(())
 }
 
 /// Errors of accept(2) that concern one connection, not the listening socket.
@@ -149,3 +171,6 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections taken before those that were taken are served.
+const AT_A_TIME: usize = 32;

@@ -89,7 +89,9 @@ async fn partly_read(datapath: &dyn Datapath) -> io::Result<()> {
     } = Rig::new().await?;
     client.write_all(&pattern(QUEUED)).await?;
     let mut part = [0; 1000];
-    pair.client.read_exact(&mut part).await?;
+    let mut from_client = pair.client.registered()?;
+    from_client.read_exact(&mut part).await?;
+    pair.client = from_client.into();
     pair.endpoint.write_all(&part).await?;
     pair.forwarded = part.len() as u64;
     let ends = async {
@@ -191,7 +193,7 @@ impl Rig {
         let (from_client, _) = front.accept().await?;
         let (endpoint, _) = back.accept().await?;
         let pair = Pair {
-            client: from_client,
+            client: from_client.into(),
             endpoint: to_endpoint,
             forwarded: 0,
             unsent: Vec::new(),

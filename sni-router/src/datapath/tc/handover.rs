@@ -10,13 +10,13 @@
 //! again; the client's may hold bytes that were under way between the program and the socket.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sni_router_common::flow::{before, own, peer, seen};
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -258,9 +258,9 @@ fn received(pair: &Pair) -> u32 {
 }
 
 /// Has the kernel send RST when the socket is closed, unless it is silenced before.
-fn abort_on_close(stream: &TcpStream) {
+fn abort_on_close(socket: &impl AsFd) {
     // Fails only on a socket that is already gone.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// The port stays with the pair, whose socket is bound to it.

@@ -47,30 +47,45 @@ impl Datapath for Userspace {
 }
 
 async fn carry(pair: Pair, limits: &Limits, traffic: &Traffic) -> End {
-    traffic.set(Direction::Up, pair.forwarded);
-    let end = tokio::select! {
-        end = both_ways(&pair, traffic) => end,
-        end = limits_reached(limits, || progress(&pair, traffic)) => end,
-    };
-    if end != End::Done {
-        // The side that is still there shall learn that the stream was cut: RST, not FIN.
-        abort(&pair.client);
-        abort(&pair.endpoint);
-    }
-    end
-}
-
-/// Runs both directions until both have passed on a FIN, or one side is gone.
-async fn both_ways(pair: &Pair, traffic: &Traffic) -> End {
     let Pair {
         client,
         endpoint,
-        forwarded: _,
+        forwarded,
         unsent,
         mapped,
-        hold: _,
+        hold: _hold,
     } = pair;
-    let copy_only = mapped.is_some();
+    let Ok(client) = client.registered() else {
+        // It is closed; the endpoint's socket shall not look as if all was said.
+        abort(&endpoint);
+        drop(endpoint);
+        return End::Failed;
+    };
+    let sides = Sides { client, endpoint };
+    traffic.set(Direction::Up, forwarded);
+    let end = tokio::select! {
+        end = both_ways(&sides, &unsent, mapped.is_some(), traffic) => end,
+        end = limits_reached(limits, || progress(&sides, traffic)) => end,
+    };
+    if end != End::Done {
+        // The side that is still there shall learn that the stream was cut: RST, not FIN.
+        abort(&sides.client);
+        abort(&sides.endpoint);
+    }
+    // What is left of the pair must outlive the sockets.
+    drop(sides);
+    end
+}
+
+/// The two sockets of a connection, both of which are waited for.
+struct Sides {
+    client: TcpStream,
+    endpoint: TcpStream,
+}
+
+/// Runs both directions until both have passed on a FIN, or one side is gone.
+async fn both_ways(sides: &Sides, unsent: &[u8], copy_only: bool, traffic: &Traffic) -> End {
+    let Sides { client, endpoint } = sides;
     let first = async {
         copy::write_all(endpoint, unsent).await?;
         traffic.add(Direction::Up, unsent.len() as u64);
@@ -156,9 +171,9 @@ async fn writable(stream: &TcpStream) -> Result<(), Broken> {
 }
 
 /// Grows as long as anything moves, be it only out of a send queue to a slow peer.
-fn progress(pair: &Pair, traffic: &Traffic) -> u64 {
+fn progress(sides: &Sides, traffic: &Traffic) -> u64 {
     let acked = |socket| tcp_info(socket).map_or(0, |info| info.bytes_acked());
-    traffic.up() + traffic.down() + acked(&pair.client) + acked(&pair.endpoint)
+    traffic.up() + traffic.down() + acked(&sides.client) + acked(&sides.endpoint)
 }
 
 /// Answers when the peer of `stream` has reset the connection.
