@@ -1,5 +1,6 @@
 //! `sni-router run`: the daemon.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +36,11 @@ pub struct Args {
     /// Source ports towards endpoints that the `tc` datapath uses, and nobody else on this host
     #[arg(long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
     tc_ports: RangeInclusive<u16>,
+
+    /// Address of this host that the `tc` datapath connects to endpoints from (repeatable). Each has all
+    /// of --tc-ports towards each endpoint [default: the one of the route]
+    #[arg(long, value_name = "IP")]
+    tc_source: Vec<IpAddr>,
 
     /// Add --tc-ports to net.ipv4.ip_local_reserved_ports where the kernel would give them to other
     /// connections too; stays after the exit
@@ -152,6 +158,7 @@ impl Args {
             tc_ports: TcPorts {
                 range: self.tc_ports,
                 reserve: self.reserve_ports,
+                sources: self.tc_source,
             },
             pins: match self.pin_dir {
                 None => PinDir::Preferred(super::PIN_DIR.into()),

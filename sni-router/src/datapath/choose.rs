@@ -1,6 +1,7 @@
 //! Which datapath this host gets, and why not a better one.
 
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,13 +35,15 @@ pub enum Choice {
     Userspace,
 }
 
-/// The ports that the `tc` datapath uses towards endpoints.
+/// The ports and addresses that the `tc` datapath uses towards endpoints.
 #[derive(Clone, Debug)]
 pub struct TcPorts {
     /// First and last.
     pub range: RangeInclusive<u16>,
     /// Whether the kernel is to be told not to give them to anybody else.
     pub reserve: bool,
+    /// Of this host. Without any, the kernel takes the one of the route.
+    pub sources: Vec<IpAddr>,
 }
 
 /// What the host gets.
@@ -66,6 +69,9 @@ pub enum ChooseError {
     /// The ports belong to somebody else as well.
     #[error(transparent)]
     Ports(#[from] ReserveError),
+    /// One of the addresses is not ours.
+    #[error("--tc-source {0}: no interface of this host has this address")]
+    Source(IpAddr, #[source] io::Error),
     /// There is nothing that packets could come in by.
     #[error("the tc datapath needs an interface other than the loopback one")]
     NoInterface,
@@ -170,7 +176,7 @@ async fn tc(
 ) -> Result<Arc<Tc>, ChooseError> {
     let flows = flows(kernel, ports)?;
     attach(kernel.hooks()).await?;
-    let ports = Arc::new(Ports::new(ports.range.clone()));
+    let ports = Arc::new(Ports::new(ports.range.clone(), &ports.sources));
     let tc = Tc::new(flows, ports, limits, next);
     tokio::spawn(Arc::clone(&tc).dispatch());
     let looked_at = Arc::clone(&tc);
@@ -185,6 +191,10 @@ async fn tc(
 /// The maps of the `tc` datapath, once the ports are known to be ours.
 fn flows(kernel: &mut Kernel, ports: &TcPorts) -> Result<Arc<Flows>, ChooseError> {
     reserve::check(&ports.range, ports.reserve)?;
+    for source in &ports.sources {
+        // A port of the kernel's choice, given back at once.
+        UdpSocket::bind((*source, 0)).map_err(|error| ChooseError::Source(*source, error))?;
+    }
     Ok(kernel.load_tc(ports.range.clone())?)
 }
 

@@ -1,11 +1,13 @@
 //! The ports that `tc` uses towards endpoints: whose they are, and what happens when they run out.
 
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use sni_router_tests::access::Access;
+use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Launch, Router};
 use sni_router_tests::raw::{End, accept, hello, read_exactly, read_to_end, write};
 use sni_router_tests::rig::{BACKEND_PORT, HOST, Lab, Rig, alone};
@@ -122,6 +124,84 @@ fn connection_without_a_port_is_carried_by_another_datapath_and_ports_come_back(
     until("a port has rested", SOON, || {
         serve_one(&lab, &router, &listeners[0]).datapath == "tc"
     });
+}
+
+#[test]
+fn each_source_address_has_all_the_ports_and_keeps_them_over_a_restart() {
+    let lab = lab();
+    let sources = [101, 102].map(|last| {
+        let mut endpoint = lab.endpoint(0);
+        let IpAddr::V4(address) = endpoint.ip() else {
+            unreachable!("the lab's endpoints are IPv4")
+        };
+        let [a, b, c, _] = address.octets();
+        endpoint.set_ip(Ipv4Addr::new(a, b, c, last).into());
+        endpoint.ip()
+    });
+    let [one, other] = sources.map(|source| source.to_string());
+    let router = &lab.net.router;
+    let route = router.ip_output(&["-o", "route", "get", &lab.endpoint(0).ip().to_string()]);
+    let mut words = route.split_whitespace().skip_while(|word| *word != "dev");
+    let device = words.nth(1).expect("a route to the endpoint");
+    let add = |source: &str| format!("addr add {source}/24 dev {device}\n");
+    router.batch(&(add(&one) + &add(&other)));
+    let listener = lab.listen(0);
+    let pins = Bpffs::mount();
+    let args = [
+        "--tc-ports",
+        "10000-10003",
+        "--tc-source",
+        &one,
+        "--tc-source",
+        &other,
+        "--pin-dir",
+        pins.dir(),
+    ];
+    let mut router = lab.start(Datapath::Tc, &args);
+    let before = router.descriptors();
+    let mut running: Vec<_> = (0..6).map(|_| open(&lab, HOST, &listener)).collect();
+    until("the router has let go of its sockets", SOON, || {
+        router.descriptors() <= before
+    });
+    router.kill();
+    let router = lab.start(Datapath::Tc, &args);
+    running.extend((0..2).map(|_| open(&lab, HOST, &listener)));
+    let peers: BTreeSet<_> = running
+        .iter()
+        .map(|(_, server)| server.peer_addr().expect("a connected socket"))
+        .collect();
+    let all = |source: IpAddr| (10_000..=10_003).map(move |port| SocketAddr::new(source, port));
+    let expected = sources.into_iter().flat_map(all);
+    assert_eq!(peers, expected.collect());
+    let (client, server) = open(&lab, HOST, &listener);
+    let access = end(&router, client, server);
+    assert_eq!(access.declined, "no_port", "{access:?}");
+    for (client, server) in running {
+        let access = end(&router, client, server);
+        assert_eq!(access.datapath, "tc", "{access:?}");
+    }
+}
+
+#[test]
+fn source_address_of_somebody_else_keeps_tc_from_starting() {
+    let lab = lab();
+    let launch = Launch {
+        manifests: &lab.manifests(),
+        admin: &lab.admin(),
+        args: &[
+            "--datapath",
+            "tc",
+            "--tc-source",
+            "192.0.2.77",
+            "--pin-dir",
+            "none",
+        ],
+        without: &[],
+    };
+    let mut router = Router::launch(&lab.net.router, &launch);
+    let status = router.wait_exit(START);
+    assert!(!status.success(), "{status}");
+    router.log().wait_for_line("--tc-source 192.0.2.77", SOON);
 }
 
 /// The kernel's range surrounds ours, and the host itself is a client of the same endpoint all the

@@ -67,10 +67,11 @@ impl Registry {
         self.next_id
             .fetch_max(id.wrapping_add(AHEAD), Ordering::Relaxed);
         let (endpoint, source) = sides(&keys[1]);
-        if lock(&self.lingering).has(endpoint, source.port(), id) {
+        let port = self.ports.port(source, endpoint);
+        if lock(&self.lingering).has(port, id) {
             return false;
         }
-        self.ports.hold(endpoint, source.port());
+        self.ports.hold(port);
         if up.closed != 0 {
             self.linger(id, keys);
             return false;

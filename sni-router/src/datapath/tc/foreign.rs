@@ -1,7 +1,6 @@
 //! Flows of a router of another version, which its program goes on carrying. Of them only what all
 //! versions have in common is understood: whose they are, and whether they have ended.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,19 +9,19 @@ use sni_router_common::flow::FlowKey;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::ports::Ports;
+use super::ports::{Port, Ports};
 use super::registry::sides;
 use crate::datapath::bpf::{Pins, foreign_flows, remove_all};
 
 /// The directory of a table, and the ports that its flows have towards their endpoints.
-type Held = (PathBuf, Vec<(SocketAddr, u16)>);
+type Held = (PathBuf, Vec<Port>);
 
 /// Keeps our hands off their ports.
 pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
     let mut tables = Vec::new();
     for dir in pins.foreign() {
-        let held: Vec<_> = live(&dir).iter().map(endpoint_and_port).collect();
-        held.iter().for_each(|(to, port)| ports.hold(*to, *port));
+        let held: Vec<_> = live(&dir).iter().map(|key| port(key, ports)).collect();
+        held.iter().for_each(|port| ports.hold(*port));
         info!(dir = %dir.display(), flows = held.len(), "another version's flows go on");
         tables.push((dir, held));
     }
@@ -37,8 +36,7 @@ pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
                 return true;
             }
             let now = Instant::now();
-            held.iter()
-                .for_each(|(to, port)| ports.linger(*to, *port, now));
+            held.iter().for_each(|port| ports.linger(*port, now));
             match remove_all(dir) {
                 Ok(()) => info!(dir = %dir.display(), "another version's flows have ended"),
                 Err(error) => warn!(dir = %dir.display(), %error, "cannot be removed"),
@@ -63,9 +61,9 @@ fn live(dir: &std::path::Path) -> Vec<FlowKey> {
     keys
 }
 
-fn endpoint_and_port(key: &FlowKey) -> (SocketAddr, u16) {
+fn port(key: &FlowKey, ports: &Ports) -> Port {
     let (endpoint, source) = sides(key);
-    (endpoint, source.port())
+    ports.port(source, endpoint)
 }
 
 const TICK: Duration = Duration::from_secs(5);

@@ -1,58 +1,51 @@
 //! Flows that have ended, whose entries stay in the kernel for what is still under way.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
 use sni_router_common::flow::FlowKey;
 
+use super::ports::Port;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Lingering {
-    /// By what is unique among all flows: the endpoint, and our port towards it.
-    flows: HashMap<(SocketAddr, u16), ([FlowKey; 2], u32)>,
+    /// By what is unique among all flows.
+    flows: HashMap<Port, ([FlowKey; 2], u32)>,
     /// In the order in which they ended.
-    order: VecDeque<(Instant, SocketAddr, u16, u32)>,
+    order: VecDeque<(Instant, Port, u32)>,
 }
 
 impl Lingering {
-    /// Adds a flow that has ended now: its endpoint, its port towards that, its number and the keys
-    /// of its directions.
-    pub(super) fn push(
-        &mut self,
-        now: Instant,
-        endpoint: SocketAddr,
-        port: u16,
-        id: u32,
-        keys: [FlowKey; 2],
-    ) {
-        self.order.push_back((now, endpoint, port, id));
-        self.flows.insert((endpoint, port), (keys, id));
+    /// Adds a flow that has ended now: its port, its number and the keys of its directions.
+    pub(super) fn push(&mut self, now: Instant, port: Port, id: u32, keys: [FlowKey; 2]) {
+        self.order.push_back((now, port, id));
+        self.flows.insert(port, (keys, id));
     }
 
     /// Whether this one is here.
-    pub(super) fn has(&self, endpoint: SocketAddr, port: u16, id: u32) -> bool {
-        let found = self.flows.get(&(endpoint, port));
+    pub(super) fn has(&self, port: Port, id: u32) -> bool {
+        let found = self.flows.get(&port);
         found.is_some_and(|(_, other)| *other == id)
     }
 
     /// Takes out those that have lingered long enough.
     pub(super) fn take_over(&mut self, now: Instant) -> Vec<([FlowKey; 2], u32)> {
-        let is_over = |one: &mut (Instant, _, _, _)| now.duration_since(one.0) >= LINGER;
+        let is_over = |one: &mut (Instant, _, _)| now.duration_since(one.0) >= LINGER;
         let mut over = Vec::new();
-        while let Some((_, endpoint, port, id)) = self.order.pop_front_if(is_over) {
+        while let Some((_, port, id)) = self.order.pop_front_if(is_over) {
             // Its port may have been needed, and be another flow's by now.
-            if self.has(endpoint, port, id) {
-                over.extend(self.take(endpoint, port));
+            if self.has(port, id) {
+                over.extend(self.take(port));
             }
         }
         over
     }
 
     /// Takes out the one of this port.
-    pub(super) fn take(&mut self, endpoint: SocketAddr, port: u16) -> Option<([FlowKey; 2], u32)> {
-        self.flows.remove(&(endpoint, port))
+    pub(super) fn take(&mut self, port: Port) -> Option<([FlowKey; 2], u32)> {
+        self.flows.remove(&port)
     }
 }
 
@@ -63,7 +56,14 @@ pub(super) const LINGER: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
 
-    const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    const fn port(number: u16) -> Port {
+        let local = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        Port {
+            from: local,
+            to: std::net::SocketAddr::new(local, 1),
+            number,
+        }
+    }
 
     #[test]
     fn flow_is_over_once_it_has_lingered_unless_its_port_was_needed() {
@@ -74,16 +74,16 @@ mod tests {
         }; 2];
         let mut lingering = Lingering::default();
         let start = Instant::now();
-        for (id, port) in (1..).zip([10, 11, 12]) {
-            lingering.push(start, TO, port, id, keys);
+        for (id, number) in (1..).zip([10, 11, 12]) {
+            lingering.push(start, port(number), id, keys);
         }
-        assert_eq!(lingering.take(TO, 11), Some((keys, 2)));
+        assert_eq!(lingering.take(port(11)), Some((keys, 2)));
         let later = start + LINGER / 2;
-        lingering.push(later, TO, 11, 4, keys);
+        lingering.push(later, port(11), 4, keys);
         assert!(lingering.take_over(later).is_empty());
         let ids = |over: Vec<(_, u32)>| over.into_iter().map(|(_, id)| id).collect::<Vec<_>>();
         assert_eq!(ids(lingering.take_over(start + LINGER)), [1, 3]);
-        assert!(lingering.has(TO, 11, 4));
+        assert!(lingering.has(port(11), 4));
         assert_eq!(ids(lingering.take_over(later + LINGER)), [4]);
         assert!(lingering.flows.is_empty() && lingering.order.is_empty());
     }

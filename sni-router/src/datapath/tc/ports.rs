@@ -11,29 +11,47 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The table. A port is one connection's per endpoint, from whatever address of ours: that is
-/// only known once the connection is there.
+/// The table. A port is one connection's per endpoint and address of ours. Where we were given none,
+/// it is one connection's per endpoint: from which address is only known once the connection is
+/// there.
 pub struct Ports {
     range: RangeInclusive<u16>,
-    endpoints: Mutex<HashMap<SocketAddr, Endpoint>>,
+    sources: Vec<IpAddr>,
+    /// How many have asked; each begins with another source.
+    asked: AtomicUsize,
+    lines: Mutex<HashMap<Line, Pool>>,
     random: RandomState,
+}
+
+/// From which address of ours, which is a wildcard where the kernel chooses it, to which endpoint.
+type Line = (IpAddr, SocketAddr);
+
+/// A port of ours, which belongs to one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Port {
+    /// The address that it is bound to, or a wildcard.
+    pub(super) from: IpAddr,
+    /// The endpoint.
+    pub(super) to: SocketAddr,
+    pub(super) number: u16,
 }
 
 /// A port that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Taken {
-    pub(super) port: u16,
+    pub(super) port: Port,
     /// It was still lingering: what is left of the connection before has to go first.
     pub(super) was_lingering: bool,
 }
 
-/// The ports of one endpoint.
-struct Endpoint {
+/// The ports of one line.
+struct Pool {
     /// A bit for each port of the range: held or lingering. 2.5 KB for 20,000 ports.
     used: Vec<u64>,
     /// How many bits are set.
@@ -48,81 +66,108 @@ struct Endpoint {
 }
 
 impl Ports {
-    /// Of a range that is ours.
-    pub fn new(range: RangeInclusive<u16>) -> Self {
+    /// Of a range that is ours, on these addresses of ours; on any if there are none.
+    pub fn new(range: RangeInclusive<u16>, sources: &[IpAddr]) -> Self {
         Self {
             range,
-            endpoints: Mutex::default(),
+            sources: sources.iter().map(IpAddr::to_canonical).collect(),
+            asked: AtomicUsize::new(0),
+            lines: Mutex::default(),
             random: RandomState::new(),
+        }
+    }
+
+    /// The port of a connection between these two.
+    pub(super) fn port(&self, source: SocketAddr, endpoint: SocketAddr) -> Port {
+        let from = if self.sources.is_empty() {
+            wildcard(endpoint)
+        } else {
+            source.ip()
+        };
+        Port {
+            from,
+            to: endpoint,
+            number: source.port(),
         }
     }
 
     /// A port that has no connection to this endpoint; `None` if all have.
     pub(super) fn take(&self, to: SocketAddr, now: Instant) -> Option<Taken> {
-        let (first, count) = (*self.range.start(), self.count());
-        let mut endpoints = self.endpoints();
-        let endpoint = endpoints
-            .entry(to)
-            .or_insert_with(|| Endpoint::new(self.random.hash_one((to, now)), count));
-        endpoint.expire(first, now);
-        if let Some(index) = endpoint.free(count) {
-            endpoint.set(index);
-            return Some(Taken {
-                port: first + index as u16,
-                was_lingering: false,
-            });
+        let count = self.count();
+        let mut lines = self.lines();
+        let froms = self.froms(to);
+        for from in froms.clone() {
+            let pool = self.pool(&mut lines, (from, to));
+            pool.expire(*self.range.start(), now);
+            if let Some(index) = pool.free(count) {
+                pool.set(index);
+                let number = self.range.start() + index as u16;
+                let port = Port { from, to, number };
+                return Some(Taken {
+                    port,
+                    was_lingering: false,
+                });
+            }
         }
         let rested = |(_, since): &mut (u16, Instant)| now.duration_since(*since) >= LEAST_REST;
-        let (port, _) = endpoint.lingering.pop_front_if(rested)?;
-        Some(Taken {
-            port,
-            was_lingering: true,
+        froms.into_iter().find_map(|from| {
+            let pool = lines.get_mut(&(from, to))?;
+            let (number, _) = pool.lingering.pop_front_if(rested)?;
+            let port = Port { from, to, number };
+            Some(Taken {
+                port,
+                was_lingering: true,
+            })
         })
     }
 
+    /// Where connections to this endpoint may come from, in the order to try.
+    fn froms(&self, to: SocketAddr) -> impl Iterator<Item = IpAddr> + Clone {
+        let any = self.sources.is_empty().then(|| wildcard(to));
+        let alike = |source: &&IpAddr| source.is_ipv4() == to.is_ipv4();
+        let count = self.sources.iter().filter(alike).count();
+        let first = self.asked.fetch_add(1, Ordering::Relaxed) % count.max(1);
+        let sources = self
+            .sources
+            .iter()
+            .filter(move |source| source.is_ipv4() == to.is_ipv4());
+        let rotated = sources.copied().cycle().skip(first).take(count);
+        any.into_iter().chain(rotated)
+    }
+
     /// Marks a port as taken whose connection is older than this table.
-    pub(super) fn hold(&self, to: SocketAddr, port: u16) {
-        let (first, count) = (*self.range.start(), self.count());
-        if !self.range.contains(&port) {
-            return;
+    pub(super) fn hold(&self, port: Port) {
+        if let Some(index) = self.index(port) {
+            let mut lines = self.lines();
+            self.pool(&mut lines, (port.from, port.to)).set(index);
         }
-        let mut endpoints = self.endpoints();
-        let endpoint = endpoints
-            .entry(to)
-            .or_insert_with(|| Endpoint::new(self.random.hash_one(to), count));
-        endpoint.set((port - first).into());
     }
 
     /// Gives a port back that the endpoint never heard of.
-    pub(super) fn release(&self, to: SocketAddr, port: u16) {
-        if !self.range.contains(&port) {
-            return;
-        }
-        let mut endpoints = self.endpoints();
-        if let Some(endpoint) = endpoints.get_mut(&to) {
-            endpoint.clear((port - self.range.start()).into());
-            if endpoint.in_use == 0 {
-                endpoints.remove(&to);
+    pub(super) fn release(&self, port: Port) {
+        let line = (port.from, port.to);
+        let mut lines = self.lines();
+        if let (Some(index), Some(pool)) = (self.index(port), lines.get_mut(&line)) {
+            pool.clear(index);
+            if pool.in_use == 0 {
+                lines.remove(&line);
             }
         }
     }
 
     /// Gives a port back whose connection the endpoint may still remember.
-    pub(super) fn linger(&self, to: SocketAddr, port: u16, now: Instant) {
-        // A flow that was adopted may have a port of another range.
-        if !self.range.contains(&port) {
-            return;
-        }
-        if let Some(endpoint) = self.endpoints().get_mut(&to) {
-            endpoint.lingering.push_back((port, now));
+    pub(super) fn linger(&self, port: Port, now: Instant) {
+        let mut lines = self.lines();
+        if let (Some(_), Some(pool)) = (self.index(port), lines.get_mut(&(port.from, port.to))) {
+            pool.lingering.push_back((port.number, now));
         }
     }
 
-    /// Forgets what has lingered long enough, and endpoints without a port in use.
+    /// Forgets what has lingered long enough, and lines without a port in use.
     pub(super) fn sweep(&self, now: Instant) {
-        self.endpoints().retain(|_, endpoint| {
-            endpoint.expire(*self.range.start(), now);
-            endpoint.in_use > 0
+        self.lines().retain(|_, pool| {
+            pool.expire(*self.range.start(), now);
+            pool.in_use > 0
         });
     }
 
@@ -130,15 +175,34 @@ impl Ports {
         u32::from(*self.range.end()) - u32::from(*self.range.start()) + 1
     }
 
+    /// The number of a port in the range; `None` for one of a flow that was adopted, and is of
+    /// another range.
+    fn index(&self, port: Port) -> Option<u32> {
+        let is_ours = self.range.contains(&port.number);
+        is_ours.then(|| (port.number - self.range.start()).into())
+    }
+
+    fn pool<'l>(&self, lines: &'l mut HashMap<Line, Pool>, line: Line) -> &'l mut Pool {
+        let count = self.count();
+        lines
+            .entry(line)
+            .or_insert_with(|| Pool::new(self.random.hash_one((line, Instant::now())), count))
+    }
+
     /// A thread that panicked while holding it leaves it as good as it was.
-    fn endpoints(&self) -> MutexGuard<'_, HashMap<SocketAddr, Endpoint>> {
-        self.endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, HashMap<Line, Pool>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Endpoint {
+fn wildcard(to: SocketAddr) -> IpAddr {
+    match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+impl Pool {
     fn new(seed: u64, count: u32) -> Self {
         let mut step = (seed >> 32) as u32 % count;
         while gcd(step, count) != 1 {
@@ -221,10 +285,10 @@ mod tests {
     #[test]
     fn every_port_is_given_out_once_and_then_none() {
         for count in [1, 2, 3, 7, 10, 1000] {
-            let ports = Ports::new(2000..=2000 + count - 1);
+            let ports = Ports::new(2000..=2000 + count - 1, &[]);
             let now = Instant::now();
             let all: HashSet<_> = (0..count)
-                .map(|_| ports.take(TO, now).expect("a free port").port)
+                .map(|_| ports.take(TO, now).expect("a free port").port.number)
                 .collect();
             assert_eq!(all, (2000..2000 + count).collect());
             assert_eq!(ports.take(TO, now), None);
@@ -235,20 +299,20 @@ mod tests {
 
     #[test]
     fn a_released_port_is_free_at_once() {
-        let ports = Ports::new(5..=5);
+        let ports = Ports::new(5..=5, &[]);
         let now = Instant::now();
         let taken = ports.take(TO, now).expect("a free port");
-        ports.release(TO, taken.port);
+        ports.release(taken.port);
         let again = ports.take(TO, now).expect("it is free again");
-        assert_eq!((again.port, again.was_lingering), (5, false));
+        assert_eq!((again.port.number, again.was_lingering), (5, false));
     }
 
     #[test]
     fn a_lingering_port_is_given_out_when_it_is_needed_but_not_at_once() {
-        let ports = Ports::new(5..=6);
+        let ports = Ports::new(5..=6, &[]);
         let start = Instant::now();
         let first = ports.take(TO, start).expect("a free port").port;
-        ports.linger(TO, first, start);
+        ports.linger(first, start);
         let second = ports.take(TO, start).expect("the other one");
         assert_ne!(second.port, first);
         assert_eq!(ports.take(TO, start), None, "it has hardly rested");
@@ -258,14 +322,39 @@ mod tests {
 
     #[test]
     fn what_has_lingered_is_free_and_leaves_nothing_behind() {
-        let ports = Ports::new(5..=5);
+        let ports = Ports::new(5..=5, &[]);
         let start = Instant::now();
         let port = ports.take(TO, start).expect("a free port").port;
-        ports.linger(TO, port, start);
+        ports.linger(port, start);
         let again = ports.take(TO, start + LINGER).expect("it is over");
         assert!(!again.was_lingering);
-        ports.linger(TO, again.port, start + LINGER);
+        ports.linger(again.port, start + LINGER);
         ports.sweep(start + LINGER * 2);
-        assert!(ports.endpoints().is_empty());
+        assert!(ports.lines().is_empty());
+    }
+
+    #[test]
+    fn each_source_has_all_ports_and_only_those_of_the_endpoints_family_are_used() {
+        let sources: [IpAddr; 3] = ["10.0.0.1", "2001:db8::1", "::ffff:10.0.0.2"]
+            .map(|source| source.parse().expect("an address"));
+        let ports = Ports::new(5..=6, &sources);
+        let now = Instant::now();
+        let all: HashSet<_> = (0..4)
+            .map(|_| ports.take(TO, now).expect("a free port").port)
+            .collect();
+        assert_eq!(all.len(), 4);
+        let from = |source: &str| {
+            let source: IpAddr = source.parse().expect("an address");
+            all.iter().filter(|port| port.from == source).count()
+        };
+        assert_eq!((from("10.0.0.1"), from("10.0.0.2")), (2, 2));
+        assert_eq!(ports.take(TO, now), None);
+        // One that has rested is better than none, of whichever source.
+        let one = *all.iter().next().expect("four of them");
+        ports.linger(one, now);
+        let again = ports.take(TO, now + LEAST_REST).expect("it has rested");
+        assert_eq!((again.port, again.was_lingering), (one, true));
+        let source = SocketAddr::new(one.from, one.number);
+        assert_eq!(ports.port(source, TO), one);
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::learn::{Plan, Sides};
 use super::lingering::Lingering;
-use super::ports::{self, Ports};
+use super::ports::{self, Port, Ports};
 use super::source::SourcePort;
 use crate::carry::{Alone, End, Limits, Rest};
 use crate::datapath::bpf::Flows;
@@ -142,10 +142,10 @@ impl Registry {
     pub(super) fn linger(&self, id: u32, keys: [FlowKey; 2]) {
         let now = Instant::now();
         let (endpoint, source) = sides(&keys[1]);
-        let port = source.port();
-        lock(&self.lingering).push(now, endpoint, port, id, keys);
+        let port = self.ports.port(source, endpoint);
+        lock(&self.lingering).push(now, port, id, keys);
         // The port begins to rest only now: whoever takes it finds the entries.
-        self.ports.linger(endpoint, port, now);
+        self.ports.linger(port, now);
     }
 
     /// Removes entries that have lingered long enough. Runs as long as the datapath is used.
@@ -165,8 +165,8 @@ impl Registry {
     }
 
     /// Removes the entries of an ended flow, whose port is needed.
-    pub(super) fn remove_lingering(&self, endpoint: SocketAddr, port: u16) {
-        let found = lock(&self.lingering).take(endpoint, port);
+    pub(super) fn remove_lingering(&self, port: Port) {
+        let found = lock(&self.lingering).take(port);
         if let Some((keys, id)) = found {
             self.remove(keys, id);
         }

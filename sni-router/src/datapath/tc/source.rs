@@ -1,19 +1,18 @@
 //! A port towards an endpoint, for as long as a socket or a flow has it.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpSocket;
 
-use super::ports::{Ports, Taken};
+use super::ports::{Port, Ports, Taken};
 use super::registry::Registry;
 
 /// A port that nobody else uses towards this endpoint. Given back on drop.
 pub(super) struct SourcePort {
     ports: Arc<Ports>,
-    endpoint: SocketAddr,
-    port: u16,
+    port: Port,
     taken: Instant,
     /// Whether the endpoint may know of a connection from it.
     is_used: bool,
@@ -30,11 +29,6 @@ impl SourcePort {
     ) -> Option<Self> {
         // As a flow has it.
         let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
-        // A wildcard address: which one it is depends on the route, which connecting looks up.
-        let any = match endpoint {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
         // Without it, a port that another endpoint's connection has could not be bound to.
         socket.set_reuseaddr(true).ok()?;
         for _ in 0..ATTEMPTS {
@@ -44,17 +38,18 @@ impl SourcePort {
                 was_lingering,
             } = ports.take(endpoint, taken)?;
             if was_lingering {
-                registry.remove_lingering(endpoint, port);
+                registry.remove_lingering(port);
             }
             let source = Self {
                 ports: Arc::clone(ports),
-                endpoint,
                 port,
                 taken,
                 is_used: false,
                 is_left: false,
             };
-            if socket.bind(SocketAddr::new(any, port)).is_ok() {
+            // To a wildcard address where none was asked for: which one it is then depends on the
+            // route, which connecting looks up.
+            if socket.bind(SocketAddr::new(port.from, port.number)).is_ok() {
                 return Some(source);
             }
             // Somebody else's; the next one then.
@@ -69,7 +64,7 @@ impl SourcePort {
 
     /// To whom it leads.
     pub(super) fn endpoint(&self) -> SocketAddr {
-        self.endpoint
+        self.port.to
     }
 
     /// It now belongs to a flow, and is given back when that has ended.
@@ -89,9 +84,9 @@ impl Drop for SourcePort {
             return;
         }
         if self.is_used {
-            self.ports.linger(self.endpoint, self.port, Instant::now());
+            self.ports.linger(self.port, Instant::now());
         } else {
-            self.ports.release(self.endpoint, self.port);
+            self.ports.release(self.port);
         }
     }
 }
