@@ -13,6 +13,7 @@
 //! - [`wire`] impairs packets on their way; [`ways`] compares the way through the router with the
 //!   direct one.
 //! - [`rig`] puts them together for the tests.
+//! - [`cluster`] is a real Kubernetes control plane, for the tests of `cargo xtask test-cluster`.
 //!
 //! The helpers panic, with the reason, where a test cannot go on: every one of their failures is
 //! the failure of a test. Everything they make is undone when it is dropped, and what a killed run
@@ -23,6 +24,7 @@ pub mod access;
 pub mod admin;
 pub mod bpffs;
 pub mod bulk;
+pub mod cluster;
 pub mod daemon;
 pub mod intruder;
 pub mod netns;

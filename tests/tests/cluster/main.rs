@@ -1,0 +1,4 @@
+//! Against a real Kubernetes API server: `cargo xtask test-cluster`.
+
+mod control_plane;
+mod manifests;
