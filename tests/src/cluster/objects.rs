@@ -6,6 +6,7 @@ use kube::{Client, Error, Resource as _};
 use serde_json::Value;
 
 use super::ControlPlane;
+use crate::wait::{SOON, until};
 
 impl ControlPlane {
     /// Applies every object of a text, in its order; panics when the server refuses one.
@@ -14,7 +15,23 @@ impl ControlPlane {
         for object in documents(text).unwrap_or_else(|e| panic!("{e}:\n{text}")) {
             let applied = self.send(&object, DryRun::No);
             applied.unwrap_or_else(|e| panic!("{}: {e}", name(&object)));
+            if object["kind"] == "CustomResourceDefinition" {
+                self.wait_established(&object);
+            }
         }
+    }
+
+    /// Waits until objects of a type are served.
+    #[track_caller]
+    fn wait_established(&self, definition: &Value) {
+        let established = || {
+            let stored = self.send(definition, DryRun::Yes).expect("it is right");
+            let conditions = stored["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|condition| {
+                condition["type"] == "Established" && condition["status"] == "True"
+            })
+        };
+        until("the type is served", SOON, established);
     }
 
     /// Sends an object as `kubectl apply --server-side --validate=strict` does, and gives what the
