@@ -37,7 +37,7 @@ use crate::signals::{Signals, stop};
 use crate::source::directory::Directory;
 use crate::source::dns::{Dns, SystemResolver};
 use crate::source::read::read_dir;
-use crate::takeover::{self, Inheritance, PinDir};
+use crate::takeover::{self, Inheritance, PinDir, Predecessor};
 
 /// Everything an operator can set.
 pub struct Settings {
@@ -49,14 +49,16 @@ pub struct Settings {
     pub tc_ports: TcPorts,
     /// Where what outlives this process is pinned, for the `tc` datapath.
     pub pins: PinDir,
+    /// Whether the router before this one is left to end by itself.
+    pub spare_predecessor: bool,
     /// Whether VIPs that no interface has get a local route.
     pub claim_vips: bool,
     /// The classes that are served; all if there are none.
     pub ingress_classes: Vec<String>,
     /// What is asked of a Listener's certificates.
     pub certificates: CertificateCheck,
-    /// Where the admin API is served, if anywhere.
-    pub admin: Option<AdminAddr>,
+    /// Where the admin API is served.
+    pub admin: Vec<AdminAddr>,
     /// Worker threads, at least one.
     pub workers: usize,
     /// How long connections may take to finish at the end.
@@ -77,7 +79,10 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let (close_all, closing) = watch::channel(false);
     let limits = settings.proxy.limits(&closing);
-    let (pins, predecessor) = takeover::pins(&settings.pins, settings.datapath).await?;
+    let (pins, mut predecessor) = takeover::pins(&settings.pins, settings.datapath).await?;
+    if settings.spare_predecessor {
+        predecessor = predecessor.map(Predecessor::spared);
+    }
     let pins = pins.map(Arc::new);
     let wanted = settings.datapath;
     let mut chosen = choose(wanted, &settings.tc_ports, pins.clone(), limits).await?;
@@ -128,14 +133,12 @@ pub async fn run(settings: Settings) -> Result<()> {
         tc.tolerate(Arc::clone(pins));
         takeover::adopt(tc, &proxy, predecessor.is_none());
     }
-    let mut admin = match &settings.admin {
-        Some(addr) => {
-            let status = status(&chosen, table, Arc::clone(&proxy), Arc::clone(&metrics));
-            let served = Admin::serve(addr, Arc::clone(&readiness), Arc::clone(&metrics), status);
-            Some(served.await?)
-        }
-        None => None,
-    };
+    let status = status(&chosen, table, Arc::clone(&proxy), Arc::clone(&metrics));
+    let mut admin = Vec::new();
+    for addr in &settings.admin {
+        let (readiness, metrics) = (Arc::clone(&readiness), Arc::clone(&metrics));
+        admin.push(Admin::serve(addr, readiness, metrics, Arc::clone(&status)).await?);
+    }
 
     let mut inheritance = tc.clone().and_then(|tc| {
         let adopter: Arc<dyn Adopt> = Arc::new(Arc::clone(&proxy));
@@ -157,7 +160,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             (Why::Stopped, _) => break,
             (Why::TakenOver, None) => warn!("no pins to hand over"),
             (Why::TakenOver, Some(pins)) => {
-                admin = None;
+                admin.clear();
                 if let Some(tc) = &tc {
                     tc.retire();
                 }
@@ -325,7 +328,7 @@ fn status(
     let datapath = chosen.datapath.kind().as_str();
     let declined = chosen.declined.clone();
     let counters = chosen.counters.clone();
-    Box::new(move || {
+    Arc::new(move || {
         let table = table.load();
         let listeners: Vec<_> = table
             .listeners()

@@ -41,19 +41,36 @@ pub enum PinDir {
 
 /// The router that was here first; ends when it is told to, not before.
 #[derive(Debug)]
-pub struct Predecessor(Pid);
+pub struct Predecessor {
+    pid: Pid,
+    /// Somebody else tells it to.
+    is_spared: bool,
+}
 
 /// What comes of a predecessor, to whom, and what is kept of it.
 pub type Inheritance = (Predecessor, Arc<Tc>, Arc<dyn Adopt>);
 
 impl Predecessor {
+    /// The same, to be ended by whoever has started it. Where that is a supervisor it would start the
+    /// old one again if we ended it, and that would take over in turn.
+    pub fn spared(self) -> Self {
+        Self {
+            is_spared: true,
+            ..self
+        }
+    }
+
     /// It is not needed any more. Returns when it has ended, and what it was still handing over when
     /// it let go has been adopted.
     pub async fn end(self, tc: Arc<Tc>, adopter: Arc<dyn Adopt>) {
-        if let Err(error) = kill_process(self.0, Signal::TERM) {
+        let told = match self.is_spared {
+            true => Ok(()),
+            false => kill_process(self.pid, Signal::TERM),
+        };
+        if let Err(error) = told {
             warn!(%error, "the router before this one has ended by itself");
         }
-        while test_kill_process(self.0).is_ok() {
+        while test_kill_process(self.pid).is_ok() {
             sleep(LATE_TICK).await;
             adopt(&tc, &*adopter, false);
         }
@@ -107,7 +124,10 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
             info!(pid = owner, "taking over from the router that runs here");
             // Gone meanwhile: the next round owns what it had.
             if kill_process(pid, Signal::USR2).is_ok() {
-                predecessor = Some(Predecessor(pid));
+                predecessor = Some(Predecessor {
+                    pid,
+                    is_spared: false,
+                });
             }
         }
         if Instant::now() >= deadline {

@@ -4,11 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{lint, setup, test};
+use crate::totals::Totals;
+use crate::{cluster, lint, setup, test};
 
-/// Setup, lint, then the README's test command.
+/// Setup, lint, then every test there is.
 pub fn ci() -> Result<ExitCode> {
     setup::setup()?;
     lint::lint()?;
-    test::test()
+    let mut totals = Totals::default();
+    test::run(&mut totals)?;
+    cluster::run(&mut totals)?;
+    Ok(totals.conclude())
 }

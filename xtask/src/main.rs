@@ -5,7 +5,9 @@
 
 mod bench;
 mod ci;
+mod cluster;
 mod command;
+mod control_plane;
 mod demo;
 mod lab;
 mod lint;
@@ -13,6 +15,7 @@ mod run;
 mod setup;
 mod test;
 mod toolchain;
+mod totals;
 
 use std::process::ExitCode;
 
@@ -49,9 +52,11 @@ enum Verb {
     Bench(bench::Args),
     /// Run every test: unit and property tests as you, integration tests as root
     Test,
+    /// Run the tests against a real Kubernetes API server; the first time, builds one with Go
+    TestCluster,
     /// Formatting, clippy for host and BPF, documentation, layers
     Lint,
-    /// What CI runs: setup, lint, test
+    /// What CI runs: setup, lint, test, test-cluster
     Ci,
 }
 
@@ -71,6 +76,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::demo(&args),
         Verb::Bench(args) => return bench::bench(&args),
         Verb::Test => return test::test(),
+        Verb::TestCluster => return cluster::test(),
         Verb::Lint => lint::lint()?,
         Verb::Ci => return ci::ci(),
     }

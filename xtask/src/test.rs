@@ -1,107 +1,47 @@
 //! `test`: every test there is.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 
-use crate::command::{self, as_root, cargo, is_root, line, step, target_dir};
+use crate::command::{self, as_root, cargo, is_root, step, target_dir};
 use crate::setup;
+use crate::totals::Totals;
 
 /// Runs the unit and property tests as the current user, then the integration tests as root, and
 /// ends with a line of totals. A failing test does not keep the others from running.
 pub fn test() -> Result<ExitCode> {
+    let mut totals = Totals::default();
+    run(&mut totals)?;
+    Ok(totals.conclude())
+}
+
+/// The same, adding up what there is.
+pub fn run(totals: &mut Totals) -> Result<()> {
     setup::ensure()?;
     check_machine()?;
-    let mut totals = Totals::default();
     step("unit and property tests", || {
         let mut command = cargo();
         command.args(["test", "--workspace", "--no-fail-fast"]);
-        count(command.args(["--exclude", INTEGRATION]), &mut totals)
+        totals.count(command.args(["--exclude", INTEGRATION]))
     })?;
-    let binaries = step("build the integration tests", build_integration)?;
+    let binaries = step("build the integration tests", || {
+        build_integration(|name| name != CLUSTER)
+    })?;
     step("integration tests", || {
-        for binary in &binaries {
-            // The tests' own default is a thread a core.
-            count(&mut as_root(binary)?, &mut totals)?;
-        }
-        Ok(())
-    })?;
-    let Totals {
-        passed,
-        failed,
-        ignored,
-        broken,
-    } = &totals;
-    for command in broken {
-        println!("did not end as tests do: {command}");
-    }
-    println!("\n{passed} passed, {failed} failed, {ignored} skipped");
-    Ok(match *failed == 0 && broken.is_empty() && *passed > 0 {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+        // The tests' own default is a thread a core.
+        let mut each = binaries.iter();
+        each.try_for_each(|binary| totals.count(&mut as_root(binary)?))
     })
 }
 
-/// What test binaries have said.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
-    /// Commands that failed without saying that a test failed: a crash, an error of compilation.
-    broken: Vec<String>,
-}
-
-impl Totals {
-    /// Adds up `test result: ok. 12 passed; 0 failed; 1 ignored; …`.
-    fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line
-            .strip_prefix("test result: ")
-            .and_then(|rest| rest.split_once(". "))
-        else {
-            return;
-        };
-        for part in counts.split("; ") {
-            match part.split_once(' ') {
-                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
-                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
-                Some((number, "ignored")) => self.ignored += number.parse().unwrap_or(0),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Runs tests, shows what they print and adds it up.
-fn count(command: &mut Command, totals: &mut Totals) -> Result<()> {
-    println!("  $ {}", line(command));
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {}", line(command)))?;
-    let failed = totals.failed;
-    let stdout = child.stdout.take().context("no pipe")?;
-    for bytes in BufReader::new(stdout).split(b'\n') {
-        // A test may print anything, also what is not UTF-8.
-        let bytes = bytes?;
-        let text = String::from_utf8_lossy(&bytes);
-        println!("{text}");
-        totals.add(&text);
-    }
-    if !child.wait()?.success() && totals.failed == failed {
-        totals.broken.push(line(command));
-    }
-    Ok(())
-}
-
-/// Builds the integration tests and the programs that they start, and gives the tests.
-fn build_integration() -> Result<Vec<PathBuf>> {
+/// Builds the integration tests and the programs that they start, and gives the tests with these
+/// names.
+pub fn build_integration(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut build = cargo();
     build.arg("build");
     for package in ["sni-router", "sni-router-bench", "xtask"] {
@@ -111,23 +51,28 @@ fn build_integration() -> Result<Vec<PathBuf>> {
     let mut command = cargo();
     command.args(["test", "--package", INTEGRATION, "--no-run", "--quiet"]);
     let messages = command::output(command.arg("--message-format=json"))?;
-    let binaries: Vec<_> = messages.lines().filter_map(executable).collect();
+    let tests = messages.lines().filter_map(executable);
+    let binaries: Vec<_> = tests
+        .filter(|(name, _)| wanted(name))
+        .map(|(_, path)| path)
+        .collect();
     if binaries.is_empty() {
         bail!("cargo built no integration test");
     }
     Ok(binaries)
 }
 
-/// The program in one of cargo's messages, if it tells of one.
-fn executable(message: &str) -> Option<PathBuf> {
+/// The name and the program of a test in one of cargo's messages, if it tells of one.
+fn executable(message: &str) -> Option<(String, PathBuf)> {
     let message: Value = serde_json::from_str(message).ok()?;
     let is_test = message["profile"]["test"].as_bool()?;
     let path = message["executable"].as_str()?;
-    is_test.then(|| path.into())
+    let name = message["target"]["name"].as_str()?;
+    is_test.then(|| (name.to_owned(), path.into()))
 }
 
 /// Says in one line what keeps the integration tests from running here, before anything is built.
-fn check_machine() -> Result<()> {
+pub fn check_machine() -> Result<()> {
     if !is_root() && as_root("true").is_err() {
         bail!(
             "the integration tests need root, and there is no sudo: run this as root; `cargo test` \
@@ -149,6 +94,9 @@ fn check_machine() -> Result<()> {
     Ok(())
 }
 
+/// The test that needs a Kubernetes API server, which `test-cluster` provides.
+pub const CLUSTER: &str = "cluster";
+
 /// The package of the integration tests.
 const INTEGRATION: &str = "sni-router-tests";
 
@@ -160,30 +108,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn totals_add_up_result_lines_and_nothing_else() {
-        let mut totals = Totals::default();
-        for line in [
-            "running 3 tests",
-            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s",
-            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 9 filtered out; finished in 2s",
-            "4 passed; 5 failed",
-        ] {
-            totals.add(line);
-        }
-        let expected = Totals {
-            passed: 13,
-            failed: 2,
-            ignored: 1,
-            broken: vec![],
-        };
-        assert_eq!(totals, expected);
-    }
-
-    #[test]
     fn executable_is_taken_from_test_artifacts_only() {
-        let message =
-            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/x"}"#;
-        assert_eq!(executable(message), Some("/t/x".into()));
+        let message = r#"{"target":{"name":"x"},"profile":{"test":true},"executable":"/t/x"}"#;
+        assert_eq!(executable(message), Some(("x".into(), "/t/x".into())));
         assert_eq!(executable(&message.replace("true", "false")), None);
         assert_eq!(executable(&message.replace("\"/t/x\"", "null")), None);
         assert_eq!(executable("not JSON"), None);

@@ -53,6 +53,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
 
+    /// Do not end the router that this one takes over from: whoever has started it does, as Kubernetes
+    /// in a rolling update
+    #[arg(long)]
+    spare_predecessor: bool,
+
     /// Add a local route for VIPs that no interface has; removed at exit, unless connections go on
     /// that use it
     #[arg(long)]
@@ -67,9 +72,9 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Certificates::Verify)]
     certificates: Certificates,
 
-    /// Serve health, readiness and metrics on IP:PORT or unix:PATH
+    /// Serve health, readiness and metrics on IP:PORT or unix:PATH (repeatable)
     #[arg(long, value_name = "ADDR")]
-    admin: Option<AdminAddr>,
+    admin: Vec<AdminAddr>,
 
     /// How log lines look
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -165,6 +170,7 @@ impl Args {
                 Some(dir) if dir.as_os_str() == "none" => PinDir::Nowhere,
                 Some(dir) => PinDir::Demanded(dir),
             },
+            spare_predecessor: self.spare_predecessor,
             claim_vips: self.claim_vips,
             ingress_classes: self.ingress_classes,
             certificates: self.certificates.into(),

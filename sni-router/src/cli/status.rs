@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{Request, Response, header};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
@@ -27,12 +27,36 @@ pub struct Args {
     /// As JSON, with everything there is
     #[arg(long)]
     json: bool,
+
+    /// Only ask this, and exit with 1 where the answer is no: for the probes of a supervisor
+    #[arg(long, conflicts_with = "json", value_name = "WHAT")]
+    probe: Option<Probe>,
+}
+
+/// What a supervisor wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Probe {
+    /// Does it answer?
+    Healthz,
+    /// Does it accept connections?
+    Readyz,
 }
 
 /// Asks and prints.
 pub fn run(args: Args) -> Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(ask(&args.admin))?;
+    if let Some(probe) = args.probe {
+        let path = match probe {
+            Probe::Healthz => "/healthz",
+            Probe::Readyz => "/readyz",
+        };
+        let answer = runtime.block_on(ask(&args.admin, path))?;
+        print!("{}", String::from_utf8_lossy(&answer));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = runtime.block_on(ask(&args.admin, "/api/v1/status"))?;
+    let status: Value = serde_json::from_slice(&status)
+        .with_context(|| format!("{} is no router's admin API", args.admin))?;
     if args.json {
         println!("{status:#}");
     } else {
@@ -41,26 +65,40 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(admin: &AdminAddr) -> Result<Value> {
+/// The body of the answer.
+async fn ask(admin: &AdminAddr, path: &str) -> Result<Bytes> {
     let nobody =
         || format!("no router answers at {admin} (is it the --admin of `sni-router run`?)");
     let response = match admin {
-        AdminAddr::Tcp(addr) => get(TcpStream::connect(addr).await.with_context(nobody)?).await,
-        AdminAddr::Unix(path) => get(UnixStream::connect(path).await.with_context(nobody)?).await,
+        AdminAddr::Tcp(addr) => {
+            get(TcpStream::connect(addr).await.with_context(nobody)?, path).await
+        }
+        AdminAddr::Unix(socket) => {
+            get(
+                UnixStream::connect(socket).await.with_context(nobody)?,
+                path,
+            )
+            .await
+        }
     }?;
-    if !response.status().is_success() {
-        bail!("{admin} answers {}", response.status());
-    }
+    let status = response.status();
     let body = to_bytes(Body::new(response.into_body()), MOST_BYTES).await?;
-    serde_json::from_slice(&body).with_context(|| format!("{admin} is no router's admin API"))
+    if !status.is_success() {
+        bail!(
+            "{admin} answers {status}: {}",
+            String::from_utf8_lossy(&body).trim_end()
+        );
+    }
+    Ok(body)
 }
 
 async fn get(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    path: &str,
 ) -> Result<Response<Incoming>> {
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get("/api/v1/status")
+    let request = Request::get(path)
         .header(header::HOST, "localhost")
         .body(Body::empty())?;
     Ok(sender.send_request(request).await?)

@@ -28,7 +28,7 @@ use super::readiness::Readiness;
 use super::unix_socket::{self, SocketFile};
 
 /// Makes the answer of `/api/v1/status`.
-pub type Status = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// The API, served as long as this lives.
 pub struct Admin {

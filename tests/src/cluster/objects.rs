@@ -102,7 +102,11 @@ async fn path(client: &Client, object: &Value) -> Result<String, String> {
     let (resource, capabilities): (ApiResource, _) =
         pinned_kind(client, &kind).await.map_err(refusal)?;
     let namespace = match capabilities.scope {
-        Scope::Namespaced => Some(object["metadata"]["namespace"].as_str().unwrap_or("default")),
+        Scope::Namespaced => Some(
+            object["metadata"]["namespace"]
+                .as_str()
+                .unwrap_or("default"),
+        ),
         Scope::Cluster => None,
     };
     let path = DynamicObject::url_path(&resource, namespace);

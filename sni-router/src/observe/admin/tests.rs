@@ -162,7 +162,7 @@ fn answers() -> Answers {
     Answers {
         readiness: Arc::default(),
         metrics: Arc::new(Metrics::new(labels)),
-        status: Box::new(STATUS),
+        status: Arc::new(STATUS),
     }
 }
 
