@@ -9,6 +9,7 @@ mod cluster;
 mod command;
 mod control_plane;
 mod demo;
+mod dist;
 mod lab;
 mod lint;
 mod run;
@@ -56,6 +57,8 @@ enum Verb {
     TestCluster,
     /// Formatting, clippy for host and BPF, documentation, layers
     Lint,
+    /// Build the static binary and an archive of it for a release, reproducibly
+    Dist(dist::Args),
     /// What CI runs: setup, lint, test, test-cluster
     Ci,
 }
@@ -77,6 +80,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Bench(args) => return bench::bench(&args),
         Verb::Test => return test::test(),
         Verb::TestCluster => return cluster::test(),
+        Verb::Dist(args) => dist::dist(&args)?,
         Verb::Lint => lint::lint()?,
         Verb::Ci => return ci::ci(),
     }

@@ -12,6 +12,7 @@ mod choice;
 mod cli;
 mod conntrack;
 mod crowd;
+mod deployment;
 mod differential;
 mod endings;
 mod endpoints;

@@ -55,6 +55,21 @@ pub fn ensure() -> Result<()> {
     }
 }
 
+/// Sees to one more program, for the verbs that not everybody needs.
+///
+/// # Errors
+///
+/// It is missing, and apt does not bring it.
+pub fn ensure_program(name: &'static str, package: &'static str) -> Result<()> {
+    if find_program(name).is_some() {
+        return Ok(());
+    }
+    if !apt::is_here() {
+        bail!("the program {name} is missing ({package} of Debian)");
+    }
+    apt::install(&[package.to_owned()])
+}
+
 /// The route that is ready, or else is to be made so, and what is missing.
 fn look() -> Result<(Route, Vec<Need>)> {
     let ready = Route::choose().map_err(|error| anyhow!(error))?;
