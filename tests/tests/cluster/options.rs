@@ -2,7 +2,7 @@
 //! is not).
 
 /// Values as `helm --set-json` takes them, and texts of the rendered objects as JSON.
-pub const CASES: [(&[&str], &[&str]); 30] = [
+pub const CASES: [(&[&str], &[&str]); 31] = [
     (
         &[],
         &[
@@ -41,6 +41,10 @@ pub const CASES: [(&[&str], &[&str]); 30] = [
     (
         &["ingressClass=[]"],
         &["!--ingress-class", "!\"kind\":\"IngressClass\""],
+    ),
+    (
+        &["ingressClass=[\"cic-vpx\"]", "createIngressClass=false"],
+        &["--ingress-class=cic-vpx", "!\"kind\":\"IngressClass\""],
     ),
     (&["citrixClass=true"], &["--citrix-class"]),
     (
