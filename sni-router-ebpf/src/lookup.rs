@@ -1,6 +1,6 @@
 //! Steering new connections to the router's listening sockets.
 
-use aya_ebpf::bindings::bpf_sk_lookup;
+use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_REPLACE, bpf_sk_lookup};
 use aya_ebpf::programs::SkLookupContext;
 use sni_router_common::names::{LISTEN_V4, LISTEN_V6};
 use sni_router_common::rule::{RuleKey, network_words};
@@ -29,7 +29,9 @@ pub fn steer(ctx: &SkLookupContext) -> Steer {
     {
         return Steer::NotOurs;
     }
-    match LISTEN.redirect_sk_lookup(ctx, listen, 0) {
+    // The programs of two routers run one after the other while one takes over. Without the flag the
+    // older one's choice would stand.
+    match LISTEN.redirect_sk_lookup(ctx, listen, REPLACE) {
         Ok(()) => Steer::Taken,
         Err(errno) if errno == -ENOENT => Steer::NoSocket,
         Err(_) => Steer::AssignFailed,
@@ -74,6 +76,7 @@ fn local(ctx: &SkLookupContext) -> Option<([u8; 16], u16, u32)> {
     }
 }
 
+const REPLACE: u64 = BPF_SK_LOOKUP_F_REPLACE as u64;
 const IPPROTO_TCP: u32 = 6;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
