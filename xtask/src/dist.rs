@@ -27,7 +27,7 @@ pub fn dist(args: &Args) -> Result<()> {
     setup::ensure()?;
     setup::ensure_program("musl-gcc", "musl-tools")?;
     let target = format!("{}-unknown-linux-musl", env::consts::ARCH);
-    command::run(Command::new("rustup").args(["target", "add", "--quiet", &target]))?;
+    command::run(Command::new("rustup").args(["--quiet", "target", "add", &target]))?;
     let epoch = epoch()?;
     let dist = target_dir().join("dist");
     let archive = step("archive", || {
