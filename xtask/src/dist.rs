@@ -1,7 +1,9 @@
 //! `dist`: what is released. A static binary, and an archive of it with what deploys it.
 //!
-//! The same commit gives the same bytes: dependencies are locked, paths of this machine are mapped
-//! away, and the only time in it is that of the commit.
+//! The same commit gives the same bytes: dependencies are locked, and the only time in it is that of the
+//! commit. Paths are mapped to others that are the same everywhere, but for those in the line
+//! information of the kernel programs, whose flags aya-build sets: checkout and CARGO_HOME must be where
+//! they were, as in the container file.
 
 use std::env;
 use std::fs;
