@@ -62,13 +62,13 @@ const NEEDED: [Right; 14] = [
     ("list", "", "namespaces", ""),
     ("list", "", "secrets", ""),
     ("create", "events.k8s.io", "events", "web"),
-    ("patch", "", "events", "web"),
+    ("patch", "events.k8s.io", "events", "web"),
     ("create", "coordination.k8s.io", "leases", "sni-router"),
     ("update", "coordination.k8s.io", "leases", "sni-router"),
-    ("patch", "coordination.k8s.io", "leases", "sni-router"),
+    ("get", "coordination.k8s.io", "leases", "sni-router"),
 ];
 
-const NEVER: [Right; 10] = [
+const NEVER: [Right; 11] = [
     ("patch", "citrix.com", "listeners", "web"),
     ("delete", "citrix.com", "listeners", "web"),
     ("update", "networking.k8s.io", "ingresses", "web"),
@@ -77,6 +77,7 @@ const NEVER: [Right; 10] = [
     ("list", "", "pods", "web"),
     ("list", "", "nodes", ""),
     ("create", "coordination.k8s.io", "leases", "web"),
+    ("delete", "coordination.k8s.io", "leases", "sni-router"),
     (
         "list",
         "apiextensions.k8s.io",
