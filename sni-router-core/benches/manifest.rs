@@ -53,6 +53,7 @@ fn manifests() -> Snapshot {
                     ingress(&name, &format!("{name}.test"), &name) + &service(&name, "198.51.100.1")
                 })
                 .collect(),
+            ..SourceFile::default()
         }
     }));
     manifests

@@ -116,6 +116,7 @@ fn model(routes: usize, endpoints: usize, method: Method) -> Model {
                     service: ObjectKey {
                         namespace: "shops".into(),
                         name: format!("shop-{i}"),
+                        ..ObjectKey::default()
                     },
                     port: "https".into(),
                     method,
@@ -126,6 +127,7 @@ fn model(routes: usize, endpoints: usize, method: Method) -> Model {
                 kind: "Ingress".into(),
                 namespace: Some("shops".into()),
                 name: format!("shop-{i}"),
+                ..ObjectRef::default()
             },
         })
         .collect();
@@ -133,6 +135,7 @@ fn model(routes: usize, endpoints: usize, method: Method) -> Model {
         key: ObjectKey {
             namespace: "default".into(),
             name: "web".into(),
+            ..ObjectKey::default()
         },
         vips: vec![Vip::Addr(IpAddr::from([192, 0, 2, 1]))],
         port: 443,

@@ -8,6 +8,7 @@
 //! - [`manifest`] turns texts of Kubernetes objects into typed objects, and those into a [`model`].
 //! - [`model`] is what the manifests mean: listeners, routes, backends, endpoints.
 //! - [`problem`] is how anything wrong in a manifest is told.
+//! - [`status`] is what is written back to the objects.
 //! - [`table`] is the model compiled for look-ups, [`balance`] picks an endpoint of a backend.
 //! - [`plan`] is the table as the contents of the kernel's maps.
 #![forbid(unsafe_code)]
@@ -20,4 +21,5 @@ pub mod model;
 pub mod name;
 pub mod plan;
 pub mod problem;
+pub mod status;
 pub mod table;

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -103,16 +105,91 @@ pub enum Method {
 }
 
 /// A namespaced object's name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ObjectKey {
+    /// The cluster it is in.
+    #[serde(skip_serializing_if = "Cluster::is_unnamed")]
+    pub cluster: Cluster,
     /// The namespace.
     pub namespace: String,
     /// The name.
     pub name: String,
 }
 
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+impl ObjectKey {
+    /// An object of the same cluster.
+    pub fn beside(&self, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            cluster: self.cluster.clone(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
+
+impl fmt::Display for ObjectKey {
+    /// `namespace/name`, or `cluster/namespace/name`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cluster,
+            namespace,
+            name,
+        } = self;
+        write!(f, "{}{namespace}/{name}", cluster.prefix())
+    }
+}
+
+/// The name of a Kubernetes cluster; one without a name is the only one, or a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Cluster(Arc<str>);
+
+impl Cluster {
+    /// Whether it has no name.
+    pub fn is_unnamed(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The name, empty where it has none.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands in front of the names of its objects: `name/`, or nothing.
+    pub(crate) fn prefix(&self) -> impl fmt::Display + '_ {
+        struct Prefix<'a>(&'a Cluster);
+        impl fmt::Display for Prefix<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.0.as_str() {
+                    "" => Ok(()),
+                    name => write!(f, "{name}/"),
+                }
+            }
+        }
+        Prefix(self)
+    }
+}
+
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Cluster {
+    type Err = ClusterError;
+
+    /// Takes a DNS label: at most 63 lower-case letters, digits and `-` inside (RFC 1123).
+    fn from_str(text: &str) -> Result<Self, ClusterError> {
+        let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let is_label = (1..=63).contains(&text.len())
+            && text.bytes().all(inside)
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        is_label.then(|| Self(text.into())).ok_or(ClusterError)
+    }
+}
+
+/// A text that cannot be the name of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot be the name of a cluster (write at most 63 lower-case letters, digits and -)")]
+pub struct ClusterError;

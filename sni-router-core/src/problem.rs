@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::model::Cluster;
+
 /// How much a [`Problem`] costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -28,11 +30,63 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A Kubernetes object by kind, namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+/// What sort of thing is wrong, as one word: the reason of a condition or an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Reason {
+    /// It says something that is wrong in itself.
+    Invalid,
+    /// It is served, but something in it probably does not do what its author thinks.
+    Questionable,
+    /// Nothing is wrong.
+    Noted,
+    /// An older Listener has its address and port.
+    AddressConflict,
+    /// An older Ingress has its host.
+    HostConflict,
+    /// The Listeners of one address and port do not say the same in every cluster.
+    ClusterConflict,
+    /// The Listener it names is not there.
+    ListenerNotFound,
+    /// The Listener it names is not served.
+    ListenerRefused,
+    /// The Listener it names does not take Ingresses of its namespace.
+    NotAllowedByListener,
+    /// A certificate it names cannot be used.
+    InvalidCertificateRef,
+    /// A Service or a port it names is not there.
+    BackendNotFound,
+    /// A Service it names has no endpoint that is ready.
+    BackendNotReady,
+}
+
+impl Reason {
+    /// As in conditions and events, CamelCase.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "Invalid",
+            Self::Questionable => "Questionable",
+            Self::Noted => "Noted",
+            Self::AddressConflict => "AddressConflict",
+            Self::HostConflict => "HostConflict",
+            Self::ClusterConflict => "ClusterConflict",
+            Self::ListenerNotFound => "ListenerNotFound",
+            Self::ListenerRefused => "ListenerRefused",
+            Self::NotAllowedByListener => "NotAllowedByListener",
+            Self::InvalidCertificateRef => "InvalidCertificateRef",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::BackendNotReady => "BackendNotReady",
+        }
+    }
+}
+
+/// A Kubernetes object by kind, cluster, namespace and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ObjectRef {
     /// The kind as in the manifest, `Listener`; `File` for a text that is no object.
     pub kind: String,
+    /// The cluster it is in.
+    #[serde(skip_serializing_if = "Cluster::is_unnamed")]
+    pub cluster: Cluster,
     /// The namespace, `default` where the manifest has none; `None` for cluster-scoped kinds.
     pub namespace: Option<String>,
     /// The name; for a `File` its path.
@@ -44,18 +98,26 @@ impl ObjectRef {
     pub fn file(path: &str) -> Self {
         Self {
             kind: "File".into(),
+            cluster: Cluster::default(),
             namespace: None,
             name: path.into(),
         }
+    }
+
+    /// The same in a cluster.
+    pub fn within(mut self, cluster: &Cluster) -> Self {
+        self.cluster = cluster.clone();
+        self
     }
 }
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
+        write!(f, "{} {}", self.kind, self.cluster.prefix())?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
         }
+        f.write_str(&self.name)
     }
 }
 
@@ -79,6 +141,8 @@ impl fmt::Display for Place {
 pub struct Problem {
     /// What it costs.
     pub severity: Severity,
+    /// What sort of thing is wrong.
+    pub reason: Reason,
     /// The object it is in.
     pub object: ObjectRef,
     /// The field, as `spec.certificates[0].secret`; empty where the whole object is meant.
@@ -114,9 +178,20 @@ impl Problem {
         self
     }
 
+    /// The same with a reason of its own.
+    pub fn reason(mut self, reason: Reason) -> Self {
+        self.reason = reason;
+        self
+    }
+
     fn new(severity: Severity, object: &ObjectRef, path: String, what: String) -> Self {
         Self {
             severity,
+            reason: match severity {
+                Severity::Error => Reason::Invalid,
+                Severity::Warning => Reason::Questionable,
+                Severity::Note => Reason::Noted,
+            },
             object: object.clone(),
             path,
             what,
@@ -149,6 +224,7 @@ mod tests {
     fn problem_is_one_line_with_object_path_what_and_hint() {
         let object = ObjectRef {
             kind: "Listener".into(),
+            cluster: Cluster::default(),
             namespace: Some("default".into()),
             name: "web".into(),
         };

@@ -39,6 +39,7 @@ fn read(path: &Path) -> SourceFile {
     SourceFile {
         path: path.file_name().unwrap().to_string_lossy().into_owned(),
         text: fs::read_to_string(path).unwrap(),
+        ..SourceFile::default()
     }
 }
 

@@ -79,6 +79,7 @@ fn build(name: &str) -> Model {
         .map(|path| SourceFile {
             text: fs::read_to_string(&path).unwrap(),
             path: path.display().to_string(),
+            ..SourceFile::default()
         })
         .collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));

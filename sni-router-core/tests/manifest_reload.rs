@@ -110,6 +110,7 @@ fn objects_of_a_file_stay_when_it_cannot_be_read() {
         unreadable: vec![UnreadableFile {
             path: "a.yaml".into(),
             why: "is gone".into(),
+            ..UnreadableFile::default()
         }],
         ..Snapshot::default()
     };

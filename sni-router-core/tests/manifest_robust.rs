@@ -170,6 +170,7 @@ fn ten_thousand_ingresses_build_in_reasonable_time() {
     let mut files = vec![SourceFile {
         path: "a.yaml".into(),
         text: listener("web", 443),
+        ..SourceFile::default()
     }];
     for chunk in 0..100 {
         let text: String = (0..100)
@@ -181,6 +182,7 @@ fn ten_thousand_ingresses_build_in_reasonable_time() {
         files.push(SourceFile {
             path: format!("{chunk:03}.yaml"),
             text,
+            ..SourceFile::default()
         });
     }
     let mut compiler = compiler();

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use serde_json::json;
 use sni_router_common::counter::Counter;
-use sni_router_core::manifest::{CertificateCheck, Compiler, Options, Resolved, Snapshot};
+use sni_router_core::manifest::{Compiler, Options, Resolved, Snapshot};
 use sni_router_core::model::Model;
 use sni_router_core::problem::Severity;
 use sni_router_core::table::RouteTable;
@@ -53,10 +53,8 @@ pub struct Settings {
     pub spare_predecessor: bool,
     /// Whether VIPs that no interface has get a local route.
     pub claim_vips: bool,
-    /// The classes that are served; all if there are none.
-    pub ingress_classes: Vec<String>,
-    /// What is asked of a Listener's certificates.
-    pub certificates: CertificateCheck,
+    /// How manifests are read.
+    pub options: Options,
     /// Where the admin API is served.
     pub admin: Vec<AdminAddr>,
     /// Worker threads, at least one.
@@ -113,10 +111,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         .context("cannot start the worker threads")?;
     let steering = steer(chosen.kernel.as_mut(), &workers)?;
     let mut control = Control {
-        compiler: Compiler::new(Options {
-            ingress_classes: settings.ingress_classes,
-            certificates: settings.certificates,
-        }),
+        compiler: Compiler::new(settings.options),
         table: Arc::clone(&table),
         steering,
         claims: Claims::new(settings.claim_vips)

@@ -165,6 +165,7 @@ mod tests {
             service: ObjectKey {
                 namespace: "default".into(),
                 name: "web".into(),
+                ..ObjectKey::default()
             },
             port: "443".into(),
             method: Method::LeastConnection,

@@ -198,6 +198,7 @@ mod tests {
             service: ObjectKey {
                 namespace: "default".into(),
                 name: "web".into(),
+                ..ObjectKey::default()
             },
             port: "443".into(),
             method,

@@ -23,7 +23,7 @@ pub(super) enum Attachment {
 /// Reads `ingress.citrix.com/listener`: `name` or `namespace/name`.
 pub(super) fn attachment(
     annotations: &BTreeMap<String, String>,
-    namespace: &str,
+    ingress: &ObjectKey,
     report: &mut Report,
 ) -> Attachment {
     let Some(text) = annotations.get(LISTENER) else {
@@ -31,16 +31,13 @@ pub(super) fn attachment(
         return Attachment::Absent;
     };
     let text = text.trim();
-    let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
+    let (namespace, name) = text.split_once('/').unwrap_or((&ingress.namespace, text));
     if !is_object_name(namespace) || !is_object_name(name) {
         let what = format!("{text:?} cannot be the name of a Listener");
         report.error(annotation(LISTENER), what, "write name or namespace/name");
         return Attachment::Bad;
     }
-    Attachment::To(ObjectKey {
-        namespace: namespace.into(),
-        name: name.into(),
-    })
+    Attachment::To(ingress.beside(namespace, name))
 }
 
 fn report_absent(annotations: &BTreeMap<String, String>, report: &mut Report) {

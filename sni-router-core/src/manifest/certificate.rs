@@ -58,12 +58,12 @@ impl CoveredNames {
 }
 
 impl Certificates<'_> {
-    /// Checks what a Listener in `namespace` binds. `None` where nothing says which names are
+    /// Checks what the Listener `owner` binds. `None` where nothing says which names are
     /// covered.
     pub(super) fn read(
         &self,
         bound: &[Certificate],
-        namespace: &str,
+        owner: &ObjectKey,
         report: &mut Report,
     ) -> Option<CoveredNames> {
         let defaults = bound
@@ -96,10 +96,8 @@ impl Certificates<'_> {
         }
         let mut names = CoveredNames::default();
         for (secret, path) in named.into_iter().flatten() {
-            let key = ObjectKey {
-                namespace: secret.namespace.unwrap_or_else(|| namespace.to_owned()),
-                name: secret.name,
-            };
+            let namespace = secret.namespace.as_ref().unwrap_or(&owner.namespace);
+            let key = owner.beside(namespace, &secret.name);
             self.read_secret(&key, &path, &mut names, report);
         }
         Some(names)

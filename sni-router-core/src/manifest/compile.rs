@@ -80,6 +80,8 @@ impl Compiler {
         Build {
             model,
             problems,
+            listeners: Vec::new(),
+            ingresses: Vec::new(),
             shadowed,
         }
     }
@@ -88,6 +90,7 @@ impl Compiler {
 pub(super) fn reference(kind: Kind, id: &ObjectKey) -> ObjectRef {
     ObjectRef {
         kind: kind.name().into(),
+        cluster: id.cluster.clone(),
         namespace: kind.is_namespaced().then(|| id.namespace.clone()),
         name: id.name.clone(),
     }
@@ -109,6 +112,7 @@ fn place(problems: &mut Vec<Problem>, objects: &BTreeMap<Key, InForce>, snapshot
 fn order(problem: &Problem) -> impl Ord + '_ {
     let Problem {
         severity,
+        reason: _,
         object,
         path,
         what,
@@ -124,6 +128,7 @@ fn key_named(object: &ObjectRef) -> Option<Key> {
         .find(|kind| kind.name() == object.kind)?;
     Some(Key::new(
         kind,
+        &object.cluster,
         object.namespace.as_deref().unwrap_or_default(),
         &object.name,
     ))

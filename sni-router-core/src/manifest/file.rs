@@ -7,11 +7,11 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use serde_json::Value;
 
-use super::SourceFile;
 use super::identify::{Identity, identify};
 use super::locate::{Locator, Origin, place};
 use super::object::{Key, Object, read};
 use super::text::{Document, Unreadable, documents};
+use super::{SourceFile, UnreadableFile};
 use crate::problem::{ObjectRef, Problem, Severity};
 
 /// What one file says.
@@ -49,7 +49,7 @@ impl FileState {
         hasher: &RandomState,
     ) -> Self {
         let mut reader = Reader {
-            file: ObjectRef::file(&file.path),
+            file: ObjectRef::file(&file.path).within(&file.cluster),
             hasher,
             state: Self {
                 hash,
@@ -78,9 +78,10 @@ impl FileState {
     }
 
     /// A file whose text cannot be had: all it gave before may still be in it.
-    pub(super) fn unreadable(path: &str, why: &str, old: Option<Self>) -> Self {
+    pub(super) fn unreadable(file: &UnreadableFile, old: Option<Self>) -> Self {
+        let object = ObjectRef::file(&file.path).within(&file.cluster);
         Self {
-            problems: vec![Problem::error(&ObjectRef::file(path), "", why)],
+            problems: vec![Problem::error(&object, "", &file.why)],
             incomplete: true,
             given: old.map(|old| old.given).unwrap_or_default(),
             ..Self::default()
@@ -99,6 +100,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn document(&mut self, document: Document) {
         let origin = Origin {
+            cluster: self.file.cluster.clone(),
             file: self.file.name.clone(),
             start: document.start,
             line: document.line,

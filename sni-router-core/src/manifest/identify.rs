@@ -86,7 +86,7 @@ pub(super) fn identify(
         return Identity::Other(Problem::error(&object, "metadata.namespace", what));
     }
     let namespace = if known.is_namespaced() { namespace } else { "" };
-    Identity::Known(Key::new(known, namespace, name))
+    Identity::Known(Key::new(known, &file.cluster, namespace, name))
 }
 
 fn unread_object(kind: &str, namespace: &str, name: &str, file: &ObjectRef) -> ObjectRef {
@@ -95,6 +95,7 @@ fn unread_object(kind: &str, namespace: &str, name: &str, file: &ObjectRef) -> O
     }
     ObjectRef {
         kind: kind.into(),
+        cluster: file.cluster.clone(),
         namespace: Some(namespace.into()),
         name: name.into(),
     }

@@ -57,7 +57,7 @@ pub(super) fn read(
 ) -> Option<Reading> {
     let none = BTreeMap::new();
     let annotations = ingress.metadata.annotations.as_ref().unwrap_or(&none);
-    let listener = match attachment(annotations, &key.namespace, report) {
+    let listener = match attachment(annotations, key, report) {
         Attachment::To(listener) => listener,
         Attachment::Absent | Attachment::Bad => return None,
     };
@@ -251,10 +251,7 @@ impl Reader<'_> {
             }
         };
         let method = self.policies.of(&service.name, &port);
-        let service = ObjectKey {
-            namespace: self.key.namespace.clone(),
-            name: service.name.clone(),
-        };
+        let service = self.key.beside(&self.key.namespace, &service.name);
         Some(BackendKey {
             service,
             port,

@@ -75,7 +75,7 @@ impl Judge<'_> {
         let vips = vips(spec.vip.as_deref(), secondary, report);
         let port = port(spec.port.unwrap_or(443), "spec.port", report);
         let bound = spec.certificates.as_deref().unwrap_or_default();
-        let names = self.certificates.read(bound, &key.namespace, report);
+        let names = self.certificates.read(bound, key, report);
         let default = default_backend(spec.default_action.as_ref(), key, report);
         report_ignored(spec, report);
         match port {
@@ -148,10 +148,7 @@ fn default_backend(
     config
         .inspect(|config| report_backend_config(config, &format!("{path}.backendConfig"), report));
     Some(BackendKey {
-        service: ObjectKey {
-            namespace: namespace.into(),
-            name: kube.service.clone(),
-        },
+        service: key.beside(namespace, &kube.service),
         port: port.to_string(),
         method,
     })

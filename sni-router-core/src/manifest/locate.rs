@@ -7,11 +7,14 @@ use granit_parser::{Event, Parser};
 use super::SourceFile;
 use super::path::{Path, parent};
 use super::text::document_text;
+use crate::model::Cluster;
 use crate::problem::{Place, Problem};
 
 /// Where an object is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Origin {
+    /// The file's cluster.
+    pub(super) cluster: Cluster,
     /// The file's path.
     pub(super) file: String,
     /// The byte at which its document starts.
@@ -48,15 +51,15 @@ pub(super) fn place(file: &str, line: u32) -> Place {
 /// Looks places up in the texts of a snapshot, scanning every document at most once.
 #[derive(Debug, Default)]
 pub(super) struct Locator<'a> {
-    texts: HashMap<&'a str, &'a str>,
-    scanned: HashMap<(String, usize), Lines>,
+    texts: HashMap<(&'a str, &'a str), &'a str>,
+    scanned: HashMap<(Cluster, String, usize), Lines>,
 }
 
 impl<'a> Locator<'a> {
     pub(super) fn new(files: impl IntoIterator<Item = &'a SourceFile>) -> Self {
         let texts = files
             .into_iter()
-            .map(|file| (file.path.as_str(), file.text.as_str()));
+            .map(|file| ((file.cluster.as_str(), file.path.as_str()), &*file.text));
         Self {
             texts: texts.collect(),
             scanned: HashMap::new(),
@@ -68,12 +71,14 @@ impl<'a> Locator<'a> {
         if problem.at.is_some() {
             return;
         }
-        let document = (origin.file.clone(), origin.start);
+        let document = (origin.cluster.clone(), origin.file.clone(), origin.start);
         let texts = &self.texts;
         let lines = self.scanned.entry(document).or_insert_with(|| {
             Lines::of(
                 &origin.file,
-                texts.get(origin.file.as_str()).unwrap_or(&""),
+                texts
+                    .get(&(origin.cluster.as_str(), origin.file.as_str()))
+                    .unwrap_or(&""),
                 origin,
             )
         });
@@ -221,6 +226,7 @@ mod tests {
         let document = documents("f.yaml", text).remove(nth).unwrap();
         let Document { start, line, .. } = document;
         let origin = Origin {
+            cluster: Cluster::default(),
             file: "f.yaml".into(),
             start,
             line,

@@ -17,7 +17,7 @@ use super::path::annotation;
 use super::sorted::{ById, Sorted};
 use crate::model::{self, Backend, ObjectKey, Route, Vip};
 use crate::name::HostPattern;
-use crate::problem::{ObjectRef, Problem};
+use crate::problem::{ObjectRef, Problem, Reason, Severity};
 
 /// The Listeners that are left when every VIP and port belongs to the oldest that wants it.
 ///
@@ -61,6 +61,7 @@ fn vip_conflict(key: &ObjectKey, index: usize, vip: Vip, port: u16, owner: &Obje
     };
     let what = format!("{place} belongs to the older Listener {owner}, so this one is refused");
     Problem::error(&reference(Kind::Listener, key), path, what)
+        .reason(Reason::AddressConflict)
         .hint("attach the Ingresses to that Listener, or use another address or port")
 }
 
@@ -106,9 +107,12 @@ fn no_listener(key: &ObjectKey, wanted: &ObjectKey, objects: &Sorted) -> Problem
     let path = annotation(LISTENER);
     if objects.listeners.contains_key(wanted) || objects.is_bad(Kind::Listener, wanted) {
         let what = format!("the Listener {wanted} is not served, so this is not either");
-        return Problem::error(&ingress, path, what).hint("see the problems of the Listener");
+        return Problem::error(&ingress, path, what)
+            .reason(Reason::ListenerRefused)
+            .hint("see the problems of the Listener");
     }
-    let problem = Problem::error(&ingress, path, format!("there is no Listener {wanted}"));
+    let what = format!("there is no Listener {wanted}");
+    let problem = Problem::error(&ingress, path, what).reason(Reason::ListenerNotFound);
     match objects
         .listeners
         .keys()
@@ -226,6 +230,10 @@ impl Merge<'_> {
         if let Some(trouble) = &resolution.trouble {
             let mut problem = Problem::error(owner, wish.path.clone(), trouble.what.clone());
             problem.severity = trouble.severity;
+            problem.reason = match trouble.severity {
+                Severity::Error => Reason::BackendNotFound,
+                _ => Reason::BackendNotReady,
+            };
             self.problems.push(problem.hint(trouble.hint));
         }
         let backend = Backend {
@@ -279,9 +287,11 @@ fn shadow_problem(claim: &Claim<'_>, winner: &Route, same_backend: bool) -> Prob
         }
         Rank::IngressDefault if matches!(winner.origin.kind.as_str(), "Ingress") => {
             Problem::error(owner, path, what)
+                .reason(Reason::HostConflict)
                 .hint("rules come before default backends, then the older Ingress wins")
         }
         _ => Problem::error(owner, path, what)
+            .reason(Reason::HostConflict)
             .hint("the older Ingress wins; remove the host from one of the two"),
     }
 }

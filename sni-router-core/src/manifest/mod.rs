@@ -23,6 +23,7 @@ mod check;
 mod class;
 mod compile;
 pub mod crd;
+mod facts;
 mod file;
 mod identify;
 mod ingress;
@@ -48,13 +49,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 pub use self::compile::Compiler;
-use crate::model::{BackendKey, Model, ObjectKey};
+pub use self::facts::{IngressFacts, ListenerFacts, Served, Subject};
+use crate::model::{BackendKey, Cluster, Model, ObjectKey};
 use crate::name::{Host, HostPattern};
 use crate::problem::{ObjectRef, Problem, Severity};
 
 /// One text of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceFile {
+    /// The cluster its objects are in. Objects of different clusters never see each other.
+    pub cluster: Cluster,
     /// How the text is named in problems, and its place in the order of texts. A name that ends
     /// in `.json` is read as JSON, any other as YAML.
     pub path: String,
@@ -65,6 +69,8 @@ pub struct SourceFile {
 /// A file that is there, but whose text cannot be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnreadableFile {
+    /// The cluster its objects are in.
+    pub cluster: Cluster,
     /// Its path.
     pub path: String,
     /// Why not, in the words of a problem: `is larger than 64 MiB`.
@@ -74,7 +80,7 @@ pub struct UnreadableFile {
 /// All texts at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The texts; no path twice.
+    /// The texts; no path twice in a cluster.
     pub files: Vec<SourceFile>,
     /// Files that keep what they said when they last could be read.
     pub unreadable: Vec<UnreadableFile>,
@@ -94,8 +100,28 @@ impl From<Vec<SourceFile>> for Snapshot {
 pub struct Options {
     /// The classes whose Ingresses and Listeners are served; all if there are none.
     pub ingress_classes: Vec<String>,
+    /// Whose IngressClasses count.
+    pub controllers: Controllers,
+    /// Namespace and name of the Listener that Ingresses attach to, each in its own cluster, which
+    /// ask for passthrough by annotation and name no Listener. None: they are not served.
+    pub default_listener: Option<(String, String)>,
+    /// The cluster that this router prefers, where it is told to prefer one.
+    pub local_cluster: Option<Cluster>,
     /// What is asked of a Listener's certificates.
     pub certificates: CertificateCheck,
+}
+
+/// Whose IngressClasses count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Controllers {
+    /// A class is taken by its name, unless an IngressClass says that it is another controller's:
+    /// a directory of manifests need not hold IngressClasses.
+    #[default]
+    ByName,
+    /// A class is taken if there is an IngressClass with `sni-router.io/ingress-controller`.
+    Own,
+    /// Or with `citrix.com/ingress-controller`.
+    OwnAndCitrix,
 }
 
 /// What is asked of a Listener's certificates.
@@ -121,6 +147,10 @@ pub struct Build {
     pub model: Model,
     /// Everything that is wrong, in the order of files and lines.
     pub problems: Vec<Problem>,
+    /// What became of the Listeners that are this router's to judge, in the order of their keys.
+    pub listeners: Vec<ListenerFacts>,
+    /// What became of the Ingresses that are this router's, in the order of their keys.
+    pub ingresses: Vec<IngressFacts>,
     /// Routes that are not in the model because another has their pattern.
     pub shadowed: Vec<Shadowed>,
 }
@@ -161,6 +191,7 @@ pub fn fuzz_entry(data: &[u8]) {
     let snapshot = Snapshot::from(vec![SourceFile {
         path: path.into(),
         text,
+        ..SourceFile::default()
     }]);
     let first = compiler.build(&snapshot, &Resolved::new(), 0);
     let second = compiler.build(&snapshot, &Resolved::new(), 0);

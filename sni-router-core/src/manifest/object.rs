@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use super::crd::{Listener, strip_nulls};
 use super::report::Report;
 use super::shape::Shape;
 use super::slices;
-use crate::model::ObjectKey;
+use crate::model::{Cluster, ObjectKey};
 use crate::problem::{ObjectRef, Problem, Severity};
 
 /// The kinds that are read.
@@ -27,14 +27,15 @@ pub(super) enum Kind {
     Service,
     Secret,
     EndpointSlice,
+    Namespace,
 }
 
 /// What makes an object the same one in the next snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) kind: Kind,
-    /// The namespace is empty for an IngressClass, which has none. Shared, because every map of
-    /// objects has it.
+    /// The namespace is empty for kinds that have none. Shared, because every map of objects has
+    /// it.
     pub(super) id: Arc<ObjectKey>,
 }
 
@@ -47,16 +48,18 @@ pub(super) enum Object {
     Service(Arc<Service>),
     Secret(Arc<Secret>),
     EndpointSlice(Arc<EndpointSlice>),
+    Namespace(Arc<Namespace>),
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Listener,
         Self::Ingress,
         Self::IngressClass,
         Self::Service,
         Self::Secret,
         Self::EndpointSlice,
+        Self::Namespace,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -67,6 +70,7 @@ impl Kind {
             Self::Service => "Service",
             Self::Secret => "Secret",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Namespace => "Namespace",
         }
     }
 
@@ -74,13 +78,13 @@ impl Kind {
         match self {
             Self::Listener => "citrix.com/v1",
             Self::Ingress | Self::IngressClass => "networking.k8s.io/v1",
-            Self::Service | Self::Secret => "v1",
+            Self::Service | Self::Secret | Self::Namespace => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
         }
     }
 
     pub(super) fn is_namespaced(self) -> bool {
-        self != Self::IngressClass
+        !matches!(self, Self::IngressClass | Self::Namespace)
     }
 
     fn shape(self) -> &'static Shape {
@@ -90,6 +94,7 @@ impl Kind {
         static SERVICE: LazyLock<Shape> = LazyLock::new(Shape::of_object::<Service>);
         static SECRET: LazyLock<Shape> = LazyLock::new(Shape::of_object::<Secret>);
         static SLICE: LazyLock<Shape> = LazyLock::new(Shape::of_object::<EndpointSlice>);
+        static NAMESPACE: LazyLock<Shape> = LazyLock::new(Shape::of_object::<Namespace>);
         match self {
             Self::Listener => &LISTENER,
             Self::Ingress => &INGRESS,
@@ -97,6 +102,7 @@ impl Kind {
             Self::Service => &SERVICE,
             Self::Secret => &SECRET,
             Self::EndpointSlice => &SLICE,
+            Self::Namespace => &NAMESPACE,
         }
     }
 
@@ -108,8 +114,9 @@ impl Kind {
 }
 
 impl Key {
-    pub(super) fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+    pub(super) fn new(kind: Kind, cluster: &Cluster, namespace: &str, name: &str) -> Self {
         let id = ObjectKey {
+            cluster: cluster.clone(),
             namespace: namespace.into(),
             name: name.into(),
         };
@@ -200,6 +207,7 @@ fn decode(kind: Kind, value: Value) -> Result<Object, DecodeError> {
         Kind::Service => Object::Service(typed(value)?),
         Kind::Secret => Object::Secret(typed(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(typed(value)?),
+        Kind::Namespace => Object::Namespace(typed(value)?),
     })
 }
 

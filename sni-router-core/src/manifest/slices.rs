@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::report::Report;
-use crate::model::ObjectKey;
+use crate::model::{Cluster, ObjectKey};
 use crate::name::Host;
 
 /// EndpointSlices by the Service they belong to.
@@ -34,10 +34,10 @@ pub(super) struct Tiers {
 }
 
 impl<'a> Slices<'a> {
-    pub(super) fn new(slices: impl Iterator<Item = &'a Arc<EndpointSlice>>) -> Self {
+    pub(super) fn new(slices: impl Iterator<Item = &'a (Cluster, Arc<EndpointSlice>)>) -> Self {
         let mut by_service: HashMap<_, Vec<_>> = HashMap::new();
-        for slice in slices {
-            if let Some(key) = service_of(slice) {
+        for (cluster, slice) in slices {
+            if let Some(key) = service_of(slice, cluster) {
                 by_service.entry(key).or_default().push(slice.as_ref());
             }
         }
@@ -88,7 +88,7 @@ impl<'a> Slices<'a> {
 
 /// Reports what is wrong in a slice itself.
 pub(super) fn check(slice: &EndpointSlice, report: &mut Report) {
-    if service_of(slice).is_none() {
+    if service_name(slice).is_none() {
         let what = format!("has no {SERVICE_NAME}, so it belongs to no Service");
         report.warning(
             "metadata.labels",
@@ -129,13 +129,16 @@ pub(super) fn check(slice: &EndpointSlice, report: &mut Report) {
     }
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+fn service_of(slice: &EndpointSlice, cluster: &Cluster) -> Option<ObjectKey> {
     Some(ObjectKey {
-        namespace,
-        name: name.clone(),
+        cluster: cluster.clone(),
+        namespace: slice.metadata.namespace.clone().unwrap_or_default(),
+        name: service_name(slice)?.clone(),
     })
+}
+
+fn service_name(slice: &EndpointSlice) -> Option<&String> {
+    slice.metadata.labels.as_ref()?.get(SERVICE_NAME)
 }
 
 /// The number of a Service's port in a slice: ports are matched by name.

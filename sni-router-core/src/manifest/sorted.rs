@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 use super::crd;
 use super::object::{Key, Kind, Object};
 use super::store::InForce;
-use crate::model::ObjectKey;
+use crate::model::{Cluster, ObjectKey};
 
 /// The objects in force, by kind.
 #[derive(Debug, Default)]
@@ -20,7 +20,8 @@ pub(super) struct Sorted {
     pub(super) classes: ById<IngressClass>,
     pub(super) services: ById<Service>,
     pub(super) secrets: ById<Secret>,
-    pub(super) slices: Vec<Arc<EndpointSlice>>,
+    pub(super) slices: Vec<(Cluster, Arc<EndpointSlice>)>,
+    pub(super) namespaces: ById<Namespace>,
     /// Objects that are written somewhere, but wrong and without a last good version.
     bad: HashSet<Key>,
 }
@@ -39,7 +40,10 @@ impl Sorted {
                 Some(Object::IngressClass(object)) => drop(sorted.classes.insert(id, object)),
                 Some(Object::Service(object)) => drop(sorted.services.insert(id, object)),
                 Some(Object::Secret(object)) => drop(sorted.secrets.insert(id, object)),
-                Some(Object::EndpointSlice(object)) => sorted.slices.push(object),
+                Some(Object::EndpointSlice(object)) => {
+                    sorted.slices.push((id.cluster.clone(), object))
+                }
+                Some(Object::Namespace(object)) => drop(sorted.namespaces.insert(id, object)),
                 None => drop(sorted.bad.insert(key.clone())),
             }
         }
@@ -48,6 +52,7 @@ impl Sorted {
 
     /// Whether an object that is not here is written somewhere, but wrong.
     pub(super) fn is_bad(&self, kind: Kind, id: &ObjectKey) -> bool {
-        self.bad.contains(&Key::new(kind, &id.namespace, &id.name))
+        self.bad
+            .contains(&Key::new(kind, &id.cluster, &id.namespace, &id.name))
     }
 }

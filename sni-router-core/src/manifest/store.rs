@@ -13,15 +13,19 @@ use super::Snapshot;
 use super::file::{Entry, FileState};
 use super::locate::Origin;
 use super::object::{Key, Object};
+use crate::model::Cluster;
 use crate::problem::{ObjectRef, Problem};
 
 /// Every file's objects, and those in force.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    files: BTreeMap<String, FileState>,
+    files: BTreeMap<FileKey, FileState>,
     in_force: BTreeMap<Key, InForce>,
     hasher: RandomState,
 }
+
+/// A file's cluster and path.
+type FileKey = (Cluster, String);
 
 /// What is in force of an object that is written somewhere.
 #[derive(Debug)]
@@ -38,16 +42,17 @@ impl Store {
         let mut before = std::mem::take(&mut self.files);
         for file in &snapshot.files {
             let hash = self.hasher.hash_one(&file.text);
-            let state = match before.remove(&file.path) {
+            let key = (file.cluster.clone(), file.path.clone());
+            let state = match before.remove(&key) {
                 Some(state) if state.hash == hash => state,
                 old => FileState::parse(file, hash, old.as_ref(), &self.hasher),
             };
-            self.files.insert(file.path.clone(), state);
+            self.files.insert(key, state);
         }
         for unreadable in &snapshot.unreadable {
-            let old = before.remove(&unreadable.path);
-            let state = FileState::unreadable(&unreadable.path, &unreadable.why, old);
-            self.files.insert(unreadable.path.clone(), state);
+            let key = (unreadable.cluster.clone(), unreadable.path.clone());
+            let state = FileState::unreadable(unreadable, before.remove(&key));
+            self.files.insert(key, state);
         }
         let merge = Merge {
             last: &self.in_force,
@@ -77,7 +82,7 @@ impl Merge<'_> {
     /// Of every object, the first that is right in the order of the files' paths.
     fn files(
         mut self,
-        files: &BTreeMap<String, FileState>,
+        files: &BTreeMap<FileKey, FileState>,
     ) -> (BTreeMap<Key, InForce>, Vec<Problem>) {
         let mut first: HashMap<&Key, &Entry, RandomState> = HashMap::default();
         for entry in files.values().flat_map(|file| &file.entries) {
@@ -98,8 +103,8 @@ impl Merge<'_> {
                 }
             }
         }
-        for (path, file) in files.iter().filter(|(_, file)| file.incomplete) {
-            self.keep_missing(path, file);
+        for (key, file) in files.iter().filter(|(_, file)| file.incomplete) {
+            self.keep_missing(key, file);
         }
         (self.merged, self.problems)
     }
@@ -125,7 +130,7 @@ impl Merge<'_> {
 
     /// An object that is missing from a file that cannot wholly be read may be in the part that
     /// cannot, so it stays.
-    fn keep_missing(&mut self, path: &str, file: &FileState) {
+    fn keep_missing(&mut self, (cluster, path): &FileKey, file: &FileState) {
         let mut missing: Vec<_> = file
             .given
             .iter()
@@ -150,8 +155,8 @@ impl Merge<'_> {
                 "until it can be read, these stay in force: {}",
                 names.join(", ")
             );
-            self.problems
-                .push(Problem::note(&ObjectRef::file(path), "", what));
+            let object = ObjectRef::file(path).within(cluster);
+            self.problems.push(Problem::note(&object, "", what));
         }
     }
 

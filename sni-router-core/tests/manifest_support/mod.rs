@@ -12,6 +12,7 @@ pub fn snapshot(files: &[(&str, &str)]) -> Snapshot {
     let files = files.iter().map(|(path, text)| SourceFile {
         path: (*path).into(),
         text: (*text).into(),
+        ..SourceFile::default()
     });
     Snapshot::from(files.collect::<Vec<_>>())
 }
@@ -34,6 +35,7 @@ pub fn build_for(classes: &[&str], text: &str) -> Build {
     let mut compiler = Compiler::new(Options {
         ingress_classes: classes.iter().map(|class| (*class).into()).collect(),
         certificates: CertificateCheck::Ignore,
+        ..Options::default()
     });
     compiler.build(&snapshot(&[("a.yaml", text)]), &Resolved::new(), 0)
 }

@@ -4,7 +4,9 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use sni_router_core::model::{Backend, BackendKey, Listener, Method, Model, ObjectKey, Route, Vip};
+use sni_router_core::model::{
+    Backend, BackendKey, Cluster, Listener, Method, Model, ObjectKey, Route, Vip,
+};
 use sni_router_core::problem::ObjectRef;
 use sni_router_core::table::RouteTable;
 
@@ -55,6 +57,7 @@ pub fn backend(number: usize) -> Backend {
 pub fn object(name: &str) -> ObjectRef {
     ObjectRef {
         kind: "Ingress".into(),
+        cluster: Cluster::default(),
         namespace: Some("default".into()),
         name: name.into(),
     }
@@ -87,5 +90,6 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey {
         namespace: "default".into(),
         name: name.into(),
+        ..ObjectKey::default()
     }
 }

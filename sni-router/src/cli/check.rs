@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 use sni_router_core::manifest::{Build, Compiler, Options, Resolved};
+use sni_router_core::model::Cluster;
 use sni_router_core::problem::{Problem, Severity};
 
 use super::certificates::Certificates;
@@ -39,6 +40,10 @@ pub struct Manifests {
     #[arg(long = "ingress-class", value_name = "NAME")]
     ingress_classes: Vec<String>,
 
+    /// The cluster that `sni-router.io/cluster-policy: prefer-local` prefers
+    #[arg(long, value_name = "NAME")]
+    local_cluster: Option<Cluster>,
+
     /// What a Listener's certificates must be: `verify` loads them, `declared` only asks that one
     /// is named, `ignore` asks nothing
     #[arg(long, value_enum, default_value_t = Certificates::Verify)]
@@ -59,7 +64,9 @@ impl Manifests {
         })?;
         let options = Options {
             ingress_classes: self.ingress_classes,
+            local_cluster: self.local_cluster,
             certificates: self.certificates.into(),
+            ..Options::default()
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -156,6 +163,7 @@ mod tests {
         let file = SourceFile {
             path: "a.yaml".into(),
             text: text.into(),
+            ..SourceFile::default()
         };
         Compiler::new(Options::default()).build(&Snapshot::from(vec![file]), &Resolved::new(), 0)
     }

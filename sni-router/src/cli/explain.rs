@@ -341,6 +341,7 @@ ports: [{port: 8443}]
         let file = SourceFile {
             path: "a.yaml".into(),
             text: MANIFESTS.into(),
+            ..SourceFile::default()
         };
         let options = Options {
             certificates: CertificateCheck::Ignore,

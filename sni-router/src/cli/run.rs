@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use sni_router_core::hello::DEFAULT_MAX_SIZE;
+use sni_router_core::manifest::Options;
+use sni_router_core::model::Cluster;
 use tokio::runtime::Builder;
 
 use super::certificates::Certificates;
@@ -66,6 +68,11 @@ pub struct Args {
     /// Only take Ingresses and Listeners of this class (repeatable)
     #[arg(long = "ingress-class", value_name = "NAME")]
     ingress_classes: Vec<String>,
+
+    /// The cluster that Listeners and Ingresses with `sni-router.io/cluster-policy: prefer-local`
+    /// prefer
+    #[arg(long, value_name = "NAME")]
+    local_cluster: Option<Cluster>,
 
     /// What a Listener's certificates must be: `verify` loads them, `declared` only asks that one
     /// is named, `ignore` asks nothing. Private keys are never loaded
@@ -172,8 +179,12 @@ impl Args {
             },
             spare_predecessor: self.spare_predecessor,
             claim_vips: self.claim_vips,
-            ingress_classes: self.ingress_classes,
-            certificates: self.certificates.into(),
+            options: Options {
+                ingress_classes: self.ingress_classes,
+                local_cluster: self.local_cluster,
+                certificates: self.certificates.into(),
+                ..Options::default()
+            },
             admin: self.admin,
             workers: self.workers.map_or(cpus, usize::from),
             drain_timeout: self.drain_timeout,

@@ -8,9 +8,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use sni_router_core::manifest::{Snapshot, SourceFile, UnreadableFile};
+use sni_router_core::model::Cluster;
 
 /// Reads every `*.yaml`, `*.yml` and `*.json` of `directory` and its subdirectories, in the order
 /// of their paths. `directory` may also be a single file, whatever its name.
+///
+/// What is below `clusters/NAME/` is of the cluster of that name, the rest of the one without a
+/// name.
 ///
 /// Symbolic links are followed. Names that begin with a dot are passed over; among them is all
 /// that Kubernetes puts beside the links of a ConfigMap or Secret volume (`..data` and the
@@ -36,8 +40,11 @@ pub fn read_dir(directory: &Path) -> io::Result<Snapshot> {
 #[derive(Default)]
 struct Walk {
     snapshot: Snapshot,
-    /// Directories seen, by device and inode: symbolic links can make a circle.
-    seen: HashSet<(u64, u64)>,
+    /// The cluster that is read.
+    cluster: Cluster,
+    /// Directories seen, by device and inode: symbolic links can make a circle. Two clusters may
+    /// be one directory.
+    seen: HashSet<(Cluster, u64, u64)>,
     /// Every directory's `..data` link, as it was before the directory was read.
     links: Vec<(PathBuf, Option<PathBuf>)>,
     /// Whether a file was gone between being listed and being opened.
@@ -50,12 +57,13 @@ impl Walk {
             self.file(path);
             return Ok(());
         }
-        self.directory(path)
+        self.directory(path, Level::Top)
     }
 
-    fn directory(&mut self, path: &Path) -> io::Result<()> {
+    fn directory(&mut self, path: &Path, level: Level) -> io::Result<()> {
         let meta = fs::metadata(path)?;
-        if !self.seen.insert((meta.dev(), meta.ino())) {
+        let seen = (self.cluster.clone(), meta.dev(), meta.ino());
+        if !self.seen.insert(seen) {
             return Ok(());
         }
         let link = path.join("..data");
@@ -71,7 +79,7 @@ impl Walk {
         paths.sort();
         for path in paths.into_iter().filter(|path| !is_hidden(path)) {
             match fs::metadata(&path) {
-                Ok(meta) if meta.is_dir() => self.directory(&path)?,
+                Ok(meta) if meta.is_dir() => self.below(&path, level)?,
                 _ if is_manifest(&path) => self.file(&path),
                 _ => {}
             }
@@ -79,16 +87,47 @@ impl Walk {
         Ok(())
     }
 
+    /// A subdirectory of a directory at `level`.
+    fn below(&mut self, path: &Path, level: Level) -> io::Result<()> {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        match level {
+            Level::Top if name == CLUSTERS => self.directory(path, Level::Clusters),
+            Level::Top | Level::Deeper => self.directory(path, Level::Deeper),
+            Level::Clusters => {
+                match name.parse() {
+                    Ok(cluster) => {
+                        self.cluster = cluster;
+                        self.directory(path, Level::Deeper)?;
+                    }
+                    Err(error) => self.snapshot.unreadable.push(UnreadableFile {
+                        path: path.display().to_string(),
+                        why: format!("is skipped: {name:?} {error}"),
+                        ..UnreadableFile::default()
+                    }),
+                }
+                self.cluster = Cluster::default();
+                Ok(())
+            }
+        }
+    }
+
     fn file(&mut self, path: &Path) {
+        let cluster = self.cluster.clone();
         let name = path.display().to_string();
         match read_text(path) {
-            Ok(text) => self.snapshot.files.push(SourceFile { path: name, text }),
+            Ok(text) => self.snapshot.files.push(SourceFile {
+                cluster,
+                path: name,
+                text,
+            }),
             Err(why) => {
                 self.vanished |= matches!(&why, Why::Io(e) if e.kind() == io::ErrorKind::NotFound);
                 let why = why.to_string();
-                self.snapshot
-                    .unreadable
-                    .push(UnreadableFile { path: name, why });
+                self.snapshot.unreadable.push(UnreadableFile {
+                    cluster,
+                    path: name,
+                    why,
+                });
             }
         }
     }
@@ -101,6 +140,15 @@ impl Walk {
                 .iter()
                 .any(|(link, target)| fs::read_link(link).ok() != *target)
     }
+}
+
+/// Where in the tree a directory is.
+#[derive(Clone, Copy)]
+enum Level {
+    Top,
+    /// The directory of clusters.
+    Clusters,
+    Deeper,
 }
 
 /// Why a file's text cannot be had.
@@ -144,6 +192,9 @@ fn is_manifest(path: &Path) -> bool {
 fn named(error: io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
+
+/// The directory whose subdirectories are clusters.
+const CLUSTERS: &str = "clusters";
 
 /// A directory that changes faster than it is read is taken as it was last found.
 const ATTEMPTS: usize = 5;
@@ -228,6 +279,37 @@ mod tests {
         fs::write(dir.path().join("sub/a.yaml"), "").unwrap();
         symlink("..", dir.path().join("sub/up")).unwrap();
         assert_eq!(read_dir(dir.path()).unwrap().files.len(), 1);
+    }
+
+    #[test]
+    fn subdirectories_of_clusters_are_clusters() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for directory in ["clusters/east/deep", "clusters/Not_One", "other/clusters/x"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+            fs::write(root.join(directory).join("a.yaml"), "").unwrap();
+        }
+        fs::write(root.join("clusters/b.yaml"), "").unwrap();
+        symlink("east", root.join("clusters/west")).unwrap();
+        let snapshot = read_dir(root).unwrap();
+        let found: Vec<_> = names(&snapshot, root)
+            .into_iter()
+            .zip(snapshot.files.iter().map(|file| file.cluster.as_str()))
+            .collect();
+        let expected = [
+            ("clusters/b.yaml", ""),
+            ("clusters/east/deep/a.yaml", "east"),
+            ("clusters/west/deep/a.yaml", "west"),
+            ("other/clusters/x/a.yaml", ""),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(path, cluster)| (path.to_owned(), cluster))
+        );
+        let [refused] = &snapshot.unreadable[..] else {
+            panic!("{:?}", snapshot.unreadable);
+        };
+        assert!(refused.path.ends_with("clusters/Not_One"), "{refused:?}");
     }
 
     #[test]

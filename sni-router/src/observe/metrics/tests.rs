@@ -37,6 +37,7 @@ fn text_tells_what_was_counted() {
     let web = ObjectKey {
         namespace: "default".into(),
         name: "web".into(),
+        ..ObjectKey::default()
     };
     let listener = metrics.listener(Some(&web));
     listener.opened();
@@ -116,6 +117,7 @@ fn nothing_is_lost_when_threads_meet_a_new_listener() {
                     let key = ObjectKey {
                         namespace: "default".into(),
                         name,
+                        ..ObjectKey::default()
                     };
                     metrics.listener(Some(&key)).opened();
                 }
