@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use sni_router_core::balance::Backend;
@@ -80,7 +81,7 @@ fn fill_maglev(bencher: Bencher<'_, '_>, endpoints: usize) {
     let model = model(1, endpoints, Method::SourceIpHash);
     bencher.bench_local(|| {
         let table = RouteTable::compile(&model, 1, None);
-        only_backend(&table).pick(IpAddr::from([198, 51, 100, 1]), &[])
+        only_backend(&table).pick(IpAddr::from([198, 51, 100, 1]), &[], Duration::ZERO)
     });
 }
 
@@ -88,11 +89,11 @@ fn pick(bencher: Bencher<'_, '_>, endpoints: usize, method: Method) {
     let table = RouteTable::compile(&model(1, endpoints, method), 1, None);
     let backend = only_backend(&table);
     // The first pick may fill the Maglev table, see `fill_maglev`.
-    backend.pick(IpAddr::from([198, 51, 100, 1]), &[]);
+    backend.pick(IpAddr::from([198, 51, 100, 1]), &[], Duration::ZERO);
     let mut client = 0u32;
     bencher.bench_local(|| {
         client = client.wrapping_add(1);
-        backend.pick(IpAddr::from(client.to_be_bytes()), &[])
+        backend.pick(IpAddr::from(client.to_be_bytes()), &[], Duration::ZERO)
     });
 }
 
@@ -112,16 +113,16 @@ fn model(routes: usize, endpoints: usize, method: Method) -> Model {
             .parse()
             .unwrap(),
             backend: model::Backend {
-                key: BackendKey {
-                    service: ObjectKey {
+                key: BackendKey::of(
+                    ObjectKey {
                         namespace: "shops".into(),
                         name: format!("shop-{i}"),
                         ..ObjectKey::default()
                     },
-                    port: "https".into(),
+                    "https",
                     method,
-                },
-                endpoints: (0..endpoints).map(|n| endpoint(i, n)).collect(),
+                ),
+                endpoints: vec![(0..endpoints).map(|n| endpoint(i, n)).collect()],
             },
             origin: ObjectRef {
                 kind: "Ingress".into(),

@@ -26,7 +26,8 @@ pub struct Model {
 /// A virtual IP and port with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Namespace and name of the Listener object.
+    /// Namespace and name of the Listener object. Of one that several clusters have, those of the
+    /// oldest object, without a cluster.
     pub key: ObjectKey,
     /// The addresses it is served on: at least one, no address twice.
     pub vips: Vec<Vip>,
@@ -61,34 +62,84 @@ pub struct Route {
     pub pattern: HostPattern,
     /// Where they go.
     pub backend: Backend,
-    /// The object that says so: an Ingress, or the Listener for its `defaultAction`.
+    /// The object that says so: an Ingress, or the Listener for its `defaultAction`; the oldest of
+    /// those in several clusters.
     pub origin: ObjectRef,
 }
 
-/// A Service port and its policy.
+/// Where the connections of a route go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Which Service port, and how it is balanced.
+    /// Which Service ports, and how it is balanced.
     pub key: BackendKey,
-    /// Addresses to connect to, sorted, each once; empty where none is known or ready.
-    pub endpoints: Vec<SocketAddr>,
+    /// Addresses to connect to, for each of the key's shares in their order. In a share they are
+    /// sorted; none is there twice, also not in two shares. Empty where none is known or ready.
+    pub endpoints: Vec<Vec<SocketAddr>>,
 }
 
 /// What makes two backends the same one: they share endpoints and balancing state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendKey {
+    shares: Arc<[Share]>,
+    /// How an endpoint of a share is chosen.
+    pub method: Method,
+}
+
+impl BackendKey {
+    /// A Service port of one cluster.
+    pub fn of(service: ObjectKey, port: impl Into<String>, method: Method) -> Self {
+        let share = Share {
+            service,
+            port: port.into(),
+            tier: 0,
+            weight: None,
+        };
+        Self {
+            shares: Arc::new([share]),
+            method,
+        }
+    }
+
+    /// Service ports of several clusters, at most one of each.
+    pub fn shared(shares: Vec<Share>, method: Method) -> Self {
+        Self {
+            shares: shares.into(),
+            method,
+        }
+    }
+
+    /// What each cluster gives to it.
+    pub fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+}
+
+impl fmt::Display for BackendKey {
+    /// `namespace/service:port`, of several clusters with ` + ` between.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, share) in self.shares.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" + ")?;
+            }
+            write!(f, "{}:{}", share.service, share.port)?;
+        }
+        Ok(())
+    }
+}
+
+/// What one cluster gives to a backend: a Service port, and how many connections it gets of those
+/// that several clusters share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Share {
     /// The Service.
     pub service: ObjectKey,
     /// The port of the Service, as the Ingress names it (number or name).
     pub port: String,
-    /// How an endpoint is chosen.
-    pub method: Method,
-}
-
-impl fmt::Display for BackendKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.service, self.port)
-    }
+    /// The lowest tier that has an endpoint gets all connections.
+    pub tier: u16,
+    /// The part of its tier's connections that it gets, as a ratio to the others' weights; `None`:
+    /// as many as it has endpoints.
+    pub weight: Option<u16>,
 }
 
 /// How a backend's endpoint is chosen for a new connection.

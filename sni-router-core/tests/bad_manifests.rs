@@ -72,7 +72,7 @@ fn assert_good_is_served(model: &Model, name: &str) {
     assert_eq!(route.origin.name, "good", "{name}");
     assert_eq!(
         route.backend.endpoints,
-        ["198.51.100.1:8443".parse().unwrap()],
+        [["198.51.100.1:8443".parse().unwrap()]],
         "{name}"
     );
 }
@@ -85,7 +85,12 @@ fn served(model: &Model) -> String {
         }
         for route in &listener.routes {
             let backend = &route.backend;
-            let endpoints: Vec<_> = backend.endpoints.iter().map(ToString::to_string).collect();
+            let endpoints: Vec<_> = backend
+                .endpoints
+                .iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect();
             let method = backend.key.method;
             let to = format!("{} {method:?} [{}]", backend.key, endpoints.join(", "));
             writeln!(text, "    {} -> {to}", route.pattern).unwrap();

@@ -99,7 +99,7 @@ fn served(model: &Model) -> Vec<String> {
         let mut routes = Vec::new();
         for route in &listener.routes {
             let backend = &route.backend;
-            let endpoints = backend.endpoints.iter();
+            let endpoints = backend.endpoints.iter().flatten();
             let endpoints: Vec<_> = endpoints.map(ToString::to_string).collect();
             routes.push(format!(
                 "{} → {} {:?} {}",

@@ -19,12 +19,8 @@ fn ingress_attaches_from_another_namespace_when_it_names_it() {
             .replace("listener: web", "listener: default/web");
     let build = build(&text);
     assert_eq!(
-        build.model.listeners[0].routes[0]
-            .backend
-            .key
-            .service
-            .to_string(),
-        "team/app"
+        build.model.listeners[0].routes[0].backend.key.to_string(),
+        "team/app:443"
     );
 }
 

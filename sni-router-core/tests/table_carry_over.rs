@@ -4,6 +4,7 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sni_router_core::balance::{Backend, Endpoint, Lease};
 use sni_router_core::model::{Method, Model, Route};
@@ -71,8 +72,8 @@ fn endpoints_are_shared_when_one_service_is_balanced_in_two_ways() {
         .collect();
     assert!(!Arc::ptr_eq(&backends[0], &backends[1]));
     assert!(Arc::ptr_eq(
-        &backends[0].endpoints()[0],
-        &backends[1].endpoints()[0]
+        backends[0].endpoints().next().unwrap(),
+        backends[1].endpoints().next().unwrap()
     ));
 }
 
@@ -83,7 +84,7 @@ fn endpoints_are_apart_when_services_share_an_address() {
     let table = RouteTable::compile(&model(vec![listener("web", &["*"], 443, routes)]), 1, None);
     let endpoints: Vec<_> = table
         .backends()
-        .map(|b| Arc::clone(&b.endpoints()[0]))
+        .map(|b| Arc::clone(b.endpoints().next().unwrap()))
         .collect();
     assert!(!Arc::ptr_eq(&endpoints[0], &endpoints[1]));
     assert_eq!(endpoints[0].addr(), endpoints[1].addr());
@@ -111,7 +112,7 @@ fn backend_is_kept_when_its_endpoints_did_not_change() {
 fn service(method: Method, hosts: &[u8]) -> Model {
     let mut backend = backend(0);
     backend.key.method = method;
-    backend.endpoints = hosts.iter().map(|&host| addr(host)).collect();
+    backend.endpoints = vec![hosts.iter().map(|&host| addr(host)).collect()];
     let route = Route {
         backend,
         ..route("a.test", 0)
@@ -121,16 +122,13 @@ fn service(method: Method, hosts: &[u8]) -> Model {
 
 fn pick(table: &RouteTable) -> Lease {
     only_backend(table)
-        .pick(IpAddr::V4(Ipv4Addr::LOCALHOST), &[])
+        .pick(IpAddr::V4(Ipv4Addr::LOCALHOST), &[], Duration::ZERO)
         .unwrap()
 }
 
 fn endpoint(table: &RouteTable, addr: SocketAddr) -> Arc<Endpoint> {
     let backend = only_backend(table);
-    let found = backend
-        .endpoints()
-        .iter()
-        .find(|endpoint| endpoint.addr() == addr);
+    let found = backend.endpoints().find(|endpoint| endpoint.addr() == addr);
     Arc::clone(found.expect("the address is in the table"))
 }
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, Weak};
 
 use foldhash::fast::RandomState;
 
-use crate::model::{BackendKey, ObjectKey};
+use super::doubt::Doubt;
+use crate::model::{Cluster, ObjectKey, Share};
 
 /// One address of a Service port.
 ///
@@ -16,6 +17,7 @@ use crate::model::{BackendKey, ObjectKey};
 #[derive(Debug)]
 pub struct Endpoint {
     addr: SocketAddr,
+    cluster: Cluster,
     active: AtomicUsize,
     total: AtomicU64,
     successes: AtomicU64,
@@ -28,6 +30,11 @@ impl Endpoint {
         self.addr
     }
 
+    /// The cluster it is in.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// Leases held now: connections that are being opened or carried.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
@@ -38,29 +45,28 @@ impl Endpoint {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Connects that succeeded, as told by [`Self::record_success`].
+    /// Connects that succeeded, as told by [`Backend::record_success`](super::Backend::record_success).
     pub fn successes(&self) -> u64 {
         self.successes.load(Ordering::Relaxed)
     }
 
-    /// Connects that failed, as told by [`Self::record_failure`].
+    /// Connects that failed, as told by [`Backend::record_failure`](super::Backend::record_failure).
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// A connect to the endpoint succeeded.
-    pub fn record_success(&self) {
+    pub(super) fn succeeded(&self) {
         self.successes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connect to the endpoint was refused, timed out or failed otherwise.
-    pub fn record_failure(&self) {
+    pub(super) fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn new(addr: SocketAddr) -> Self {
+    fn new(addr: SocketAddr, cluster: &Cluster) -> Self {
         Self {
             addr,
+            cluster: cluster.clone(),
             active: AtomicUsize::new(0),
             total: AtomicU64::new(0),
             successes: AtomicU64::new(0),
@@ -111,50 +117,64 @@ impl Drop for Lease {
 /// leases of its last connections, and is found here if it comes back before they end.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointPool {
-    services: HashMap<ServicePort, HashMap<SocketAddr, Weak<Endpoint>, RandomState>, RandomState>,
+    services: HashMap<ServicePort, Known, RandomState>,
+}
+
+/// What is known of a Service port.
+#[derive(Debug, Default)]
+struct Known {
+    endpoints: HashMap<SocketAddr, Weak<Endpoint>, RandomState>,
+    doubt: Arc<Doubt>,
 }
 
 impl EndpointPool {
     /// What of `previous` is still in use.
     pub(crate) fn carried_from(previous: &Self) -> Self {
-        let alive = |endpoints: &HashMap<SocketAddr, Weak<Endpoint>, _>| {
-            endpoints
+        let alive = |known: &Known| Known {
+            endpoints: known
+                .endpoints
                 .iter()
                 .filter(|(_, endpoint)| endpoint.strong_count() > 0)
                 .map(|(addr, endpoint)| (*addr, Weak::clone(endpoint)))
-                .collect::<HashMap<_, _, _>>()
+                .collect(),
+            doubt: Arc::clone(&known.doubt),
         };
         Self {
             services: previous
                 .services
                 .iter()
-                .map(|(service, endpoints)| (service.clone(), alive(endpoints)))
-                .filter(|(_, endpoints)| !endpoints.is_empty())
+                .map(|(service, known)| (service.clone(), alive(known)))
+                .filter(|(_, known)| !known.endpoints.is_empty())
                 .collect(),
         }
     }
 
-    /// The endpoint `addr` of the Service port that `key` names, new if it is not in use.
-    pub(crate) fn endpoint(&mut self, key: &BackendKey, addr: SocketAddr) -> Arc<Endpoint> {
+    /// The endpoints `addrs` of a Service port, new where they are not in use, and what doubt
+    /// there is about all of them.
+    pub(super) fn endpoints(
+        &mut self,
+        share: &Share,
+        addrs: &[SocketAddr],
+    ) -> (Vec<Arc<Endpoint>>, Arc<Doubt>) {
         let service = ServicePort {
-            service: key.service.clone(),
-            port: key.port.clone(),
+            service: share.service.clone(),
+            port: share.port.clone(),
         };
-        let known = self
-            .services
-            .entry(service)
-            .or_default()
-            .entry(addr)
-            .or_default();
-        known.upgrade().unwrap_or_else(|| {
-            let endpoint = Arc::new(Endpoint::new(addr));
-            *known = Arc::downgrade(&endpoint);
-            endpoint
-        })
+        let known = self.services.entry(service).or_default();
+        let of = |addr: &SocketAddr| {
+            let slot = known.endpoints.entry(*addr).or_default();
+            slot.upgrade().unwrap_or_else(|| {
+                let endpoint = Arc::new(Endpoint::new(*addr, &share.service.cluster));
+                *slot = Arc::downgrade(&endpoint);
+                endpoint
+            })
+        };
+        let endpoints = addrs.iter().map(of).collect();
+        (endpoints, Arc::clone(&known.doubt))
     }
 }
 
-/// A [`BackendKey`] without its method.
+/// A [`Share`] without its place among others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ServicePort {
     service: ObjectKey,

@@ -99,10 +99,11 @@ const CLAIMS: usize = 4;
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::time::Duration;
 
     use super::*;
     use crate::balance::{Backend, EndpointPool};
-    use crate::model::{BackendKey, Method, ObjectKey};
+    use crate::model::{self, BackendKey, Method, ObjectKey};
 
     #[test]
     fn least_busy_is_picked_when_leases_are_held() {
@@ -128,7 +129,7 @@ mod tests {
     fn load_differs_by_one_at_most_when_all_are_scanned() {
         let backend = backend(100);
         let held: Vec<_> = (0..1234).map(|_| pick(&backend)).collect();
-        let active = backend.endpoints().iter().map(|endpoint| endpoint.active());
+        let active = backend.endpoints().map(|endpoint| endpoint.active());
         assert!(active.clone().all(|active| active == 12 || active == 13));
         assert_eq!(active.sum::<usize>(), held.len());
     }
@@ -137,7 +138,7 @@ mod tests {
     fn load_stays_even_when_two_are_compared() {
         let backend = backend(1000);
         let held: Vec<_> = (0..20_000).map(|_| pick(&backend)).collect();
-        let active = || backend.endpoints().iter().map(|endpoint| endpoint.active());
+        let active = || backend.endpoints().map(|endpoint| endpoint.active());
         let (least, most) = (active().min().unwrap(), active().max().unwrap());
         assert_eq!(active().sum::<usize>(), held.len());
         // One at random would end at 20 ± 15.
@@ -152,34 +153,31 @@ mod tests {
         let backend = backend(500);
         let all: Vec<_> = backend
             .endpoints()
-            .iter()
             .map(|endpoint| endpoint.addr())
             .collect();
-        let lease = backend.pick(CLIENT, &all[1..]).unwrap();
+        let lease = backend.pick(CLIENT, &all[1..], NOW).unwrap();
         assert_eq!(lease.endpoint().addr(), all[0]);
-        assert!(backend.pick(CLIENT, &all).is_none());
+        assert!(backend.pick(CLIENT, &all, NOW).is_none());
     }
 
     fn backend(endpoints: u16) -> Backend {
-        let key = BackendKey {
-            service: ObjectKey {
-                namespace: "default".into(),
-                name: "web".into(),
-                ..ObjectKey::default()
-            },
-            port: "443".into(),
-            method: Method::LeastConnection,
+        let service = ObjectKey {
+            namespace: "default".into(),
+            name: "web".into(),
+            ..ObjectKey::default()
         };
-        let mut pool = EndpointPool::default();
-        let endpoints = (0..endpoints)
-            .map(|port| pool.endpoint(&key, SocketAddr::from(([10, 0, 0, 1], port))))
-            .collect();
-        Backend::new(key, endpoints, None)
+        let addr = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        let backend = model::Backend {
+            key: BackendKey::of(service, "443", Method::LeastConnection),
+            endpoints: vec![(0..endpoints).map(addr).collect()],
+        };
+        Backend::new(&backend, &mut EndpointPool::default(), None)
     }
 
     fn pick(backend: &Backend) -> Lease {
-        backend.pick(CLIENT, &[]).unwrap()
+        backend.pick(CLIENT, &[], NOW).unwrap()
     }
 
+    const NOW: Duration = Duration::ZERO;
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 }

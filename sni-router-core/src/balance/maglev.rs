@@ -2,9 +2,10 @@
 //! endpoints come and go (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
 //! Balancer", NSDI '16, section 3.4).
 
+use std::hash::Hasher as _;
 use std::net::{IpAddr, SocketAddr};
 
-use siphasher::sip128::SipHasher24;
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 /// Up to so many endpoints share the small table size, see [`Maglev::new`].
 pub(super) const FEW: usize = 40;
@@ -48,7 +49,7 @@ impl Maglev {
     /// owner of the client's slot, then the owners of the slots behind it. Every endpoint that
     /// owns a slot comes up, at the latest after one turn around the table.
     pub(super) fn candidates(&self, client: IpAddr) -> impl Iterator<Item = usize> {
-        let (hash, _) = hash(client, NO_PORT);
+        let (hash, _) = hash(client, &NO_PORT);
         let (before, after) = self
             .slots
             .split_at((hash % self.slots.len() as u64) as usize);
@@ -66,7 +67,7 @@ struct Walk {
 
 impl Walk {
     fn new(addr: SocketAddr, size: usize) -> Self {
-        let (offset, skip) = hash(addr.ip(), addr.port());
+        let (offset, skip) = hash(addr.ip(), &addr.port().to_be_bytes());
         Self {
             slot: (offset % size as u64) as usize,
             skip: (skip % (size as u64 - 1)) as usize + 1,
@@ -82,19 +83,19 @@ impl Walk {
     }
 }
 
-/// SipHash-2-4 of the address (IPv4 as v4-mapped) and a number, in network order, with keys that
-/// never change: routers on other nodes, after a restart and of other versions must agree.
+/// SipHash-2-4 of the address (IPv4 as v4-mapped) and what follows it, in network order, with keys
+/// that never change: routers on other nodes, after a restart and of other versions must agree.
 /// Clients that know the keys could choose addresses that all meet one endpoint; whoever has so
 /// many addresses can do that without knowing them.
-fn hash(ip: IpAddr, number: u16) -> (u64, u64) {
+pub(super) fn hash(ip: IpAddr, tail: &[u8]) -> (u64, u64) {
     let ip = match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     };
-    let mut bytes = [0; 18];
-    bytes[..16].copy_from_slice(&ip.octets());
-    bytes[16..].copy_from_slice(&number.to_be_bytes());
-    let hash = SipHasher24::new_with_keys(KEYS.0, KEYS.1).hash(&bytes);
+    let mut hasher = SipHasher24::new_with_keys(KEYS.0, KEYS.1);
+    hasher.write(&ip.octets());
+    hasher.write(tail);
+    let hash = hasher.finish128();
     (hash.h1, hash.h2)
 }
 
@@ -108,8 +109,8 @@ const FREE: u16 = u16::MAX;
 /// "sni-router Maglev" in ASCII. Changing it moves every client.
 const KEYS: (u64, u64) = (0x736e_692d_726f_7574, 0x6572_206d_6167_6c65);
 
-/// The number in a client's hash: its ports differ from connection to connection.
-const NO_PORT: u16 = 0;
+/// The port in a client's hash: its ports differ from connection to connection.
+const NO_PORT: [u8; 2] = [0; 2];
 
 #[cfg(test)]
 mod tests {

@@ -20,13 +20,18 @@ pub(super) enum Attachment {
     Bad,
 }
 
-/// Reads `ingress.citrix.com/listener`: `name` or `namespace/name`.
+/// Reads `ingress.citrix.com/listener`: `name` or `namespace/name`. `default` is where Ingresses
+/// attach that ask for passthrough and name no Listener.
 pub(super) fn attachment(
     annotations: &BTreeMap<String, String>,
     ingress: &ObjectKey,
+    default: Option<&(String, String)>,
     report: &mut Report,
 ) -> Attachment {
     let Some(text) = annotations.get(LISTENER) else {
+        if let Some((namespace, name)) = default.filter(|_| wants_passthrough(annotations)) {
+            return Attachment::To(ingress.beside(namespace, name));
+        }
         report_absent(annotations, report);
         return Attachment::Absent;
     };
@@ -38,6 +43,15 @@ pub(super) fn attachment(
         return Attachment::Bad;
     }
     Attachment::To(ingress.beside(namespace, name))
+}
+
+/// NetScaler takes `True`, ingress-nginx `true`.
+fn wants_passthrough(annotations: &BTreeMap<String, String>) -> bool {
+    [PASSTHROUGH, NGINX_PASSTHROUGH].into_iter().any(|name| {
+        annotations
+            .get(name)
+            .is_some_and(|text| text.trim().eq_ignore_ascii_case("true"))
+    })
 }
 
 fn report_absent(annotations: &BTreeMap<String, String>, report: &mut Report) {
@@ -76,7 +90,7 @@ pub(super) fn report_ignored(annotations: &BTreeMap<String, String>, report: &mu
         } else if NEEDS_HTTP.iter().any(|prefix| name.starts_with(prefix)) {
             "has no effect: it is about HTTP, which passes through undecrypted"
         } else if MULTICLUSTER == name {
-            "has no effect: this router serves one cluster"
+            "has no effect: write sni-router.io/cluster-policy"
         } else {
             "has no effect in this router"
         };
@@ -84,9 +98,34 @@ pub(super) fn report_ignored(annotations: &BTreeMap<String, String>, report: &mu
     }
 }
 
+/// Reports annotations of this router's own that it does not know.
+pub(super) fn report_unknown(
+    annotations: &BTreeMap<String, String>,
+    known: &[&'static str],
+    report: &mut Report,
+) {
+    for key in annotations.keys().filter(|key| key.starts_with(OWN_PREFIX)) {
+        if known.contains(&key.as_str()) {
+            continue;
+        }
+        let hint = nearest(key, known.iter().copied());
+        let hint = hint.map_or(String::new(), |near| format!("did you mean {near}"));
+        let what = "is not an annotation of this router's";
+        if key.starts_with(RESTRICTING) {
+            // Passed over, it would leave open what was meant to be closed.
+            report.error(annotation(key), what, &hint);
+        } else {
+            report.warning(annotation(key), what, &hint);
+        }
+    }
+}
+
 /// The annotation that attaches an Ingress to a Listener.
 pub(super) const LISTENER: &str = "ingress.citrix.com/listener";
 
+const NGINX_PASSTHROUGH: &str = "nginx.ingress.kubernetes.io/ssl-passthrough";
+const OWN_PREFIX: &str = "sni-router.io/";
+const RESTRICTING: &str = "sni-router.io/allow";
 const PASSTHROUGH: &str = "ingress.citrix.com/ssl-passthrough";
 const PREFIX: &str = "ingress.citrix.com/";
 const MULTICLUSTER: &str = "multicluster-policy-priority-order";

@@ -15,6 +15,7 @@ use super::report::Report;
 use super::sorted::Sorted;
 use crate::model::ObjectKey;
 use crate::name::HostPattern;
+use crate::problem::Reason;
 
 /// What certificates are checked against.
 pub(super) struct Certificates<'a> {
@@ -172,7 +173,7 @@ impl Certificates<'_> {
                     "add it, or run with --certificates=declared",
                 ),
             };
-            report.error(path, what, hint);
+            report.error_because(REASON, path, what, hint);
             return;
         };
         if secret.type_.as_deref() != Some(TLS_SECRET) {
@@ -180,7 +181,12 @@ impl Certificates<'_> {
                 Some(other) => format!("the Secret {key} is of type {other:?}, not {TLS_SECRET}"),
                 None => format!("the Secret {key} has no type, not {TLS_SECRET}"),
             };
-            report.error(path, what, "create it with kubectl create secret tls");
+            report.error_because(
+                REASON,
+                path,
+                what,
+                "create it with kubectl create secret tls",
+            );
             return;
         }
         let text = secret
@@ -192,12 +198,13 @@ impl Certificates<'_> {
             (Some(text), _) => text.as_bytes(),
             (None, Some(bytes)) => bytes.0.as_slice(),
             (None, None) => {
-                report.error(path, format!("the Secret {key} has no tls.crt"), "");
+                report.error_because(REASON, path, format!("the Secret {key} has no tls.crt"), "");
                 return;
             }
         };
         if let Err(why) = self.read_pem(pem, key, path, names, report) {
-            report.error(
+            report.error_because(
+                REASON,
                 path,
                 format!("tls.crt of the Secret {key} {why}"),
                 "it holds PEM, the leaf first",
@@ -278,3 +285,5 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 const TLS_SECRET: &str = "kubernetes.io/tls";
+
+const REASON: Reason = Reason::InvalidCertificateRef;

@@ -1,25 +1,25 @@
-//! Which Ingresses and Listeners are this router's: by class, if classes were given.
+//! Which Ingresses and Listeners are this router's, by class.
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
+use super::Controllers;
 use super::sorted::ById;
+use crate::model::{Cluster, ObjectKey};
 
 /// The classes this router serves, and the IngressClass objects.
 pub(super) struct Classes<'a> {
-    /// None: all are served.
+    /// None: all that are of a served controller.
     pub(super) served: &'a [String],
+    pub(super) controllers: Controllers,
     pub(super) objects: &'a ById<IngressClass>,
 }
 
 impl Classes<'_> {
     /// Why an Ingress is not served; `None` if it is.
     ///
-    /// As NetScaler decides: the annotation wins over the field, an Ingress with neither is
-    /// served if a served class is the cluster's default.
-    pub(super) fn reject_ingress(&self, ingress: &Ingress) -> Option<Rejected> {
-        if self.served.is_empty() {
-            return None;
-        }
+    /// As NetScaler decides: the annotation wins over the field; an Ingress with neither is
+    /// served if no classes were given, or if one of them is the cluster's default.
+    pub(super) fn reject_ingress(&self, key: &ObjectKey, ingress: &Ingress) -> Option<Rejected> {
         let annotated = ingress
             .metadata
             .annotations
@@ -27,22 +27,22 @@ impl Classes<'_> {
             .and_then(|all| all.get(ANNOTATION));
         if let Some(class) = annotated {
             let path = super::path::annotation(ANNOTATION);
-            return (!self.serves(class)).then(|| self.foreign(path, class));
+            return match self.served.is_empty() {
+                true => self.reject_class(&key.cluster, class, path),
+                // An annotation is older than IngressClass objects: the name is enough.
+                false => self.reject_name(class, path),
+            };
         }
-        let path = "spec.ingressClassName";
-        match ingress
+        let path = "spec.ingressClassName".to_owned();
+        let named = ingress
             .spec
             .as_ref()
-            .and_then(|spec| spec.ingress_class_name.as_deref())
-        {
-            Some(class) if !self.serves(class) => Some(self.foreign(path.into(), class)),
-            Some(class) => self.foreign_controller(class).map(|controller| Rejected {
-                path: path.into(),
-                what: format!("the class {class:?} belongs to the controller {controller:?}"),
-            }),
-            None if self.default_is_served() => None,
+            .and_then(|spec| spec.ingress_class_name.as_deref());
+        match named {
+            Some(class) => self.reject_class(&key.cluster, class, path),
+            None if self.served.is_empty() || self.default_is_served(&key.cluster) => None,
             None => Some(Rejected {
-                path: path.into(),
+                path,
                 what: format!(
                     "has no class, and only {} is served",
                     self.served.join(", ")
@@ -52,49 +52,77 @@ impl Classes<'_> {
     }
 
     /// Why a Listener is not served; `None` if it is. One without a class is everybody's.
-    pub(super) fn reject_listener(&self, class: Option<&str>) -> Option<Rejected> {
-        let class = class?;
-        let foreign = !self.served.is_empty() && !self.serves(class);
-        foreign.then(|| self.foreign("spec.ingressclass".into(), class))
-    }
-
-    fn serves(&self, class: &str) -> bool {
-        self.served
-            .iter()
-            .any(|served| served.eq_ignore_ascii_case(class))
-    }
-
-    fn foreign(&self, path: String, class: &str) -> Rejected {
-        let served = self.served.join(", ");
-        Rejected {
-            path,
-            what: format!("is of the class {class:?}, and only {served} is served"),
+    pub(super) fn reject_listener(&self, key: &ObjectKey, class: Option<&str>) -> Option<Rejected> {
+        let path = "spec.ingressclass".to_owned();
+        match self.controllers {
+            Controllers::ByName => self.reject_name(class?, path),
+            _ => self.reject_class(&key.cluster, class?, path),
         }
     }
 
-    /// A class that is described, but as another controller's. One that is not described is taken
-    /// by its name.
-    fn foreign_controller(&self, class: &str) -> Option<&str> {
-        let object = self
-            .objects
-            .values()
-            .find(|object| name_of(object).eq_ignore_ascii_case(class))?;
-        let controller = object.spec.as_ref()?.controller.as_deref()?;
-        (!CONTROLLERS.contains(&controller)).then_some(controller)
+    fn reject_name(&self, class: &str, path: String) -> Option<Rejected> {
+        let is_given = self.served.is_empty()
+            || self
+                .served
+                .iter()
+                .any(|served| served.eq_ignore_ascii_case(class));
+        (!is_given).then(|| Rejected {
+            path,
+            what: format!(
+                "is of the class {class:?}, and only {} is served",
+                self.served.join(", ")
+            ),
+        })
     }
 
-    fn default_is_served(&self) -> bool {
-        self.objects.values().any(|object| {
+    fn reject_class(&self, cluster: &Cluster, class: &str, path: String) -> Option<Rejected> {
+        if let Some(rejected) = self.reject_name(class, path.clone()) {
+            return Some(rejected);
+        }
+        if self.served.is_empty() && self.controllers == Controllers::ByName {
+            return None;
+        }
+        let what = match (self.controller(cluster, class), self.controllers) {
+            (None, Controllers::ByName) => return None,
+            (None, _) => format!("is of the class {class:?}, and there is no such IngressClass"),
+            (Some(controller), controllers) if takes(controllers, controller) => return None,
+            (Some(controller), _) => {
+                format!("the class {class:?} belongs to the controller {controller:?}")
+            }
+        };
+        Some(Rejected { path, what })
+    }
+
+    /// The controller of a class, if there is an IngressClass that says so.
+    fn controller(&self, cluster: &Cluster, class: &str) -> Option<&str> {
+        let (_, object) = self
+            .of(cluster)
+            .find(|(name, _)| name.eq_ignore_ascii_case(class))?;
+        object.spec.as_ref()?.controller.as_deref()
+    }
+
+    fn default_is_served(&self, cluster: &Cluster) -> bool {
+        self.of(cluster).any(|(name, object)| {
             let default = object
                 .metadata
                 .annotations
                 .as_ref()
                 .and_then(|all| all.get(DEFAULT));
             default.is_some_and(|flag| flag == "true")
-                && self.serves(name_of(object))
-                && self.foreign_controller(name_of(object)).is_none()
+                && self.reject_class(cluster, name, String::new()).is_none()
         })
     }
+
+    fn of(&self, cluster: &Cluster) -> impl Iterator<Item = (&str, &IngressClass)> {
+        self.objects
+            .iter()
+            .filter(move |(key, _)| key.cluster == *cluster)
+            .map(|(key, object)| (key.name.as_str(), object.as_ref()))
+    }
+}
+
+fn takes(controllers: Controllers, controller: &str) -> bool {
+    controller == OWN || (controllers != Controllers::Own && controller == CITRIX)
 }
 
 /// Why an object is another controller's.
@@ -104,18 +132,13 @@ pub(super) struct Rejected {
     pub(super) what: String,
 }
 
-fn name_of(class: &IngressClass) -> &str {
-    class.metadata.name.as_deref().unwrap_or_default()
-}
-
 /// The annotation that named the class before there was a field.
 pub(super) const ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 
-/// The controllers whose classes this router takes: NetScaler's, whose manifests it reads, and its
-/// own.
-const CONTROLLERS: [&str; 2] = [
-    "citrix.com/ingress-controller",
-    "sni-router.io/ingress-controller",
-];
+/// This router as `spec.controller` of an IngressClass.
+pub const OWN: &str = "sni-router.io/ingress-controller";
+
+/// NetScaler's controller, whose manifests this router reads.
+const CITRIX: &str = "citrix.com/ingress-controller";

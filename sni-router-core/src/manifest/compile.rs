@@ -1,15 +1,18 @@
 //! Snapshots to models.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use super::attached::Attached;
 use super::backend::Services;
 use super::certificate::Certificates;
 use super::class::Classes;
+use super::facts::listener_facts;
+use super::front::fronts;
 use super::last_good::LastGood;
 use super::listener::Judge;
 use super::locate::Locator;
-use super::merge::{Attached, Merge, without_conflicts};
+use super::merge::Merge;
 use super::object::{Key, Kind};
 use super::sorted::Sorted;
 use super::store::{InForce, Store};
@@ -43,6 +46,7 @@ impl Compiler {
         let sorted = Sorted::new(self.store.in_force());
         let classes = Classes {
             served: &self.options.ingress_classes,
+            controllers: self.options.controllers,
             objects: &sorted.classes,
         };
         let judge = Judge {
@@ -53,25 +57,36 @@ impl Compiler {
                 now,
             },
         };
-        let right = self
+        let judged = self
             .last_good
             .listeners(&sorted.listeners, &judge, &mut problems);
-        let listeners = without_conflicts(right, &mut problems);
-        let readings = self
-            .last_good
-            .ingresses(&sorted.ingresses, &classes, &mut problems);
+        let fronts = fronts(&judged, &mut problems);
+        let default_listener = self.options.default_listener.as_ref();
+        let ingresses =
+            self.last_good
+                .ingresses(&sorted.ingresses, &classes, default_listener, &mut problems);
+        let mut attached = Attached::new(&fronts, &sorted, ingresses, &mut problems);
         let services = Services::new(&sorted, resolved);
         let mut merge = Merge {
             services: &services,
+            local: self.options.local_cluster.as_ref(),
             problems: &mut problems,
             shadowed: Vec::new(),
+            routes: HashMap::new(),
+            ingresses: std::mem::take(&mut attached.others),
         };
-        let attached = Attached::new(&listeners, &sorted, readings, &mut merge);
-        let served = listeners
+        let served = fronts
             .iter()
-            .map(|(key, settings)| merge.listener(key, settings, attached.to(key)))
+            .map(|front| merge.front(front, &attached))
             .collect();
-        let shadowed = merge.shadowed;
+        let Merge {
+            shadowed,
+            routes,
+            mut ingresses,
+            ..
+        } = merge;
+        ingresses.sort_by(|a, b| a.subject.key.cmp(&b.subject.key));
+        let listeners = listener_facts(judged, &routes, &problems);
         let model = Model {
             listeners: served,
             external_names: services.into_external_names(),
@@ -80,8 +95,8 @@ impl Compiler {
         Build {
             model,
             problems,
-            listeners: Vec::new(),
-            ingresses: Vec::new(),
+            listeners,
+            ingresses,
             shadowed,
         }
     }

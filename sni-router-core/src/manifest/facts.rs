@@ -1,11 +1,14 @@
 //! What became of the objects that want to be served, for their status.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::last_good::{Fate, Judged};
+use super::object::Kind;
 use crate::model::{ObjectKey, Vip};
-use crate::problem::ObjectRef;
+use crate::problem::{ObjectRef, Problem, Reason};
 
 /// An object that something can be written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,4 +68,41 @@ impl Subject {
             name: self.key.name.clone(),
         }
     }
+}
+
+/// What became of the Listeners. `routes` holds those that are served, and how many routes each
+/// has.
+///
+/// One whose passthrough is off may be another controller's: it is only this router's to judge if
+/// it names a class of this router's, or is one listener with one that is on.
+pub(super) fn listener_facts(
+    judged: Vec<Judged>,
+    routes: &HashMap<Arc<ObjectKey>, usize>,
+    problems: &[Problem],
+) -> Vec<ListenerFacts> {
+    let in_conflict: HashSet<&ObjectRef> = problems
+        .iter()
+        .filter(|problem| problem.reason == Reason::ClusterConflict)
+        .map(|problem| &problem.object)
+        .collect();
+    let of = |judged: Judged| {
+        let key = &judged.subject.key;
+        if let Fate::Off(off) = &judged.fate
+            && !off.has_class
+            && !in_conflict.contains(&judged.subject.reference(Kind::Listener.name()))
+        {
+            return None;
+        }
+        let served = judged.settings().zip(routes.get(key));
+        let served = served.map(|(settings, &routes)| Served {
+            vips: settings.vips.clone(),
+            routes,
+            is_kept: matches!(judged.fate, Fate::Kept(_)),
+        });
+        Some(ListenerFacts {
+            subject: judged.subject,
+            served,
+        })
+    };
+    judged.into_iter().filter_map(of).collect()
 }

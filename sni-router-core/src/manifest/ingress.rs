@@ -8,8 +8,9 @@ use k8s_openapi::api::networking::v1::{
 };
 
 use super::age::Age;
-use super::annotations::{Attachment, attachment, report_ignored};
+use super::annotations::{Attachment, attachment, report_ignored, report_unknown};
 use super::class::Classes;
+use super::cluster_policy::{self, ClusterPolicy};
 use super::names::is_object_name;
 use super::policy::{LBVSERVER, Policies};
 use super::report::Report;
@@ -21,6 +22,7 @@ use crate::name::{HostError, HostPattern};
 pub(super) struct Reading {
     pub(super) age: Age,
     pub(super) listener: ObjectKey,
+    pub(super) policy: Option<ClusterPolicy>,
     /// In the order of the Ingress, no pattern twice for the same [`Rank`].
     pub(super) wishes: Vec<Wish>,
 }
@@ -53,19 +55,21 @@ pub(super) fn read(
     key: &ObjectKey,
     ingress: &Ingress,
     classes: &Classes<'_>,
+    default_listener: Option<&(String, String)>,
     report: &mut Report,
 ) -> Option<Reading> {
     let none = BTreeMap::new();
     let annotations = ingress.metadata.annotations.as_ref().unwrap_or(&none);
-    let listener = match attachment(annotations, key, report) {
+    let listener = match attachment(annotations, key, default_listener, report) {
         Attachment::To(listener) => listener,
         Attachment::Absent | Attachment::Bad => return None,
     };
-    if let Some(rejected) = classes.reject_ingress(ingress) {
+    if let Some(rejected) = classes.reject_ingress(key, ingress) {
         report.note(rejected.path, rejected.what, "");
         return None;
     }
     report_ignored(annotations, report);
+    report_unknown(annotations, &OWN_ANNOTATIONS, report);
     let policies = match annotations.get(LBVSERVER) {
         Some(text) => Policies::parse(text, report),
         None => Policies::default(),
@@ -83,12 +87,14 @@ pub(super) fn read(
     let used = |service: &str| {
         wishes
             .iter()
-            .any(|wish| wish.backend.service.name == service)
+            .flat_map(|wish| wish.backend.shares())
+            .any(|share| share.service.name == service)
     };
     policies.report_unused(used, report);
     Some(Reading {
         age: Age::of(&ingress.metadata, key),
         listener,
+        policy: ClusterPolicy::read(annotations, report),
         wishes,
     })
 }
@@ -252,11 +258,7 @@ impl Reader<'_> {
         };
         let method = self.policies.of(&service.name, &port);
         let service = self.key.beside(&self.key.namespace, &service.name);
-        Some(BackendKey {
-            service,
-            port,
-            method,
-        })
+        Some(BackendKey::of(service, port, method))
     }
 
     fn wish(
@@ -306,3 +308,9 @@ fn bad_host(text: &str, error: &HostError) -> (String, &'static str) {
 }
 
 const MAX_QUOTE: usize = 80;
+
+const OWN_ANNOTATIONS: [&str; 3] = [
+    cluster_policy::POLICY,
+    cluster_policy::ORDER,
+    cluster_policy::WEIGHTS,
+];

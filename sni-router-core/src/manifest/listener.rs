@@ -1,10 +1,15 @@
 //! Listener objects: what of each is served, and what is wrong with it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use super::CertificateCheck;
 use super::age::Age;
+use super::allowed::{self, Allowed};
+use super::annotations::report_unknown;
 use super::certificate::{Certificates, CoveredNames};
 use super::class::Classes;
+use super::cluster_policy::{self, ClusterPolicy};
 use super::crd::{self, BackendConfig, Policies, Protocol};
 use super::names::is_object_name;
 use super::policy::method;
@@ -16,12 +21,26 @@ use crate::model::{BackendKey, ObjectKey, Vip};
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) age: Age,
+    /// Whether it is one listener with those of other clusters.
+    pub(super) multicluster: bool,
+    pub(super) terms: Terms,
+    pub(super) allowed: Allowed,
+    pub(super) policy: Option<ClusterPolicy>,
     pub(super) vips: Vec<Vip>,
     pub(super) port: u16,
     /// `None` where nothing says which names are covered.
     pub(super) names: Option<CoveredNames>,
     /// Where hellos go that match no host.
     pub(super) default: Option<BackendKey>,
+}
+
+/// What the clusters' objects of one listener must agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Terms {
+    pub(super) is_tcp: bool,
+    /// Whether a certificate is bound that is on a NetScaler instead of in a Secret; `false` where
+    /// nobody asks.
+    pub(super) is_preconfigured: bool,
 }
 
 /// What becomes of a Listener object.
@@ -31,8 +50,19 @@ pub(super) enum Verdict {
     Serve(Box<Settings>),
     /// It is wrong, so its last good version stays.
     Bad,
-    /// It does not want to be served here, so no version of it is.
-    Leave,
+    /// Its passthrough is off, so no version of it is served.
+    Off(Off),
+    /// It is another controller's, so no version of it is served.
+    Foreign,
+}
+
+/// A Listener whose passthrough is off.
+#[derive(Debug)]
+pub(super) struct Off {
+    /// Where it is one listener with those of other clusters, if it says so.
+    pub(super) site: Option<(Vip, u16)>,
+    /// Whether it names a class of this router's.
+    pub(super) has_class: bool,
 }
 
 /// What a Listener is judged by.
@@ -49,9 +79,12 @@ impl Judge<'_> {
         report: &mut Report,
     ) -> Verdict {
         let spec = &listener.spec;
-        if let Some(rejected) = self.classes.reject_listener(spec.ingressclass.as_deref()) {
+        if let Some(rejected) = self
+            .classes
+            .reject_listener(key, spec.ingressclass.as_deref())
+        {
             report.note(rejected.path, rejected.what, "");
-            return Verdict::Leave;
+            return Verdict::Foreign;
         }
         if spec.passthrough != Some(true) {
             let what = match spec.passthrough {
@@ -60,7 +93,7 @@ impl Judge<'_> {
             };
             let hint = "set passthrough: true, or leave this Listener to another controller";
             report.error("spec.passthrough", what, hint);
-            return Verdict::Leave;
+            return Verdict::Off(off(spec));
         }
         check_protocol(spec.protocol, report);
         if spec.routes.is_some() {
@@ -73,14 +106,26 @@ impl Judge<'_> {
         }
         let secondary = spec.secondary_vips.as_deref().unwrap_or_default();
         let vips = vips(spec.vip.as_deref(), secondary, report);
-        let port = port(spec.port.unwrap_or(443), "spec.port", report);
+        let port = port(spec.port.unwrap_or(DEFAULT_PORT), "spec.port", report);
         let bound = spec.certificates.as_deref().unwrap_or_default();
         let names = self.certificates.read(bound, key, report);
+        let annotations = listener.metadata.annotations.as_ref().unwrap_or(&NONE);
+        let allowed = Allowed::read(annotations, report);
+        let policy = ClusterPolicy::read(annotations, report);
+        report_unknown(annotations, &OWN_ANNOTATIONS, report);
         let default = default_backend(spec.default_action.as_ref(), key, report);
         report_ignored(spec, report);
         match port {
             Some(port) if !report.has_errors() => Verdict::Serve(Box::new(Settings {
                 age: Age::of(&listener.metadata, key),
+                multicluster: spec.multicluster == Some(true),
+                terms: Terms {
+                    is_tcp: spec.protocol == Protocol::Tcp,
+                    is_preconfigured: self.certificates.check != CertificateCheck::Ignore
+                        && bound.iter().any(|item| item.preconfigured.is_some()),
+                },
+                allowed,
+                policy,
                 vips,
                 port,
                 names,
@@ -88,6 +133,23 @@ impl Judge<'_> {
             })),
             _ => Verdict::Bad,
         }
+    }
+}
+
+/// What of a Listener matters whose passthrough is off.
+fn off(spec: &crd::ListenerSpec) -> Off {
+    let port = u16::try_from(spec.port.unwrap_or(DEFAULT_PORT)).ok();
+    let vip = match spec.vip.as_deref() {
+        None => Some(Vip::Any),
+        Some(text) => text
+            .trim()
+            .parse::<IpAddr>()
+            .ok()
+            .map(|addr| Vip::Addr(addr.to_canonical())),
+    };
+    Off {
+        site: vip.zip(port).filter(|_| spec.multicluster == Some(true)),
+        has_class: spec.ingressclass.is_some(),
     }
 }
 
@@ -125,7 +187,7 @@ fn default_backend(
         report.warning("spec.defaultAction.redirect", what, "");
     }
     let kube = &action.backend.as_ref()?.kube;
-    let path = "spec.defaultAction.backend.kube";
+    let path = DEFAULT_BACKEND;
     let port = port(kube.port, &format!("{path}.port"), report)?;
     let namespace = kube.namespace.as_deref().unwrap_or(&key.namespace);
     for (field, name) in [("service", kube.service.as_str()), ("namespace", namespace)] {
@@ -147,11 +209,8 @@ fn default_backend(
     let method = method(pairs, &format!("{path}.backendConfig.lbConfig"), report);
     config
         .inspect(|config| report_backend_config(config, &format!("{path}.backendConfig"), report));
-    Some(BackendKey {
-        service: key.beside(namespace, &kube.service),
-        port: port.to_string(),
-        method,
-    })
+    let service = key.beside(namespace, &kube.service);
+    Some(BackendKey::of(service, port.to_string(), method))
 }
 
 fn report_backend_config(config: &BackendConfig, path: &str, report: &mut Report) {
@@ -204,3 +263,19 @@ fn report_policies(policies: &Policies, report: &mut Report) {
 fn has_entries(map: Option<&BTreeMap<String, String>>) -> bool {
     map.is_some_and(|map| !map.is_empty())
 }
+
+/// The field that names the Service of the default action.
+pub(super) const DEFAULT_BACKEND: &str = "spec.defaultAction.backend.kube";
+
+/// Carries TLS: https, or tcp.
+const DEFAULT_PORT: i32 = 443;
+
+static NONE: BTreeMap<String, String> = BTreeMap::new();
+
+const OWN_ANNOTATIONS: [&str; 5] = [
+    allowed::NAMES,
+    allowed::SELECTOR,
+    cluster_policy::POLICY,
+    cluster_policy::ORDER,
+    cluster_policy::WEIGHTS,
+];

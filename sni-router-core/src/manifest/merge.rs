@@ -1,181 +1,109 @@
-//! Who gets what: VIPs among Listeners, host patterns among Ingresses.
+//! Who gets what: host patterns among Ingresses.
 //!
-//! The older object wins, the other is told; nobody else notices.
+//! In a cluster the older Ingress wins, the other is told; nobody else notices. What clusters have
+//! in common is put together in [`super::union`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Shadowed;
 use super::age::Age;
-use super::annotations::LISTENER;
+use super::attached::Attached;
 use super::backend::Services;
 use super::compile::reference;
+use super::facts::IngressFacts;
+use super::front::{Front, Part};
 use super::ingress::{Rank, Reading, Wish};
-use super::listener::Settings;
+use super::last_good::Attaching;
+use super::listener::DEFAULT_BACKEND;
 use super::object::Kind;
-use super::path::annotation;
-use super::sorted::{ById, Sorted};
-use crate::model::{self, Backend, ObjectKey, Route, Vip};
+use super::shadow::shadow_problem;
+use super::union::{Found, union};
+use crate::model::{self, Backend, Cluster, ObjectKey, Route};
 use crate::name::HostPattern;
 use crate::problem::{ObjectRef, Problem, Reason, Severity};
-
-/// The Listeners that are left when every VIP and port belongs to the oldest that wants it.
-///
-/// "Every address" and one address on the same port are no conflict: the one address is the more
-/// specific of the two.
-pub(super) fn without_conflicts(
-    listeners: ById<Settings>,
-    problems: &mut Vec<Problem>,
-) -> ById<Settings> {
-    let mut by_age: Vec<_> = listeners.into_iter().collect();
-    by_age.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
-    let mut owners: HashMap<(Vip, u16), Arc<ObjectKey>> = HashMap::new();
-    let mut left = BTreeMap::new();
-    for (key, settings) in by_age {
-        let lost = settings.vips.iter().enumerate().find_map(|(index, vip)| {
-            owners
-                .get(&(*vip, settings.port))
-                .map(|owner| (index, *vip, owner))
-        });
-        if let Some((index, vip, owner)) = lost {
-            problems.push(vip_conflict(&key, index, vip, settings.port, owner));
-            continue;
-        }
-        for vip in &settings.vips {
-            owners.insert((*vip, settings.port), key.clone());
-        }
-        left.insert(key, settings);
-    }
-    left
-}
-
-fn vip_conflict(key: &ObjectKey, index: usize, vip: Vip, port: u16, owner: &ObjectKey) -> Problem {
-    let path = match (vip, index) {
-        (Vip::Any, _) => "spec.port",
-        (_, 0) => "spec.vip",
-        _ => "spec.secondaryVips",
-    };
-    let place = match vip {
-        Vip::Any => format!("port {port} on every address"),
-        Vip::Addr(addr) => std::net::SocketAddr::new(addr, port).to_string(),
-    };
-    let what = format!("{place} belongs to the older Listener {owner}, so this one is refused");
-    Problem::error(&reference(Kind::Listener, key), path, what)
-        .reason(Reason::AddressConflict)
-        .hint("attach the Ingresses to that Listener, or use another address or port")
-}
-
-/// What an Ingress asks for, and which one it is.
-type Ingress = (Arc<ObjectKey>, Arc<Reading>);
-
-/// Ingresses by the Listener they are attached to.
-pub(super) struct Attached {
-    by_listener: HashMap<ObjectKey, Vec<Ingress>>,
-}
-
-impl Attached {
-    /// Sorts the Ingresses to the Listeners that are served, and tells those that name another.
-    pub(super) fn new(
-        served: &ById<Settings>,
-        objects: &Sorted,
-        readings: Vec<Ingress>,
-        merge: &mut Merge<'_>,
-    ) -> Self {
-        let mut by_listener: HashMap<_, Vec<_>> = HashMap::new();
-        for (key, reading) in readings {
-            if !served.contains_key(&reading.listener) {
-                merge
-                    .problems
-                    .push(no_listener(&key, &reading.listener, objects));
-                continue;
-            }
-            by_listener
-                .entry(reading.listener.clone())
-                .or_default()
-                .push((key, reading));
-        }
-        Self { by_listener }
-    }
-
-    pub(super) fn to(&self, listener: &ObjectKey) -> &[Ingress] {
-        self.by_listener.get(listener).map_or(&[], Vec::as_slice)
-    }
-}
-
-fn no_listener(key: &ObjectKey, wanted: &ObjectKey, objects: &Sorted) -> Problem {
-    let ingress = reference(Kind::Ingress, key);
-    let path = annotation(LISTENER);
-    if objects.listeners.contains_key(wanted) || objects.is_bad(Kind::Listener, wanted) {
-        let what = format!("the Listener {wanted} is not served, so this is not either");
-        return Problem::error(&ingress, path, what)
-            .reason(Reason::ListenerRefused)
-            .hint("see the problems of the Listener");
-    }
-    let what = format!("there is no Listener {wanted}");
-    let problem = Problem::error(&ingress, path, what).reason(Reason::ListenerNotFound);
-    match objects
-        .listeners
-        .keys()
-        .find(|other| other.name == wanted.name)
-    {
-        Some(other) => problem.hint(format!("did you mean {other}")),
-        None => problem.hint("write name, or namespace/name"),
-    }
-}
 
 /// Puts listeners together.
 pub(super) struct Merge<'a> {
     pub(super) services: &'a Services<'a>,
+    pub(super) local: Option<&'a Cluster>,
     pub(super) problems: &'a mut Vec<Problem>,
     pub(super) shadowed: Vec<Shadowed>,
+    /// Of every Listener object that is served, how many routes it has.
+    pub(super) routes: HashMap<Arc<ObjectKey>, usize>,
+    pub(super) ingresses: Vec<IngressFacts>,
 }
 
 /// A wish, and whose it is.
-struct Claim<'a> {
-    wish: &'a Wish,
+pub(super) struct Claim<'a> {
+    pub(super) wish: &'a Wish,
+    pub(super) owner: ObjectRef,
     age: &'a Age,
-    owner: ObjectRef,
     /// Its place among the wishes of its owner.
     index: usize,
+    /// The Ingress, and its place among those of its Listener; `None` for the Listener's own.
+    ingress: Option<(usize, &'a Arc<Reading>)>,
 }
 
 impl Merge<'_> {
-    /// One listener with the routes of the Ingresses that are attached to it.
-    pub(super) fn listener(
-        &mut self,
-        key: &ObjectKey,
-        settings: &Settings,
-        attached: &[Ingress],
-    ) -> model::Listener {
-        let own = reference(Kind::Listener, key);
+    /// One listener with the routes of the Ingresses that are attached to its objects.
+    pub(super) fn front(&mut self, front: &Front, attached: &Attached) -> model::Listener {
+        let mut found: Vec<_> = front
+            .parts
+            .iter()
+            .flat_map(|part| self.part(front, part, attached.to(&part.key)))
+            .collect();
+        if found.is_empty() {
+            let what = "has no route, so every connection is refused";
+            let hint = "name it from an Ingress with the annotation ingress.citrix.com/listener";
+            self.problems.extend(front.parts.iter().map(|part| {
+                Problem::warning(&reference(Kind::Listener, &part.key), "", what).hint(hint)
+            }));
+        }
+        let routes = match front.parts.len() {
+            1 => found.into_iter().map(|found| found.route).collect(),
+            _ => {
+                found.sort_by(|a, b| a.route.pattern.cmp(&b.route.pattern));
+                union(found, self.local, self.problems)
+            }
+        };
+        model::Listener {
+            key: front.key.clone(),
+            vips: front.vips(),
+            port: front.parts.first().map_or(0, |part| part.settings.port),
+            routes,
+        }
+    }
+
+    /// What one object of a listener routes, in the order of the patterns.
+    fn part(&mut self, front: &Front, part: &Part, attached: &[Attaching]) -> Vec<Found> {
+        let settings = &part.settings;
+        let own = reference(Kind::Listener, &part.key);
         let default = settings.default.clone().map(|backend| Wish {
             pattern: HostPattern::Any,
             rank: Rank::ListenerDefault,
             backend,
-            path: "spec.defaultAction.backend.kube".into(),
+            path: DEFAULT_BACKEND.into(),
             host_path: "spec.defaultAction.backend".into(),
         });
         let mut claims: Vec<Claim<'_>> = Vec::new();
-        for (ingress, reading) in attached {
-            let owner = reference(Kind::Ingress, ingress);
-            claims.extend(
-                reading
-                    .wishes
-                    .iter()
-                    .enumerate()
-                    .map(|(index, wish)| Claim {
-                        wish,
-                        age: &reading.age,
-                        owner: owner.clone(),
-                        index,
-                    }),
-            );
+        for (number, Attaching { subject, reading }) in attached.iter().enumerate() {
+            let owner = reference(Kind::Ingress, &subject.key);
+            let wishes = reading.wishes.iter().enumerate();
+            claims.extend(wishes.map(|(index, wish)| Claim {
+                wish,
+                owner: owner.clone(),
+                age: &reading.age,
+                index,
+                ingress: Some((number, reading)),
+            }));
         }
         claims.extend(default.iter().map(|wish| Claim {
             wish,
-            age: &settings.age,
             owner: own.clone(),
+            age: &settings.age,
             index: 0,
+            ingress: None,
         }));
         claims.sort_by(|a, b| {
             let order = |claim: &Claim<'_>| (claim.wish.rank, claim.index);
@@ -186,64 +114,76 @@ impl Merge<'_> {
                 order(b).1,
             ))
         });
-        if claims.is_empty() {
-            let what = "has no route, so every connection is refused";
-            let hint = "name it from an Ingress with the annotation ingress.citrix.com/listener";
-            self.problems
-                .push(Problem::warning(&own, "", what).hint(hint));
-        }
 
-        let mut routes: Vec<Route> = Vec::new();
+        let mut has_route = vec![false; attached.len()];
+        let mut found: Vec<Found> = Vec::new();
         for claim in &claims {
-            match routes.last() {
-                Some(winner) if winner.pattern == claim.wish.pattern => {
-                    self.shadow(key, claim, winner);
+            match found.last() {
+                Some(Found { route, .. }) if route.pattern == claim.wish.pattern => {
+                    self.shadow(&front.key, claim, route);
                 }
-                _ => routes.push(self.route(key, settings, claim)),
+                _ => {
+                    if let Some((number, _)) = claim.ingress {
+                        has_route[number] = true;
+                    }
+                    found.push(self.found(part, claim));
+                }
             }
         }
-        model::Listener {
-            key: key.clone(),
-            vips: settings.vips.clone(),
-            port: settings.port,
-            routes,
-        }
+        self.routes.insert(Arc::clone(&part.key), found.len());
+        let ingresses = attached.iter().zip(has_route);
+        self.ingresses
+            .extend(ingresses.map(|(attaching, has_route)| IngressFacts {
+                subject: attaching.subject.clone(),
+                vips: has_route.then(|| settings.vips.clone()).unwrap_or_default(),
+            }));
+        found
     }
 
-    fn route(&mut self, listener: &ObjectKey, settings: &Settings, claim: &Claim<'_>) -> Route {
+    fn found(&mut self, part: &Part, claim: &Claim<'_>) -> Found {
         let Claim { wish, owner, .. } = claim;
-        if settings
-            .names
-            .as_ref()
-            .is_some_and(|names| !names.cover(&wish.pattern))
-        {
+        let names = part.settings.names.as_ref();
+        if names.is_some_and(|names| !names.cover(&wish.pattern)) {
             let what = format!(
-                "no certificate of the Listener {listener} is valid for {}",
-                wish.pattern
+                "no certificate of the Listener {} is valid for {}",
+                part.key, wish.pattern
             );
             let hint = "bind one that is, or correct the host";
             self.problems
                 .push(Problem::warning(owner, wish.host_path.clone(), what).hint(hint));
         }
-        let key = &wish.backend;
-        let resolution = self.services.resolve(&key.service, &key.port);
-        if let Some(trouble) = &resolution.trouble {
-            let mut problem = Problem::error(owner, wish.path.clone(), trouble.what.clone());
-            problem.severity = trouble.severity;
-            problem.reason = match trouble.severity {
-                Severity::Error => Reason::BackendNotFound,
-                _ => Reason::BackendNotReady,
-            };
-            self.problems.push(problem.hint(trouble.hint));
-        }
-        let backend = Backend {
-            key: key.clone(),
-            endpoints: resolution.endpoints.clone(),
-        };
-        Route {
-            pattern: wish.pattern.clone(),
-            backend,
-            origin: owner.clone(),
+        let endpoints = wish
+            .backend
+            .shares()
+            .iter()
+            .map(|share| {
+                let resolution = self.services.resolve(&share.service, &share.port);
+                if let Some(trouble) = &resolution.trouble {
+                    let what = trouble.what.clone();
+                    let mut problem = Problem::error(owner, wish.path.clone(), what);
+                    problem.severity = trouble.severity;
+                    problem.reason = match trouble.severity {
+                        Severity::Error => Reason::BackendNotFound,
+                        _ => Reason::BackendNotReady,
+                    };
+                    self.problems.push(problem.hint(trouble.hint));
+                }
+                resolution.endpoints.clone()
+            })
+            .collect();
+        Found {
+            route: Route {
+                pattern: wish.pattern.clone(),
+                backend: Backend {
+                    key: wish.backend.clone(),
+                    endpoints,
+                },
+                origin: owner.clone(),
+            },
+            settings: Arc::clone(&part.settings),
+            ingress: claim
+                .ingress
+                .map(|(_, reading)| (Arc::clone(reading), claim.index)),
         }
     }
 
@@ -262,36 +202,5 @@ impl Merge<'_> {
             origin: owner.clone(),
             winner: winner.origin.clone(),
         });
-    }
-}
-
-fn shadow_problem(claim: &Claim<'_>, winner: &Route, same_backend: bool) -> Problem {
-    let Claim { wish, owner, .. } = claim;
-    let path = wish.host_path.clone();
-    let taken = match &wish.pattern {
-        HostPattern::Any => "what matches no host".to_owned(),
-        pattern => pattern.to_string(),
-    };
-    if winner.origin == *owner {
-        let what = format!(
-            "{taken} is named again, the first backend {} is used",
-            winner.backend.key
-        );
-        return Problem::warning(owner, path, what).hint("remove one of the two");
-    }
-    let what = format!("{taken} belongs to {}", winner.origin);
-    match wish.rank {
-        _ if same_backend => Problem::note(owner, path, format!("{what}, which says the same")),
-        Rank::ListenerDefault => {
-            Problem::warning(owner, path, format!("{what}, so this is never used"))
-        }
-        Rank::IngressDefault if matches!(winner.origin.kind.as_str(), "Ingress") => {
-            Problem::error(owner, path, what)
-                .reason(Reason::HostConflict)
-                .hint("rules come before default backends, then the older Ingress wins")
-        }
-        _ => Problem::error(owner, path, what)
-            .reason(Reason::HostConflict)
-            .hint("the older Ingress wins; remove the host from one of the two"),
     }
 }

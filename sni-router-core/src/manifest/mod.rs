@@ -16,15 +16,20 @@
 //! [`ingress`] and [`backend`] read them and [`compile`] puts them together.
 
 mod age;
+mod agreement;
+mod allowed;
 mod annotations;
+mod attached;
 mod backend;
 mod certificate;
 mod check;
 mod class;
+mod cluster_policy;
 mod compile;
 pub mod crd;
 mod facts;
 mod file;
+mod front;
 mod identify;
 mod ingress;
 mod last_good;
@@ -37,12 +42,14 @@ mod object;
 mod path;
 mod policy;
 mod report;
+mod shadow;
 mod shape;
 mod slices;
 mod sorted;
 mod store;
 mod text;
 mod tree;
+mod union;
 mod vip;
 
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Collects the problems of one object.
 
-use crate::problem::{ObjectRef, Problem, Severity};
+use crate::problem::{ObjectRef, Problem, Reason, Severity};
 
 /// The problems of one object while it is read.
 #[derive(Debug)]
@@ -20,6 +20,17 @@ impl Report {
     pub(super) fn error(&mut self, path: impl Into<String>, what: impl Into<String>, hint: &str) {
         self.problems
             .push(Problem::error(&self.object, path, what).hint(hint));
+    }
+
+    pub(super) fn error_because(
+        &mut self,
+        reason: Reason,
+        path: impl Into<String>,
+        what: impl Into<String>,
+        hint: &str,
+    ) {
+        let problem = Problem::error(&self.object, path, what).reason(reason);
+        self.problems.push(problem.hint(hint));
     }
 
     pub(super) fn warning(&mut self, path: impl Into<String>, what: impl Into<String>, hint: &str) {

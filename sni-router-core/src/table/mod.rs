@@ -155,13 +155,8 @@ impl Compiler<'_> {
             // Saves computing its Maglev table again.
             Some(same) if has_endpoints(same, &backend.endpoints) => Arc::clone(same),
             _ => {
-                let endpoints = backend
-                    .endpoints
-                    .iter()
-                    .map(|&addr| self.endpoints.endpoint(&backend.key, addr))
-                    .collect();
-                let key = backend.key.clone();
-                Arc::new(Backend::new(key, endpoints, predecessor.map(Arc::as_ref)))
+                let predecessor = predecessor.map(Arc::as_ref);
+                Arc::new(Backend::new(backend, &mut self.endpoints, predecessor))
             }
         };
         self.backends
@@ -170,10 +165,18 @@ impl Compiler<'_> {
     }
 }
 
-fn has_endpoints(backend: &Backend, addrs: &[SocketAddr]) -> bool {
+fn has_endpoints(backend: &Backend, addrs: &[Vec<SocketAddr>]) -> bool {
     backend
         .endpoints()
-        .iter()
-        .map(|endpoint| endpoint.addr())
-        .eq(addrs.iter().copied())
+        .map(|endpoint| (endpoint.cluster(), endpoint.addr()))
+        .eq(backend
+            .key
+            .shares()
+            .iter()
+            .zip(addrs)
+            .flat_map(|(share, addrs)| {
+                addrs
+                    .iter()
+                    .map(move |addr| (&share.service.cluster, *addr))
+            }))
 }

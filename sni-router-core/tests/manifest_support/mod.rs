@@ -74,13 +74,17 @@ pub fn routes(build: &Build) -> Vec<String> {
     let of = |listener: &Listener| {
         let name = listener.key.name.clone();
         let line = move |route: &Route| {
-            let endpoints = route.backend.endpoints.iter().map(ToString::to_string);
+            let endpoints = route
+                .backend
+                .endpoints
+                .iter()
+                .flatten()
+                .map(ToString::to_string);
             let endpoints = endpoints.collect::<Vec<_>>().join(", ");
-            let key = &route.backend.key;
-            format!(
-                "{name} {} {}:{} [{endpoints}]",
-                route.pattern, key.service.name, key.port
-            )
+            let shares = route.backend.key.shares().iter();
+            let services = shares.map(|share| format!("{}:{}", share.service.name, share.port));
+            let services = services.collect::<Vec<_>>().join(" + ");
+            format!("{name} {} {services} [{endpoints}]", route.pattern)
         };
         listener.routes.iter().map(line).collect::<Vec<_>>()
     };

@@ -42,16 +42,16 @@ pub fn route(pattern: &str, number: usize) -> Route {
 
 /// Port 443 of a Service with two endpoints.
 pub fn backend(number: usize) -> Backend {
-    let key = BackendKey {
-        service: key(&format!("service-{number}")),
-        port: "443".into(),
-        method: Method::default(),
-    };
+    let service = key(&format!("service-{number}"));
+    let key = BackendKey::of(service, "443", Method::default());
     let [_, a, b, c] = (number as u32).to_be_bytes();
     let endpoints = [8443, 9443]
         .map(|port| SocketAddr::from(([10, a, b, c], port)))
         .to_vec();
-    Backend { key, endpoints }
+    Backend {
+        key,
+        endpoints: vec![endpoints],
+    }
 }
 
 pub fn object(name: &str) -> ObjectRef {
@@ -74,7 +74,7 @@ pub fn describe(table: &RouteTable) -> String {
         )
         .unwrap();
         for route in listener.routes() {
-            let addrs: Vec<_> = route.backend.endpoints().iter().map(|e| e.addr()).collect();
+            let addrs: Vec<_> = route.backend.endpoints().map(|e| e.addr()).collect();
             writeln!(
                 text,
                 "  {} -> {} {:?} {addrs:?} ({})",

@@ -1,0 +1,111 @@
+//! Which Ingresses attach to which Listener.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::annotations::LISTENER;
+use super::compile::reference;
+use super::facts::IngressFacts;
+use super::front::{Front, Part};
+use super::last_good::Attaching;
+use super::object::Kind;
+use super::path::annotation;
+use super::sorted::Sorted;
+use crate::model::ObjectKey;
+use crate::problem::{Problem, Reason};
+
+/// Ingresses by the Listener they are attached to.
+pub(super) struct Attached {
+    by_listener: HashMap<ObjectKey, Vec<Attaching>>,
+    /// Those that are attached to none.
+    pub(super) others: Vec<IngressFacts>,
+}
+
+impl Attached {
+    /// Sorts the Ingresses to the Listeners that are served, and tells those that cannot attach.
+    pub(super) fn new(
+        fronts: &[Front],
+        objects: &Sorted,
+        ingresses: Vec<Attaching>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let served: BTreeMap<&ObjectKey, &Part> = fronts
+            .iter()
+            .flat_map(|front| &front.parts)
+            .map(|part| (part.key.as_ref(), part))
+            .collect();
+        let mut attached = Self {
+            by_listener: HashMap::new(),
+            others: Vec::new(),
+        };
+        for ingress in ingresses {
+            let wanted = &ingress.reading.listener;
+            let key = &ingress.subject.key;
+            let problem = match served.get(wanted) {
+                None => Some(no_listener(key, wanted, objects)),
+                Some(part) if is_allowed(part, key, objects) => None,
+                Some(_) => Some(not_allowed(key, wanted)),
+            };
+            match problem {
+                None => {
+                    let of = attached.by_listener.entry(wanted.clone()).or_default();
+                    of.push(ingress);
+                }
+                Some(problem) => {
+                    problems.push(problem);
+                    attached.others.push(IngressFacts {
+                        subject: ingress.subject,
+                        vips: Vec::new(),
+                    });
+                }
+            }
+        }
+        attached
+    }
+
+    pub(super) fn to(&self, listener: &ObjectKey) -> &[Attaching] {
+        self.by_listener.get(listener).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn is_allowed(part: &Part, ingress: &Arc<ObjectKey>, objects: &Sorted) -> bool {
+    let allowed = &part.settings.allowed;
+    let namespace = &ingress.namespace;
+    allowed.allows(namespace, None) || {
+        let object = objects.namespaces.get(&ingress.beside("", namespace));
+        let labels = object.and_then(|object| object.metadata.labels.as_ref());
+        allowed.allows(namespace, labels)
+    }
+}
+
+fn not_allowed(key: &ObjectKey, wanted: &ObjectKey) -> Problem {
+    let what = format!(
+        "the Listener {wanted} does not take Ingresses of the namespace {}",
+        key.namespace
+    );
+    let hint = "its owner can name the namespace in sni-router.io/allowed-namespaces";
+    Problem::error(&reference(Kind::Ingress, key), annotation(LISTENER), what)
+        .reason(Reason::NotAllowedByListener)
+        .hint(hint)
+}
+
+fn no_listener(key: &ObjectKey, wanted: &ObjectKey, objects: &Sorted) -> Problem {
+    let ingress = reference(Kind::Ingress, key);
+    let path = annotation(LISTENER);
+    if objects.listeners.contains_key(wanted) || objects.is_bad(Kind::Listener, wanted) {
+        let what = format!("the Listener {wanted} is not served, so this is not either");
+        return Problem::error(&ingress, path, what)
+            .reason(Reason::ListenerRefused)
+            .hint("see the problems of the Listener");
+    }
+    let what = format!("there is no Listener {wanted}");
+    let problem = Problem::error(&ingress, path, what).reason(Reason::ListenerNotFound);
+    match objects
+        .listeners
+        .keys()
+        .find(|other| other.name == wanted.name)
+    {
+        Some(other) => problem.hint(format!("did you mean {other}")),
+        None => problem.hint("write name, or namespace/name"),
+    }
+}
