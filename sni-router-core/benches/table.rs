@@ -53,10 +53,7 @@ fn compile(bencher: Bencher<'_, '_>, method: Method) {
 fn recompile(bencher: Bencher<'_, '_>, method: Method) {
     let mut model = model(ROUTES, 3, method);
     let before = RouteTable::compile(&model, 1, None);
-    model.listeners[0].routes[0]
-        .backend
-        .endpoints
-        .push(endpoint(ROUTES, 0));
+    model.listeners[0].routes[0].backend.endpoints[0].push(endpoint(ROUTES, 0));
     bencher.bench_local(|| RouteTable::compile(black_box(&model), 2, Some(&before)));
 }
 

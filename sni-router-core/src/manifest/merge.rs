@@ -131,12 +131,15 @@ impl Merge<'_> {
             }
         }
         self.routes.insert(Arc::clone(&part.key), found.len());
-        let ingresses = attached.iter().zip(has_route);
-        self.ingresses
-            .extend(ingresses.map(|(attaching, has_route)| IngressFacts {
+        for (attaching, has_route) in attached.iter().zip(has_route) {
+            self.ingresses.push(IngressFacts {
                 subject: attaching.subject.clone(),
-                vips: has_route.then(|| settings.vips.clone()).unwrap_or_default(),
-            }));
+                vips: match has_route {
+                    true => settings.vips.clone(),
+                    false => Vec::new(),
+                },
+            });
+        }
         found
     }
 

@@ -1,5 +1,7 @@
 //! `sni-router explain`: what a server name gets, and why.
 
+mod backend;
+
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -7,7 +9,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use sni_router_core::manifest::{Build, Shadowed};
-use sni_router_core::model::Method;
 use sni_router_core::name::{Host, HostPattern};
 use sni_router_core::problem::{ObjectRef, Severity};
 use sni_router_core::table::{Listener, Route, RouteTable};
@@ -175,40 +176,7 @@ impl Question {
             "route",
             &format!("{}, from {}", route.pattern, route.origin),
         );
-        let key = &route.backend.key;
-        line(
-            text,
-            "backend",
-            &format!("Service {key}, {}", method_name(key.method)),
-        );
-        let endpoints: Vec<_> = route
-            .backend
-            .endpoints()
-            .iter()
-            .map(|endpoint| endpoint.addr().to_string())
-            .collect();
-        let none = "none known without DNS or a running cluster: the client gets an alert";
-        let shown = if endpoints.is_empty() {
-            none.into()
-        } else {
-            endpoints.join(", ")
-        };
-        line(text, "endpoints", &shown);
-        if let (Some(client), Method::SourceIpHash) = (self.client, key.method) {
-            let picked = route.backend.pick(client.to_canonical(), &[]);
-            let picked = picked.map_or("none".into(), |lease| lease.endpoint().addr().to_string());
-            line(
-                text,
-                "endpoint",
-                &format!("{picked} for the client {client}"),
-            );
-        } else if let Some(client) = self.client {
-            line(
-                text,
-                "endpoint",
-                &format!("any of them: {client} is not what decides"),
-            );
-        }
+        backend::explain(&route.backend, self.client, text);
     }
 
     /// All patterns that could match, in the order of their precedence.
@@ -278,14 +246,6 @@ fn tell(build: &Build, of: impl Fn(&ObjectRef) -> bool, title: &str, text: &mut 
 
 fn line(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name:<12} {value}");
-}
-
-fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::RoundRobin => "round robin",
-        Method::LeastConnection => "least connections",
-        Method::SourceIpHash => "hash of the client's address",
-    }
 }
 
 const MAX_PROBLEMS: usize = 10;

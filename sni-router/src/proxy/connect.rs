@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sni_router_core::balance::{Backend, Lease};
@@ -92,13 +93,13 @@ pub(super) async fn connect(
 ) -> Result<Connected, CloseReason> {
     let deadline = Instant::now() + within;
     let mut tried: Vec<SocketAddr> = Vec::new();
-    while let Some(lease) = backend.pick(client.addr.ip(), &tried) {
+    while let Some(lease) = backend.pick(client.addr.ip(), &tried, uptime()) {
         let addr = lease.endpoint().addr();
-        let left = backend.endpoints().len() - tried.len();
+        let left = backend.endpoint_count() - tried.len();
         let error =
             match timeout_at(share(deadline, left), greet(datapath, addr, client, hello)).await {
                 Ok(Ok((stream, hold))) => {
-                    lease.endpoint().record_success();
+                    backend.record_success(lease.endpoint());
                     return Ok(Connected {
                         stream,
                         lease,
@@ -108,7 +109,7 @@ pub(super) async fn connect(
                 Ok(Err(error)) => error,
                 Err(_) => io::ErrorKind::TimedOut.into(),
             };
-        lease.endpoint().record_failure();
+        backend.record_failure(lease.endpoint(), uptime());
         observer.connect_failed(ConnectFailure::of(&error));
         attempts.failed += 1;
         let separator = if attempts.log.is_empty() { "" } else { "; " };
@@ -124,6 +125,12 @@ pub(super) async fn connect(
     } else {
         CloseReason::ConnectFailed
     })
+}
+
+/// How long this process has been connecting.
+fn uptime() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
 }
 
 /// When to give up on this endpoint: it gets half of the time that is left, so that one that
