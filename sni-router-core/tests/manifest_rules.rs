@@ -308,11 +308,3 @@ fn list_of_objects_is_read_as_kubectl_prints_it() {
     assert_eq!(listeners(&build), ["web *:443"]);
     assert_eq!(errors(&build), NONE);
 }
-
-fn created(text: &str, time: &str) -> String {
-    text.replacen(
-        "metadata:\n",
-        &format!("metadata:\n  creationTimestamp: \"{time}\"\n"),
-        1,
-    )
-}

@@ -17,6 +17,72 @@ pub fn snapshot(files: &[(&str, &str)]) -> Snapshot {
     Snapshot::from(files.collect::<Vec<_>>())
 }
 
+/// Named texts, each of a cluster of its own.
+pub fn clusters(texts: &[(&str, String)]) -> Snapshot {
+    let files = texts.iter().map(|(cluster, text)| SourceFile {
+        cluster: cluster.parse().unwrap(),
+        path: "a.yaml".into(),
+        text: text.clone().into(),
+    });
+    Snapshot::from(files.collect::<Vec<_>>())
+}
+
+/// Builds them once.
+pub fn build_clusters(texts: &[(&str, String)]) -> Build {
+    compiler().build(&clusters(texts), &Resolved::new(), 0)
+}
+
+/// The Listener `web` on `192.0.2.1:443` that is one with those of other clusters.
+pub fn shared() -> String {
+    listener("web", 443) + "  multicluster: true\n"
+}
+
+/// The same object, created at a time.
+pub fn created(object: &str, time: &str) -> String {
+    object.replacen(
+        "metadata:\n",
+        &format!("metadata:\n  creationTimestamp: \"{time}\"\n"),
+        1,
+    )
+}
+
+/// The same object with an annotation; it must have others.
+pub fn annotated(object: &str, key: &str, value: &str) -> String {
+    let line = format!("annotations:\n    {key}: \"{value}\"\n");
+    object.replacen("annotations:\n", &line, 1)
+}
+
+/// The same Listener with an annotation as its only one.
+pub fn with_annotation(listener: &str, key: &str, value: &str) -> String {
+    let line = format!("metadata:\n  annotations:\n    {key}: \"{value}\"\n");
+    listener.replacen("metadata:\n", &line, 1)
+}
+
+/// Every route with all that its clusters give, as
+/// `listener pattern Service:port tier weight [endpoints] …`.
+pub fn shares(build: &Build) -> Vec<String> {
+    let mut lines = Vec::new();
+    for listener in &build.model.listeners {
+        for route in &listener.routes {
+            let mut line = format!("{} {}", listener.key, route.pattern);
+            let shares = route.backend.key.shares().iter();
+            for (share, endpoints) in shares.zip(&route.backend.endpoints) {
+                let weight = share.weight.map_or("-".into(), |weight| weight.to_string());
+                let endpoints: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+                line += &format!(
+                    " | {}:{} {} {weight} [{}]",
+                    share.service,
+                    share.port,
+                    share.tier,
+                    endpoints.join(", ")
+                );
+            }
+            lines.push(line);
+        }
+    }
+    lines
+}
+
 /// A compiler that asks nothing of certificates.
 pub fn compiler() -> Compiler {
     Compiler::new(Options {
