@@ -39,6 +39,8 @@ pub enum Reason {
     Questionable,
     /// Nothing is wrong.
     Noted,
+    /// It wants TLS to be terminated.
+    PassthroughOff,
     /// An older Listener has its address and port.
     AddressConflict,
     /// An older Ingress has its host.
@@ -66,6 +68,7 @@ impl Reason {
             Self::Invalid => "Invalid",
             Self::Questionable => "Questionable",
             Self::Noted => "Noted",
+            Self::PassthroughOff => "PassthroughOff",
             Self::AddressConflict => "AddressConflict",
             Self::HostConflict => "HostConflict",
             Self::ClusterConflict => "ClusterConflict",

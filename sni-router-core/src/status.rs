@@ -154,7 +154,8 @@ fn addresses<'a>(vips: impl IntoIterator<Item = &'a Vip>) -> Vec<String> {
     written.collect()
 }
 
-/// Every problem with an object that has one, but for notes.
+/// Every problem with an object that has one, but for notes. That another controller's Listener
+/// wants what this router does not do is no problem of its own.
 fn events(build: &Build) -> Vec<Event> {
     let subjects = build
         .listeners
@@ -166,22 +167,24 @@ fn events(build: &Build) -> Vec<Event> {
                 .iter()
                 .map(|facts| (INGRESS, &facts.subject)),
         );
-    let uids: HashMap<_, _> = subjects
-        .filter_map(|(kind, subject)| Some((subject.reference(kind), subject.uid.clone()?)))
+    let subjects: HashMap<_, _> = subjects
+        .map(|(kind, subject)| (subject.reference(kind), subject))
         .collect();
     let mut told = BTreeSet::new();
     let mut events = Vec::new();
     for problem in &build.problems {
         let message = message(problem);
+        let subject = subjects.get(&problem.object);
         if problem.severity == Severity::Note
             || problem.object.kind == FILE
+            || (problem.reason == Reason::PassthroughOff && subject.is_none())
             || !told.insert((&problem.object, problem.reason, message.clone()))
         {
             continue;
         }
         events.push(Event {
             object: problem.object.clone(),
-            uid: uids.get(&problem.object).cloned(),
+            uid: subject.and_then(|subject| subject.uid.clone()),
             reason: problem.reason.as_str(),
             message,
         });

@@ -183,6 +183,12 @@ fn second_listener_of_one_cluster_has_no_vote() {
         ("a", tcp("web", 1) + &tcp("again", 2) + &tcp("third", 3)),
         ("b", cluster(Says::Https, 0, 1)),
     ]);
+    let served = build.listeners.iter().map(|facts| facts.served.is_some());
+    assert_eq!(
+        served.collect::<Vec<_>>(),
+        [false, false, false, true],
+        "none of the younger ones slips in"
+    );
     let hosts = &build.model.listeners[0].routes;
     assert_eq!(hosts.len(), 1);
     assert_eq!(

@@ -16,11 +16,16 @@ use super::object::Kind;
 use crate::model::{Cluster, ObjectKey};
 use crate::problem::{Problem, Reason};
 
+/// An object, and what it says.
+type Member<'a> = (&'a ObjectKey, Terms);
+
 /// The objects of one site.
 #[derive(Default)]
 struct Members<'a> {
     /// Of every cluster the oldest, with what it says; the oldest first.
-    on: Vec<(&'a ObjectKey, Terms)>,
+    on: Vec<Member<'a>>,
+    /// Younger ones of the same clusters, which have no vote.
+    younger: Vec<Member<'a>>,
     off: Vec<&'a ObjectKey>,
 }
 
@@ -35,8 +40,10 @@ pub(super) fn disagreeing<'a>(
         let Some(right) = members.decided() else {
             continue;
         };
-        let (right, wrong): (Vec<_>, Vec<_>) =
-            members.on.iter().partition(|(_, terms)| *terms == right);
+        let is_right = |(_, terms): &&Member<'_>| *terms == right;
+        let wrong = members.on.iter().chain(&members.younger);
+        let wrong: Vec<_> = wrong.filter(|member| !is_right(member)).copied().collect();
+        let right: Vec<_> = members.on.iter().filter(is_right).copied().collect();
         tell_terms(&right, &wrong, problems);
         refused.extend(wrong.iter().map(|(key, _)| *key));
     }
@@ -56,10 +63,10 @@ fn sites(judged: &[Judged]) -> BTreeMap<Site, Members<'_>> {
     right.sort_by(|(_, _, a), (_, _, b)| a.age.cmp(&b.age));
     let mut sites: BTreeMap<Site, Members<'_>> = BTreeMap::new();
     for (site, key, settings) in right {
-        let on = &mut sites.entry(site).or_default().on;
-        if on.iter().all(|(other, _)| other.cluster != key.cluster) {
-            on.push((key, settings.terms));
-        }
+        let Members { on, younger, .. } = sites.entry(site).or_default();
+        let is_first = on.iter().all(|(other, _)| other.cluster != key.cluster);
+        let members = if is_first { on } else { younger };
+        members.push((key, settings.terms));
     }
     for judged in judged {
         if let Fate::Off(off) = &judged.fate
@@ -72,8 +79,11 @@ fn sites(judged: &[Judged]) -> BTreeMap<Site, Members<'_>> {
 }
 
 impl Members<'_> {
-    /// The terms that hold.
+    /// The terms that hold; `None` where there is only one cluster to ask.
     fn decided(&self) -> Option<Terms> {
+        if self.on.len() < 2 {
+            return None;
+        }
         let votes = |terms: Terms| self.on.iter().filter(|(_, other)| *other == terms).count();
         // The first of equals, which are in the order of age, is the last for `max_by_key`.
         let by_age = self.on.iter().rev();
@@ -110,11 +120,7 @@ fn tell_off(members: &Members<'_>, problems: &mut Vec<Problem>) {
     }
 }
 
-fn tell_terms(
-    right: &[&(&ObjectKey, Terms)],
-    wrong: &[&(&ObjectKey, Terms)],
-    problems: &mut Vec<Problem>,
-) {
+fn tell_terms(right: &[Member<'_>], wrong: &[Member<'_>], problems: &mut Vec<Problem>) {
     let keys: Vec<_> = right.iter().map(|(key, _)| *key).collect();
     let Some((_, terms)) = right.first() else {
         return;

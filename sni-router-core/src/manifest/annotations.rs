@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::names::is_object_name;
+use super::names::{ListenerName, is_object_name};
 use super::nearest::nearest;
 use super::path::annotation;
 use super::policy::LBVSERVER;
@@ -25,12 +25,12 @@ pub(super) enum Attachment {
 pub(super) fn attachment(
     annotations: &BTreeMap<String, String>,
     ingress: &ObjectKey,
-    default: Option<&(String, String)>,
+    default: Option<&ListenerName>,
     report: &mut Report,
 ) -> Attachment {
     let Some(text) = annotations.get(LISTENER) else {
-        if let Some((namespace, name)) = default.filter(|_| wants_passthrough(annotations)) {
-            return Attachment::To(ingress.beside(namespace, name));
+        if let Some(default) = default.filter(|_| wants_passthrough(annotations)) {
+            return Attachment::To(ingress.beside(&default.namespace, &default.name));
         }
         report_absent(annotations, report);
         return Attachment::Absent;

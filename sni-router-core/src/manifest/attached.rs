@@ -1,6 +1,6 @@
 //! Which Ingresses attach to which Listener.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::annotations::LISTENER;
@@ -19,6 +19,8 @@ pub(super) struct Attached {
     by_listener: HashMap<ObjectKey, Vec<Attaching>>,
     /// Those that are attached to none.
     pub(super) others: Vec<IngressFacts>,
+    /// Listeners that are named and not served.
+    pub(super) missed: HashSet<ObjectKey>,
 }
 
 impl Attached {
@@ -37,12 +39,16 @@ impl Attached {
         let mut attached = Self {
             by_listener: HashMap::new(),
             others: Vec::new(),
+            missed: HashSet::new(),
         };
         for ingress in ingresses {
             let wanted = &ingress.reading.listener;
             let key = &ingress.subject.key;
             let problem = match served.get(wanted) {
-                None => Some(no_listener(key, wanted, objects)),
+                None => {
+                    attached.missed.insert(wanted.clone());
+                    Some(no_listener(key, wanted, objects))
+                }
                 Some(part) if is_allowed(part, key, objects) => None,
                 Some(_) => Some(not_allowed(key, wanted)),
             };

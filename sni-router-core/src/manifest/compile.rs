@@ -86,7 +86,7 @@ impl Compiler {
             ..
         } = merge;
         ingresses.sort_by(|a, b| a.subject.key.cmp(&b.subject.key));
-        let listeners = listener_facts(judged, &routes, &problems);
+        let listeners = listener_facts(judged, &routes, &attached.missed, &problems);
         let model = Model {
             listeners: served,
             external_names: services.into_external_names(),

@@ -71,13 +71,15 @@ impl Subject {
 }
 
 /// What became of the Listeners. `routes` holds those that are served, and how many routes each
-/// has.
+/// has; `missed` those that an Ingress of this router names and that are not.
 ///
 /// One whose passthrough is off may be another controller's: it is only this router's to judge if
-/// it names a class of this router's, or is one listener with one that is on.
+/// it names a class of this router's, is named by an Ingress, or is one listener with one that is
+/// on.
 pub(super) fn listener_facts(
     judged: Vec<Judged>,
     routes: &HashMap<Arc<ObjectKey>, usize>,
+    missed: &HashSet<ObjectKey>,
     problems: &[Problem],
 ) -> Vec<ListenerFacts> {
     let in_conflict: HashSet<&ObjectRef> = problems
@@ -89,6 +91,7 @@ pub(super) fn listener_facts(
         let key = &judged.subject.key;
         if let Fate::Off(off) = &judged.fate
             && !off.has_class
+            && !missed.contains(key.as_ref())
             && !in_conflict.contains(&judged.subject.reference(Kind::Listener.name()))
         {
             return None;

@@ -11,7 +11,7 @@ use super::age::Age;
 use super::annotations::{Attachment, attachment, report_ignored, report_unknown};
 use super::class::Classes;
 use super::cluster_policy::{self, ClusterPolicy};
-use super::names::is_object_name;
+use super::names::{ListenerName, is_object_name};
 use super::policy::{LBVSERVER, Policies};
 use super::report::Report;
 use crate::model::{BackendKey, ObjectKey};
@@ -55,7 +55,7 @@ pub(super) fn read(
     key: &ObjectKey,
     ingress: &Ingress,
     classes: &Classes<'_>,
-    default_listener: Option<&(String, String)>,
+    default_listener: Option<&ListenerName>,
     report: &mut Report,
 ) -> Option<Reading> {
     let none = BTreeMap::new();

@@ -15,6 +15,7 @@ use super::crd;
 use super::facts::Subject;
 use super::ingress::{self, Reading};
 use super::listener::{Judge, Off, Settings, Verdict};
+use super::names::ListenerName;
 use super::object::Kind;
 use super::report::Report;
 use super::sorted::ById;
@@ -105,7 +106,7 @@ impl LastGood {
         &mut self,
         objects: &ById<Ingress>,
         classes: &Classes<'_>,
-        default_listener: Option<&(String, String)>,
+        default_listener: Option<&ListenerName>,
         problems: &mut Vec<Problem>,
     ) -> Vec<Attaching> {
         let mut good = HashMap::new();

@@ -16,6 +16,7 @@ use super::policy::method;
 use super::report::Report;
 use super::vip::vips;
 use crate::model::{BackendKey, ObjectKey, Vip};
+use crate::problem::Reason;
 
 /// What a Listener object says, once it is right.
 #[derive(Clone, Debug)]
@@ -92,7 +93,7 @@ impl Judge<'_> {
                 None => "is absent, which means false, and this router does not terminate TLS",
             };
             let hint = "set passthrough: true, or leave this Listener to another controller";
-            report.error("spec.passthrough", what, hint);
+            report.error_because(Reason::PassthroughOff, "spec.passthrough", what, hint);
             return Verdict::Off(off(spec));
         }
         check_protocol(spec.protocol, report);

@@ -57,6 +57,7 @@ use std::net::IpAddr;
 
 pub use self::compile::Compiler;
 pub use self::facts::{IngressFacts, ListenerFacts, Served, Subject};
+pub use self::names::{ListenerName, ListenerNameError};
 use crate::model::{BackendKey, Cluster, Model, ObjectKey};
 use crate::name::{Host, HostPattern};
 use crate::problem::{ObjectRef, Problem, Severity};
@@ -109,9 +110,9 @@ pub struct Options {
     pub ingress_classes: Vec<String>,
     /// Whose IngressClasses count.
     pub controllers: Controllers,
-    /// Namespace and name of the Listener that Ingresses attach to, each in its own cluster, which
-    /// ask for passthrough by annotation and name no Listener. None: they are not served.
-    pub default_listener: Option<(String, String)>,
+    /// The Listener that Ingresses attach to, each in its own cluster, which ask for passthrough by
+    /// annotation and name no Listener. None: they are not served.
+    pub default_listener: Option<ListenerName>,
     /// The cluster that this router prefers, where it is told to prefer one.
     pub local_cluster: Option<Cluster>,
     /// What is asked of a Listener's certificates.

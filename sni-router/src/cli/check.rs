@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
-use sni_router_core::manifest::{Build, Compiler, Options, Resolved};
+use sni_router_core::manifest::{Build, Compiler, ListenerName, Options, Resolved};
 use sni_router_core::model::Cluster;
 use sni_router_core::problem::{Problem, Severity};
 
@@ -40,6 +40,10 @@ pub struct Manifests {
     #[arg(long = "ingress-class", value_name = "NAME")]
     ingress_classes: Vec<String>,
 
+    /// The Listener of Ingresses that name none and ask for passthrough by annotation
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    default_listener: Option<ListenerName>,
+
     /// The cluster that `sni-router.io/cluster-policy: prefer-local` prefers
     #[arg(long, value_name = "NAME")]
     local_cluster: Option<Cluster>,
@@ -64,6 +68,7 @@ impl Manifests {
         })?;
         let options = Options {
             ingress_classes: self.ingress_classes,
+            default_listener: self.default_listener,
             local_cluster: self.local_cluster,
             certificates: self.certificates.into(),
             ..Options::default()

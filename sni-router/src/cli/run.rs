@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use sni_router_core::hello::DEFAULT_MAX_SIZE;
-use sni_router_core::manifest::Options;
+use sni_router_core::manifest::{ListenerName, Options};
 use sni_router_core::model::Cluster;
 use tokio::runtime::Builder;
 
@@ -68,6 +68,12 @@ pub struct Args {
     /// Only take Ingresses and Listeners of this class (repeatable)
     #[arg(long = "ingress-class", value_name = "NAME")]
     ingress_classes: Vec<String>,
+
+    /// The Listener of Ingresses that name none and ask for passthrough by
+    /// `nginx.ingress.kubernetes.io/ssl-passthrough` or `ingress.citrix.com/ssl-passthrough`, in the
+    /// cluster of each [default: they are not served]
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    default_listener: Option<ListenerName>,
 
     /// The cluster that Listeners and Ingresses with `sni-router.io/cluster-policy: prefer-local`
     /// prefer
@@ -181,6 +187,7 @@ impl Args {
             claim_vips: self.claim_vips,
             options: Options {
                 ingress_classes: self.ingress_classes,
+                default_listener: self.default_listener,
                 local_cluster: self.local_cluster,
                 certificates: self.certificates.into(),
                 ..Options::default()

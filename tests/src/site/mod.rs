@@ -58,6 +58,18 @@ impl Site {
         self
     }
 
+    /// Shares the Listener with other clusters.
+    pub fn multicluster(mut self) -> Self {
+        self.listener["multicluster"] = json!(true);
+        self
+    }
+
+    /// Whether the Listener passes TLS through; it does unless told otherwise.
+    pub fn passthrough(mut self, on: bool) -> Self {
+        self.listener["passthrough"] = json!(on);
+        self
+    }
+
     /// Sends a host, or a `*.suffix`, to a service.
     pub fn route(mut self, host: &str, service: &str) -> Self {
         self.rules.push(json!({

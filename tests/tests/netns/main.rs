@@ -10,6 +10,7 @@ mod attacks;
 mod bulk;
 mod choice;
 mod cli;
+mod clusters;
 mod conntrack;
 mod crowd;
 mod deployment;
