@@ -138,7 +138,7 @@ pub(super) const ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// This router as `spec.controller` of an IngressClass.
-pub const OWN: &str = "sni-router.io/ingress-controller";
+const OWN: &str = "sni-router.io/ingress-controller";
 
 /// NetScaler's controller, whose manifests this router reads.
 const CITRIX: &str = "citrix.com/ingress-controller";
