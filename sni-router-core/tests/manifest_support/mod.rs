@@ -22,7 +22,7 @@ pub fn clusters(texts: &[(&str, String)]) -> Snapshot {
     let files = texts.iter().map(|(cluster, text)| SourceFile {
         cluster: cluster.parse().unwrap(),
         path: "a.yaml".into(),
-        text: text.clone().into(),
+        text: text.as_str().into(),
     });
     Snapshot::from(files.collect::<Vec<_>>())
 }
