@@ -2,10 +2,9 @@
 //! endpoints come and go (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
 //! Balancer", NSDI '16, section 3.4).
 
-use std::hash::Hasher as _;
 use std::net::{IpAddr, SocketAddr};
 
-use siphasher::sip128::{Hasher128 as _, SipHasher24};
+use siphasher::sip128::SipHasher24;
 
 /// Up to so many endpoints share the small table size, see [`Maglev::new`].
 pub(super) const FEW: usize = 40;
@@ -92,10 +91,12 @@ pub(super) fn hash(ip: IpAddr, tail: &[u8]) -> (u64, u64) {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     };
-    let mut hasher = SipHasher24::new_with_keys(KEYS.0, KEYS.1);
-    hasher.write(&ip.octets());
-    hasher.write(tail);
-    let hash = hasher.finish128();
+    let mut bytes = [0; 16 + LONGEST_TAIL];
+    let length = 16 + tail.len().min(LONGEST_TAIL);
+    bytes[..16].copy_from_slice(&ip.octets());
+    bytes[16..length].copy_from_slice(&tail[..length - 16]);
+    // At once: a hasher that is fed in parts takes half as long again.
+    let hash = SipHasher24::new_with_keys(KEYS.0, KEYS.1).hash(&bytes[..length]);
     (hash.h1, hash.h2)
 }
 
@@ -108,6 +109,9 @@ const FREE: u16 = u16::MAX;
 
 /// "sni-router Maglev" in ASCII. Changing it moves every client.
 const KEYS: (u64, u64) = (0x736e_692d_726f_7574, 0x6572_206d_6167_6c65);
+
+/// A port, or the name of a cluster, which is a DNS label.
+const LONGEST_TAIL: usize = 63;
 
 /// The port in a client's hash: its ports differ from connection to connection.
 const NO_PORT: [u8; 2] = [0; 2];

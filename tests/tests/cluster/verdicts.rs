@@ -62,7 +62,11 @@ fn ours(path: &Path, text: &str) -> Result<(), String> {
     sources.push((name.clone(), text.to_owned()));
     let files: Vec<_> = sources
         .into_iter()
-        .map(|(path, text)| SourceFile { path, text })
+        .map(|(path, text)| SourceFile {
+            path,
+            text,
+            ..SourceFile::default()
+        })
         .collect();
     let mut compiler = Compiler::new(Options::default());
     let build = compiler.build(&Snapshot::from(files), &Resolved::new(), NOW);
