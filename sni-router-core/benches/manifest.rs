@@ -37,7 +37,7 @@ fn change_one_of_10k(bencher: Bencher<'_, '_>) {
     let mut compiler = compiler();
     compiler.build(&snapshot, &Resolved::new(), 0);
     bencher.bench_local(|| {
-        snapshot.files[1].text.push('\n');
+        snapshot.files[1].text = format!("{}\n", snapshot.files[1].text).into();
         compiler.build(&snapshot, &Resolved::new(), 0)
     });
 }
@@ -52,7 +52,8 @@ fn manifests() -> Snapshot {
                     let name = format!("app-{file}-{n}");
                     ingress(&name, &format!("{name}.test"), &name) + &service(&name, "198.51.100.1")
                 })
-                .collect(),
+                .collect::<String>()
+                .into(),
             ..SourceFile::default()
         }
     }));

@@ -38,7 +38,7 @@ fn every_bad_manifest_tells_its_problems_and_harms_nobody_else() {
 fn read(path: &Path) -> SourceFile {
     SourceFile {
         path: path.file_name().unwrap().to_string_lossy().into_owned(),
-        text: fs::read_to_string(path).unwrap(),
+        text: fs::read_to_string(path).unwrap().into(),
         ..SourceFile::default()
     }
 }

@@ -77,7 +77,7 @@ fn build(name: &str) -> Model {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| SourceFile {
-            text: fs::read_to_string(&path).unwrap(),
+            text: fs::read_to_string(&path).unwrap().into(),
             path: path.display().to_string(),
             ..SourceFile::default()
         })

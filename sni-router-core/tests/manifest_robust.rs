@@ -169,7 +169,7 @@ proptest! {
 fn ten_thousand_ingresses_build_in_reasonable_time() {
     let mut files = vec![SourceFile {
         path: "a.yaml".into(),
-        text: listener("web", 443),
+        text: listener("web", 443).into(),
         ..SourceFile::default()
     }];
     for chunk in 0..100 {
@@ -181,7 +181,7 @@ fn ten_thousand_ingresses_build_in_reasonable_time() {
             .collect();
         files.push(SourceFile {
             path: format!("{chunk:03}.yaml"),
-            text,
+            text: text.into(),
             ..SourceFile::default()
         });
     }

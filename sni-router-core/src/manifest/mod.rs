@@ -54,6 +54,7 @@ mod vip;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use self::compile::Compiler;
 pub use self::facts::{IngressFacts, ListenerFacts, Served, Subject};
@@ -70,8 +71,8 @@ pub struct SourceFile {
     /// How the text is named in problems, and its place in the order of texts. A name that ends
     /// in `.json` is read as JSON, any other as YAML.
     pub path: String,
-    /// The text.
-    pub text: String,
+    /// The text. Shared: a snapshot of a cluster holds thousands, and most are those of the last one.
+    pub text: Arc<str>,
 }
 
 /// A file that is there, but whose text cannot be had.
@@ -198,7 +199,7 @@ pub fn fuzz_entry(data: &[u8]) {
     let mut compiler = Compiler::new(Options::default());
     let snapshot = Snapshot::from(vec![SourceFile {
         path: path.into(),
-        text,
+        text: text.into(),
         ..SourceFile::default()
     }]);
     let first = compiler.build(&snapshot, &Resolved::new(), 0);

@@ -41,7 +41,7 @@ impl Store {
     pub(super) fn update(&mut self, snapshot: &Snapshot) -> Vec<Problem> {
         let mut before = std::mem::take(&mut self.files);
         for file in &snapshot.files {
-            let hash = self.hasher.hash_one(&file.text);
+            let hash = self.hasher.hash_one(&*file.text);
             let key = (file.cluster.clone(), file.path.clone());
             let state = match before.remove(&key) {
                 Some(state) if state.hash == hash => state,

@@ -118,7 +118,7 @@ impl Walk {
             Ok(text) => self.snapshot.files.push(SourceFile {
                 cluster,
                 path: name,
-                text,
+                text: text.into(),
             }),
             Err(why) => {
                 self.vanished |= matches!(&why, Why::Io(e) if e.kind() == io::ErrorKind::NotFound);
@@ -237,7 +237,7 @@ mod tests {
             names(&snapshot, root),
             ["a.json", "b/deep/z.yml", "b/x.yaml", "c.yaml"]
         );
-        assert_eq!(snapshot.files[0].text, "a.json");
+        assert_eq!(&*snapshot.files[0].text, "a.json");
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         symlink("..data/a.yaml", root.join("a.yaml")).unwrap();
         let snapshot = read_dir(root).unwrap();
         assert_eq!(names(&snapshot, root), ["a.yaml"]);
-        assert_eq!(snapshot.files[0].text, "first");
+        assert_eq!(&*snapshot.files[0].text, "first");
     }
 
     #[test]

@@ -64,7 +64,7 @@ fn ours(path: &Path, text: &str) -> Result<(), String> {
         .into_iter()
         .map(|(path, text)| SourceFile {
             path,
-            text,
+            text: text.into(),
             ..SourceFile::default()
         })
         .collect();
