@@ -1,6 +1,6 @@
 //! The composition root: the one file that knows every module and puts them together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use serde_json::json;
-use sni_router_common::counter::Counter;
-use sni_router_core::manifest::{Compiler, Options, Resolved, Snapshot};
+use sni_router_core::manifest::{Compiler, Options, Resolved};
 use sni_router_core::model::Model;
 use sni_router_core::problem::Severity;
 use sni_router_core::table::RouteTable;
@@ -22,27 +20,30 @@ use crate::carry::Adopt;
 use crate::claim::Claims;
 use crate::control::{Applied, Control};
 use crate::counted::{Counted, labels};
-use crate::datapath::bpf::{Counters, Kernel, Pins, forward_logs};
-use crate::datapath::choose::{Choice, Chosen, TcPorts, choose};
+use crate::datapath::bpf::{Kernel, Pins, forward_logs};
+use crate::datapath::choose::{Choice, TcPorts, choose};
 use crate::datapath::tc::Tc;
 use crate::limits;
 use crate::listen::{Groups, Steering};
-use crate::observe::admin::{Admin, AdminAddr, Status};
+use crate::observe::admin::{Admin, AdminAddr};
 use crate::observe::metrics::{Metrics, Problems};
 use crate::observe::readiness::Readiness;
 use crate::proxy::Proxy;
 use crate::proxy::settings::Settings as ProxySettings;
 use crate::proxy::worker::Worker;
 use crate::signals::{Signals, stop};
+use crate::source::Source;
 use crate::source::directory::Directory;
 use crate::source::dns::{Dns, SystemResolver};
+use crate::source::kubernetes::{self, Kubernetes};
 use crate::source::read::read_dir;
+use crate::status::{self, Facts};
 use crate::takeover::{self, Inheritance, PinDir, Predecessor};
 
 /// Everything an operator can set.
 pub struct Settings {
     /// Where the manifests are.
-    pub manifests: PathBuf,
+    pub manifests: Manifests,
     /// What shall carry connections.
     pub datapath: Choice,
     /// Ports towards endpoints that the `tc` datapath may use, and nobody else does.
@@ -65,14 +66,27 @@ pub struct Settings {
     pub proxy: ProxySettings,
 }
 
+/// Where manifests are.
+pub enum Manifests {
+    /// In files.
+    Directory(PathBuf),
+    /// Behind API servers.
+    Kubernetes(kubernetes::Settings),
+}
+
 /// Runs until it is told to stop, and then until connections have finished or their time is over.
 pub async fn run(settings: Settings) -> Result<()> {
     limits::raise_descriptors();
     // Before anything slow, so that a signal during the start is not lost, nor deadly.
     let mut signals = Signals::new()?;
-    let directory = Directory::open(settings.manifests.clone(), read_dir).await?;
+    let source = open(settings.manifests).await?;
     let dns = Dns::start(SystemResolver::default());
-    let metrics = Arc::new(Metrics::new(labels()));
+    let clusters: Arc<Facts> = match &source {
+        Source::Kubernetes(kubernetes) => Arc::new(kubernetes.facts()),
+        Source::Directory(_) => Arc::new(Vec::new),
+    };
+    let metrics = Metrics::new(labels()).with_clusters(status::metrics(Arc::clone(&clusters)));
+    let metrics = Arc::new(metrics);
     let readiness = Arc::new(Readiness::default());
 
     let (close_all, closing) = watch::channel(false);
@@ -128,7 +142,10 @@ pub async fn run(settings: Settings) -> Result<()> {
         tc.tolerate(Arc::clone(pins));
         takeover::adopt(tc, &proxy, predecessor.is_none());
     }
-    let status = status(&chosen, table, Arc::clone(&proxy), Arc::clone(&metrics));
+    let status = {
+        let counted = Arc::clone(&metrics);
+        status::status(&chosen, table, Arc::clone(&proxy), counted, clusters)
+    };
     let mut admin = Vec::new();
     for addr in &settings.admin {
         let (readiness, metrics) = (Arc::clone(&readiness), Arc::clone(&metrics));
@@ -143,7 +160,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     loop {
         let why = follow(
             &mut control,
-            &directory,
+            &source,
             &dns,
             &metrics,
             &readiness,
@@ -167,6 +184,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         }
     }
     drop(admin);
+    source.close().await;
 
     info!(connections = proxy.active(), "draining");
     readiness.set_draining();
@@ -191,6 +209,13 @@ pub async fn run(settings: Settings) -> Result<()> {
     control.finish().await;
     info!("stopped");
     Ok(())
+}
+
+async fn open(manifests: Manifests) -> Result<Source> {
+    Ok(match manifests {
+        Manifests::Directory(path) => Source::Directory(Directory::open(path, read_dir).await?),
+        Manifests::Kubernetes(clusters) => Source::Kubernetes(Kubernetes::start(clusters).await?),
+    })
 }
 
 /// Leaves the flows to the kernel, or takes everything out of it where there is none. Answers with
@@ -239,32 +264,35 @@ enum Why {
 /// Applies every snapshot until the process is told to stop, or to hand over.
 async fn follow(
     control: &mut Control,
-    directory: &Directory<Snapshot>,
+    source: &Source,
     dns: &Dns,
     metrics: &Metrics,
     readiness: &Readiness,
     signals: &mut Signals,
     inheritance: &mut Option<Inheritance>,
 ) -> Why {
-    let mut snapshots = directory.snapshots();
+    let mut snapshots = source.snapshots();
     let mut resolved = dns.resolved();
     loop {
-        let snapshot: Arc<Snapshot> = Arc::clone(&snapshots.borrow_and_update());
         let addresses: Arc<Resolved> = Arc::clone(&resolved.borrow_and_update());
-        let applied = control.apply(&snapshot, &addresses).await;
-        dns.want(&applied.build.model.external_names);
-        count(metrics, &applied, control.table.load().generation());
-        if applied.is_served {
-            readiness.set_ready();
-            if let Some((predecessor, tc, adopter)) = inheritance.take() {
-                tokio::spawn(predecessor.end(tc, adopter));
+        // Before there is a snapshot, there is nothing to serve.
+        if let Some(snapshot) = snapshots.latest() {
+            let applied = control.apply(&snapshot, &addresses).await;
+            dns.want(&applied.build.model.external_names);
+            count(metrics, &applied, control.table.load().generation());
+            if applied.is_served {
+                source.write(&applied.build);
+                readiness.set_ready();
+                if let Some((predecessor, tc, adopter)) = inheritance.take() {
+                    tokio::spawn(predecessor.end(tc, adopter));
+                }
             }
         }
         loop {
             tokio::select! {
                 Ok(()) = snapshots.changed() => break,
                 Ok(()) = resolved.changed() => break,
-                _ = signals.reload.recv() => directory.reload(),
+                _ = signals.reload.recv() => source.reload(),
                 () = sleep(GIVE_UP_TICK), if !control.vips_settled => {
                     control.vips_settled = control.give_up_vips().await;
                 }
@@ -311,48 +339,6 @@ async fn deliver(control: &mut Control, within: Duration, signals: &mut Signals)
             () = signals.stop() => return,
         }
     }
-}
-
-/// What `/api/v1/status` says.
-fn status(
-    chosen: &Chosen,
-    table: Arc<ArcSwap<RouteTable>>,
-    proxy: Arc<Proxy>,
-    metrics: Arc<Metrics>,
-) -> Status {
-    let datapath = chosen.datapath.kind().as_str();
-    let declined = chosen.declined.clone();
-    let counters = chosen.counters.clone();
-    Arc::new(move || {
-        let table = table.load();
-        let listeners: Vec<_> = table
-            .listeners()
-            .map(|listener| {
-                json!({
-                    "name": listener.front.key.to_string(),
-                    "vips": listener.front.vips.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                    "port": listener.front.port,
-                    "routes": listener.routes().count(),
-                })
-            })
-            .collect();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "generation": table.generation(),
-            "connections": proxy.active(),
-            "datapath": datapath,
-            "carried": metrics.active().collect::<BTreeMap<_, _>>(),
-            "declines": metrics.declines().collect::<BTreeMap<_, _>>(),
-            "declined": declined,
-            "listeners": listeners,
-            "kernel": counters.as_deref().map(kernel_counters),
-        })
-    })
-}
-
-fn kernel_counters(counters: &Counters) -> serde_json::Value {
-    let counts = Counter::ALL.map(|counter| (counter.as_str().to_owned(), counters.read(counter)));
-    json!(BTreeMap::from(counts))
 }
 
 /// What a client whose SYN was already answered gets to complete its handshake: a listening socket

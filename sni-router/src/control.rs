@@ -160,21 +160,16 @@ impl Control {
 
     /// Logs the problems that the last snapshot did not have, and how many it no longer has.
     fn tell(&mut self, problems: &[Problem]) {
-        for problem in problems
-            .iter()
-            .filter(|problem| !self.problems.contains(problem))
-        {
+        let before: HashSet<_> = self.problems.iter().collect();
+        for problem in problems.iter().filter(|it| !before.contains(it)) {
             match problem.severity {
                 Severity::Error => error!("{problem}"),
                 Severity::Warning => warn!("{problem}"),
                 Severity::Note => info!("{problem}"),
             }
         }
-        let solved = self
-            .problems
-            .iter()
-            .filter(|problem| !problems.contains(problem))
-            .count();
+        let now: HashSet<_> = problems.iter().collect();
+        let solved = self.problems.iter().filter(|it| !now.contains(it)).count();
         if solved > 0 {
             info!(solved, "problems solved");
         }

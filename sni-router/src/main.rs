@@ -15,6 +15,7 @@ mod proxy;
 mod signals;
 mod socket;
 mod source;
+mod status;
 mod sys;
 mod takeover;
 

@@ -5,6 +5,7 @@ mod check;
 mod crd;
 mod detach;
 mod explain;
+mod kubernetes;
 mod run;
 mod status;
 
@@ -23,7 +24,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Check(check::Args),
     Explain(explain::Args),
     Crd(crd::Args),
@@ -38,7 +39,7 @@ impl Cli {
     /// Does what was asked.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
-            Command::Run(args) => run::run(args),
+            Command::Run(args) => run::run(*args),
             Command::Check(args) => check::run(args),
             Command::Explain(args) => explain::run(args),
             Command::Crd(args) => crd::run(args),

@@ -6,28 +6,32 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use sni_router_core::hello::DEFAULT_MAX_SIZE;
-use sni_router_core::manifest::{ListenerName, Options};
+use sni_router_core::manifest::{CertificateCheck, Controllers, ListenerName, Options};
 use sni_router_core::model::Cluster;
 use tokio::runtime::Builder;
 
 use super::certificates::Certificates;
-use crate::app::{self, Settings};
+use super::kubernetes::KubernetesArgs;
+use crate::app::{self, Manifests, Settings};
 use crate::datapath::choose::{Choice, TcPorts};
 use crate::observe::admin::AdminAddr;
 use crate::observe::log::{self, Format};
 use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
 use crate::takeover::PinDir;
 
-/// Route TLS by server name, from a directory of Kubernetes manifests.
+/// Route TLS by server name, as a directory of manifests or the Kubernetes API says.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// Directory of manifests (*.yaml, *.yml, *.json; subdirectories too). Changes are applied
     /// within a second, also on SIGHUP; no connection is closed by one
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    manifests: Option<PathBuf>,
+
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
 
     /// What carries established connections. `auto` takes `tc` where it works, and `userspace` for
     /// what that declines; `tc` refuses to start without it; `sockmap` is for links that lose nothing;
@@ -76,7 +80,8 @@ pub struct Args {
     default_listener: Option<ListenerName>,
 
     /// The cluster that Listeners and Ingresses with `sni-router.io/cluster-policy: prefer-local`
-    /// prefer
+    /// prefer. With --kubernetes, where there are other clusters, also the name of the one that
+    /// --kubeconfig or the container says, unless it is one of --cluster or --clusters-dir
     #[arg(long, value_name = "NAME")]
     local_cluster: Option<Cluster>,
 
@@ -156,22 +161,34 @@ pub struct Args {
 
 /// Runs until it is told to stop.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let _flush = log::init(args.log_format, &args.log_level)?;
+    let (format, level) = (args.log_format, args.log_level.clone());
+    let settings = args.into_settings()?;
+    let _flush = log::init(format, &level)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    runtime.block_on(app::run(args.into_settings()))?;
+    runtime.block_on(app::run(settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl Args {
-    fn into_settings(self) -> Settings {
+    fn into_settings(self) -> Result<Settings> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Settings {
-            manifests: self.manifests,
+        let certificates: CertificateCheck = self.certificates.into();
+        let reads_secrets = certificates == CertificateCheck::Verify;
+        let manifests = match (
+            self.manifests,
+            self.kubernetes
+                .settings(self.local_cluster.as_ref(), reads_secrets)?,
+        ) {
+            (Some(directory), None) => Manifests::Directory(directory),
+            (None, Some(clusters)) => Manifests::Kubernetes(clusters),
+            _ => bail!("name --manifests DIR or --kubernetes"),
+        };
+        Ok(Settings {
             datapath: self.datapath,
             tc_ports: TcPorts {
                 range: self.tc_ports,
@@ -188,10 +205,16 @@ impl Args {
             options: Options {
                 ingress_classes: self.ingress_classes,
                 default_listener: self.default_listener,
+                controllers: match (&manifests, self.kubernetes.citrix_class()) {
+                    (Manifests::Directory(_), _) => Controllers::ByName,
+                    (Manifests::Kubernetes(_), false) => Controllers::Own,
+                    (Manifests::Kubernetes(_), true) => Controllers::OwnAndCitrix,
+                },
                 local_cluster: self.local_cluster,
-                certificates: self.certificates.into(),
+                certificates,
                 ..Options::default()
             },
+            manifests,
             admin: self.admin,
             workers: self.workers.map_or(cpus, usize::from),
             drain_timeout: self.drain_timeout,
@@ -211,11 +234,12 @@ impl Args {
                     timeout: self.on_timeout,
                 },
             },
-        }
+        })
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Of a flag: `500ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be longer than nothing".into()),
         Ok(duration) => Ok(duration),

@@ -118,6 +118,8 @@ fn text(status: &Value) -> String {
     lines.extend(counts(&status["carried"]));
     lines.push("declined".to_owned());
     lines.extend(counts(&status["declines"]));
+    let clusters = status["clusters"].as_array().into_iter().flatten();
+    lines.extend(clusters.map(cluster));
     lines.push("listeners".to_owned());
     for listener in status["listeners"].as_array().into_iter().flatten() {
         let vips: Vec<_> = listener["vips"]
@@ -135,6 +137,26 @@ fn text(status: &Value) -> String {
         ));
     }
     lines.join("\n") + "\n"
+}
+
+fn cluster(cluster: &Value) -> String {
+    let name = word(&cluster["name"]);
+    let state = match (cluster["stale_for_seconds"].as_u64(), &cluster["why"]) {
+        (None, _) => "up to date".to_owned(),
+        (Some(age), Value::String(why)) => format!("not heard from for {age} s: {why}"),
+        (Some(_), _) => "as it was before the start".to_owned(),
+    };
+    let role = match cluster["leader"] == true {
+        true => ", writes status",
+        false => "",
+    };
+    let problems = cluster["definition_problems"].as_array();
+    let problems: Vec<_> = problems.into_iter().flatten().map(word).collect();
+    let problems = match problems.as_slice() {
+        [] => String::new(),
+        some => format!("\n    the definition of Listener {}", some.join("; ")),
+    };
+    format!("cluster {name:<18} {state}{role}{problems}")
 }
 
 /// A line for each number that is not zero.
@@ -166,6 +188,12 @@ mod tests {
             "version": "1.0", "generation": 3, "datapath": "tc", "declined": null, "connections": 5,
             "carried": {"tc": 4, "sockmap": 1, "userspace": 0},
             "declines": {"no_port": 1, "in_flight": 0},
+            "clusters": [
+                {"name": "east", "stale_for_seconds": null, "why": null, "leader": true,
+                 "definition_problems": ["is too old"]},
+                {"name": "west", "stale_for_seconds": 9, "why": "Secret: refused", "leader": false,
+                 "definition_problems": []},
+            ],
             "listeners": [{"name": "a/b", "vips": ["1.2.3.4"], "port": 443, "routes": 2}],
         });
         let text = text(&status);
@@ -181,6 +209,9 @@ mod tests {
                 "  tc                       4",
                 "declined",
                 "  no_port                  1",
+                "cluster east               up to date, writes status",
+                "    the definition of Listener is too old",
+                "cluster west               not heard from for 9 s: Secret: refused",
                 "listeners",
                 "  a/b                      1.2.3.4 port 443, 2 routes",
             ]

@@ -35,6 +35,7 @@ pub fn init(format: Format, filter: &str) -> Result<Flush, LogError> {
         Ok(text) if !text.is_empty() => parse(text, "RUST_LOG")?,
         _ => parse(filter.to_owned(), "--log-level")?,
     };
+    let filter = discreet(filter);
     let (queues, flush) = Queues::start(io::stderr);
     let colors = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
     subscriber(format, filter, queues, colors)
@@ -92,6 +93,15 @@ fn parse(text: String, from: &'static str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(&text).map_err(|source| LogError::Filter { from, text, source })
 }
 
+/// kube logs an answer it cannot decode as a whole, and that may be a list of Secrets. What it says
+/// of its watches is said by us, once.
+fn discreet(filter: EnvFilter) -> EnvFilter {
+    ["kube_client::client=off", "kube_runtime::watcher=off"]
+        .iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive)
+}
+
 fn subscriber<W>(
     format: Format,
     filter: EnvFilter,
@@ -118,6 +128,7 @@ where
 }
 
 /// One queue for access lines, one for all others, each with its thread.
+#[derive(Clone)]
 struct Queues {
     access: NonBlocking,
     others: NonBlocking,
@@ -210,6 +221,28 @@ mod tests {
             error.starts_with("--log-level: \"info,access=loud\""),
             "{error}"
         );
+    }
+
+    #[test]
+    fn answers_of_api_servers_are_never_logged() {
+        let pipe = Pipe::default();
+        pipe.open();
+        let (queues, flush) = Queues::start(|| pipe.clone());
+        for filter in [
+            "trace",
+            "kube_client::client=trace",
+            "kube_client=trace,info",
+        ] {
+            let filter = discreet(parse(filter.into(), "").unwrap());
+            let subscriber = subscriber(Format::Text, filter, queues.clone(), false);
+            tracing::subscriber::with_default(subscriber, || {
+                warn!(target: "kube_client::client", "PRIVATE");
+                warn!("trouble");
+            });
+        }
+        drop(flush);
+        assert!(!pipe.text().contains("PRIVATE"));
+        assert_eq!(pipe.text().matches("trouble").count(), 2);
     }
 
     #[test]

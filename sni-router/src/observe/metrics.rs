@@ -16,6 +16,7 @@ use sni_router_core::model::ObjectKey;
 
 pub use super::cells::Values;
 use super::cells::{Counters, Gauges, Histogram};
+use super::clusters::{ClusterCollector, Clusters};
 pub use super::listeners::ListenerMetrics;
 use super::listeners::{Closed, Listeners, Opened};
 
@@ -70,6 +71,13 @@ impl Metrics {
         };
         metrics.register();
         metrics
+    }
+
+    /// The same with those of clusters.
+    pub fn with_clusters(mut self, clusters: Clusters) -> Self {
+        let collector = Box::new(ClusterCollector(clusters));
+        self.registry.register_collector(collector);
+        self
     }
 
     /// The counters of a listener; of connections to no listener without a key.

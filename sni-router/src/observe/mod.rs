@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod cells;
+pub mod clusters;
 mod listeners;
 pub mod log;
 pub mod metrics;

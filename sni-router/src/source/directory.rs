@@ -4,6 +4,7 @@
 //! published if it says something else. What cannot be read changes nothing: the last snapshot
 //! stays.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,6 +90,16 @@ pub enum DirectoryError {
     /// A bug.
     #[error("reading the manifests in {} panicked (please report this)", .0.display())]
     Panicked(PathBuf),
+}
+
+impl DirectoryError {
+    /// What the system says, where it is that.
+    pub fn cause(&self) -> &(dyn Error + 'static) {
+        match self {
+            Self::Unreadable { source, .. } => source,
+            Self::Panicked(_) => self,
+        }
+    }
 }
 
 fn remedy(error: &io::Error) -> &'static str {

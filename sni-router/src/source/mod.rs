@@ -3,5 +3,82 @@
 pub mod directory;
 pub mod dns;
 mod fingerprint;
+pub mod kubernetes;
 pub mod read;
 mod watcher;
+
+use std::sync::Arc;
+
+use sni_router_core::manifest::{Build, Snapshot};
+use sni_router_core::status::desired;
+use tokio::sync::watch;
+use tracing::info;
+
+use self::directory::Directory;
+use self::kubernetes::Kubernetes;
+
+/// Where manifests come from.
+pub enum Source {
+    /// Files.
+    Directory(Directory<Snapshot>),
+    /// API servers.
+    Kubernetes(Kubernetes),
+}
+
+impl Source {
+    /// The last snapshot, and those to come.
+    pub fn snapshots(&self) -> Snapshots {
+        match self {
+            Self::Directory(directory) => Snapshots::Directory(directory.snapshots()),
+            Self::Kubernetes(kubernetes) => Snapshots::Kubernetes(kubernetes.snapshots()),
+        }
+    }
+
+    /// Looks again, whether or not something seems changed.
+    pub fn reload(&self) {
+        match self {
+            Self::Directory(directory) => directory.reload(),
+            Self::Kubernetes(_) => info!("nothing to read again: API servers tell every change"),
+        }
+    }
+
+    /// Tells the authors of the objects what became of them, where there is a place for that.
+    pub fn write(&self, build: &Build) {
+        if let Self::Kubernetes(kubernetes) = self {
+            kubernetes.write(desired(build));
+        }
+    }
+
+    /// Keeps what is known for the next start.
+    pub async fn close(self) {
+        if let Self::Kubernetes(kubernetes) = self {
+            kubernetes.close().await;
+        }
+    }
+}
+
+/// The snapshots of a [`Source`].
+pub enum Snapshots {
+    /// There always is one.
+    Directory(watch::Receiver<Arc<Snapshot>>),
+    /// There is none before the API servers have answered.
+    Kubernetes(watch::Receiver<Option<Arc<Snapshot>>>),
+}
+
+impl Snapshots {
+    /// The last one, if there is one yet.
+    pub fn latest(&mut self) -> Option<Arc<Snapshot>> {
+        match self {
+            Self::Directory(snapshots) => Some(Arc::clone(&snapshots.borrow_and_update())),
+            Self::Kubernetes(snapshots) => snapshots.borrow_and_update().clone(),
+        }
+    }
+
+    /// Returns when there is another one.
+    pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        match self {
+            Self::Directory(snapshots) => snapshots.changed().await,
+            Self::Kubernetes(snapshots) => snapshots.changed().await,
+        }
+    }
+}

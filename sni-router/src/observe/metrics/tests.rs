@@ -1,3 +1,4 @@
+use super::super::clusters::ClusterMetrics;
 use super::*;
 
 #[test]
@@ -140,4 +141,35 @@ fn metrics() -> Metrics {
         declines: &["full"],
         connect_failures: &["refused", "timeout"],
     })
+}
+
+#[test]
+fn text_tells_how_clusters_fare() {
+    let metrics = metrics().with_clusters(Box::new(|| {
+        vec![ClusterMetrics {
+            cluster: "east".into(),
+            objects: vec![("Ingress", 7)],
+            watch_errors: vec![("Secret", 2)],
+            is_stale: true,
+            last_event: Some(1.5),
+            definition_problems: 1,
+            is_leader: false,
+            writes: vec![("status", 3)],
+        }]
+    }));
+    let text = metrics.encode().unwrap();
+    for line in [
+        r#"sni_router_source_objects{cluster="east",kind="Ingress"} 7.0"#,
+        r#"sni_router_source_watch_errors_total{cluster="east",kind="Secret"} 2"#,
+        r#"sni_router_source_stale{cluster="east"} 1.0"#,
+        r#"sni_router_source_last_event_timestamp_seconds{cluster="east"} 1.5"#,
+        r#"sni_router_source_definition_problems{cluster="east"} 1.0"#,
+        r#"sni_router_leader{cluster="east"} 0.0"#,
+        r#"sni_router_source_writes_total{cluster="east",what="status"} 3"#,
+    ] {
+        assert!(
+            text.lines().any(|l| l == line),
+            "{line} is missing in\n{text}"
+        );
+    }
 }

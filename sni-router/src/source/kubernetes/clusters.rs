@@ -1,0 +1,187 @@
+//! Which clusters are watched: those that were named, and a directory of kubeconfigs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sni_router_core::model::Cluster;
+use tokio::sync::watch as channel;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use super::cache::Cache;
+use super::cluster::{Common, Scope, Watched};
+use super::connect::{Access, ConnectError};
+use super::writer::Writing;
+use crate::source::directory::Directory;
+
+/// The clusters that are watched, by their labels.
+pub struct Clusters {
+    all: Mutex<BTreeMap<Arc<str>, Arc<Watched>>>,
+    cache_dir: Option<PathBuf>,
+    pub common: Common,
+}
+
+impl Clusters {
+    pub fn new(scope: Scope, writing: Writing, cache_dir: Option<PathBuf>) -> Self {
+        Self {
+            all: Mutex::default(),
+            cache_dir,
+            common: Common {
+                scope,
+                writing,
+                dirty: Arc::default(),
+                wanted: channel::Sender::new(None),
+                ending: channel::Sender::new(false),
+            },
+        }
+    }
+
+    /// Begins to watch a cluster, instead of one of the same name.
+    pub async fn add(&self, name: Cluster, access: &Access) -> Result<(), ConnectError> {
+        let cache = self.cache_dir.as_deref();
+        let cache = cache.map(|directory| Cache::new(directory, &name));
+        let cluster = Watched::start(name, access, cache, &self.common).await?;
+        self.lock()
+            .insert(Arc::clone(&cluster.label), cluster.into());
+        self.common.dirty.notify_one();
+        Ok(())
+    }
+
+    /// Every cluster there is now.
+    pub fn all(&self) -> Vec<Arc<Watched>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Writes what is not on the disk yet.
+    pub async fn save(&self) {
+        for cluster in self.all() {
+            // A disk that hangs harms nobody else.
+            let _ = spawn_blocking(move || cluster.save()).await;
+        }
+    }
+
+    /// Adds, replaces and removes clusters as `directory` says, for ever.
+    pub async fn follow(self: Arc<Self>, directory: Directory<Kubeconfigs>) {
+        let mut files = directory.snapshots();
+        let mut known = Kubeconfigs::new();
+        loop {
+            let wanted = Arc::clone(&files.borrow_and_update());
+            for name in known.keys().filter(|name| !wanted.contains_key(*name)) {
+                self.remove(name);
+            }
+            known.retain(|name, _| wanted.contains_key(name));
+            for (name, file) in wanted.iter() {
+                if known.get(name) != Some(file) && self.replace(name, file).await {
+                    known.insert(name.clone(), file.clone());
+                }
+            }
+            let pause = match known.len() == wanted.len() {
+                true => Duration::MAX,
+                false => RETRY,
+            };
+            if let Ok(Err(_)) = timeout(pause, files.changed()).await {
+                return;
+            }
+        }
+    }
+
+    async fn replace(&self, name: &Cluster, file: &Kubeconfig) -> bool {
+        let old = self.lock().get(name.as_str()).cloned();
+        if let Some(old) = old {
+            // The new one begins with what is known.
+            let _ = spawn_blocking(move || old.save()).await;
+        }
+        let access = Access::Kubeconfig {
+            path: file.path.clone(),
+            context: None,
+        };
+        match self.add(name.clone(), &access).await {
+            Ok(()) => {
+                info!(cluster = name.as_str(), "watching");
+                true
+            }
+            Err(error) => {
+                error!(cluster = name.as_str(), "{error}");
+                false
+            }
+        }
+    }
+
+    fn remove(&self, name: &Cluster) {
+        if let Some(cluster) = self.lock().remove(name.as_str()) {
+            info!(cluster = name.as_str(), "no longer watched");
+            cluster.forget();
+            self.common.dirty.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Watched>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kubeconfigs of a directory, by the names of their clusters.
+pub type Kubeconfigs = BTreeMap<Cluster, Kubeconfig>;
+
+/// A kubeconfig file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubeconfig {
+    path: PathBuf,
+    /// Of its contents, which are credentials and not kept.
+    hash: u64,
+}
+
+/// The kubeconfigs of `directory`: every file whose name can be that of a cluster.
+pub fn read_kubeconfigs(directory: &Path) -> io::Result<Kubeconfigs> {
+    let mut found = Kubeconfigs::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') || !fs::metadata(&path).is_ok_and(|meta| meta.is_file()) {
+            continue;
+        }
+        let cluster = match name.parse::<Cluster>() {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                warn!("{}: its name {error}", path.display());
+                continue;
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        fs::read(&path)?.hash(&mut hasher);
+        let hash = hasher.finish();
+        found.insert(cluster, Kubeconfig { path, hash });
+    }
+    Ok(found)
+}
+
+/// A kubeconfig that could not be used may name what comes later: a program, a file.
+const RETRY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubeconfigs_are_found_by_the_names_of_clusters() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["east", "west-1", ".hidden", "No Name", "a.yaml"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        let before = read_kubeconfigs(dir.path()).unwrap();
+        let names: Vec<_> = before.keys().map(Cluster::as_str).collect();
+        assert_eq!(names, ["east", "west-1"]);
+        fs::write(dir.path().join("east"), "other").unwrap();
+        let after = read_kubeconfigs(dir.path()).unwrap();
+        let (east, west) = ("east".parse().unwrap(), "west-1".parse().unwrap());
+        assert_ne!(before[&east], after[&east]);
+        assert_eq!(before[&west], after[&west]);
+    }
+}

@@ -1,0 +1,77 @@
+//! How an API server is reached.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::client::ClientBuilder;
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use thiserror::Error;
+
+use super::watch::words;
+
+/// Where an API server is, and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// What Kubernetes gives to every container.
+    InCluster,
+    /// A kubeconfig file.
+    Kubeconfig {
+        path: PathBuf,
+        /// Its current context where absent.
+        context: Option<String>,
+    },
+}
+
+impl Access {
+    /// A client. Nothing is sent yet, but a program that the kubeconfig names may run.
+    pub async fn client(&self) -> Result<Client, ConnectError> {
+        let mut config = match self {
+            Self::InCluster => Config::incluster()?,
+            Self::Kubeconfig { path, context } => {
+                let wrong = |source| ConnectError::Kubeconfig {
+                    path: path.clone(),
+                    source: Box::new(source),
+                };
+                let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
+                let options = KubeConfigOptions {
+                    context: context.clone(),
+                    ..KubeConfigOptions::default()
+                };
+                Config::from_custom_kubeconfig(kubeconfig, &options)
+                    .await
+                    .map_err(wrong)?
+            }
+        };
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        config.read_timeout = Some(READ_TIMEOUT);
+        // Whoever asks has a pause of its own before it asks again.
+        config.default_retry = false;
+        let client = ClientBuilder::try_from(config).map_err(Box::new)?;
+        Ok(client.build())
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// Not in a container of Kubernetes.
+    #[error("{} (outside of a cluster, name a --kubeconfig)", words(.0))]
+    InCluster(#[from] InClusterError),
+    /// The file cannot be read or is wrong.
+    #[error("{}: {}", path.display(), words(source))]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<KubeconfigError>,
+    },
+    /// What it says cannot be used.
+    #[error("{}", words(.0))]
+    Client(#[from] Box<kube::Error>),
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Watches end after a minute at most, so whoever is silent for longer is gone.
+const READ_TIMEOUT: Duration = Duration::from_secs(75);

@@ -1,0 +1,258 @@
+//! Warning events, one for every problem: it is told when it comes, counted when it comes again,
+//! and told again before the API server forgets it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event as ApiEvent;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use sni_router_core::status::Event;
+use tokio::time::Instant;
+
+use super::kind::Kind;
+
+/// The events of one cluster.
+#[derive(Default)]
+pub struct Events {
+    told: HashMap<Event, Told>,
+    budget: Budget,
+}
+
+struct Told {
+    /// How often it has come.
+    count: i32,
+    is_there: bool,
+    /// When it was written last; never yet if absent.
+    written: Option<Instant>,
+}
+
+impl Events {
+    /// Takes the problems there are now, and gives those to be written, as many as may be.
+    pub fn due<'a>(&mut self, events: impl Iterator<Item = &'a Event>, now: Instant) -> Vec<Event> {
+        let mut before = std::mem::take(&mut self.told);
+        let mut due = Vec::new();
+        for event in events {
+            let mut told = before.remove(event).unwrap_or(Told {
+                count: 0,
+                is_there: false,
+                written: None,
+            });
+            if !told.is_there {
+                told.count = told.count.saturating_add(1);
+                told.is_there = true;
+                // One that comes and goes is counted, and told now and then.
+                let is_recent = |at: Instant| now.duration_since(at) < QUIET;
+                told.written = told.written.filter(|at| is_recent(*at));
+            }
+            let is_due = told
+                .written
+                .is_none_or(|at| now.duration_since(at) >= AGAIN_AFTER);
+            if is_due && self.budget.take(now) {
+                due.push(event.clone());
+            }
+            self.told.insert(event.clone(), told);
+        }
+        for (event, mut told) in before {
+            told.is_there = false;
+            if told
+                .written
+                .is_some_and(|at| now.duration_since(at) < AGAIN_AFTER)
+            {
+                self.told.insert(event, told);
+            }
+        }
+        due
+    }
+
+    /// Writes one that is due.
+    pub async fn write(&mut self, client: &Client, event: &Event) -> Result<(), kube::Error> {
+        let Some(told) = self.told.get_mut(event) else {
+            return Ok(());
+        };
+        let Some(object) = to_api(event) else {
+            return Ok(());
+        };
+        let namespace = event.object.namespace.as_deref().unwrap_or("default");
+        let api: Api<ApiEvent> = Api::namespaced(client.clone(), namespace);
+        match api.create(&PostParams::default(), &object).await {
+            // By us, or by the router that wrote before.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let series = json!({"series": {
+                    "count": told.count.max(2),
+                    "lastObservedTime": MicroTime(Timestamp::now()),
+                }});
+                let name = object.metadata.name.unwrap_or_default();
+                let params = PatchParams::default();
+                api.patch(&name, &params, &Patch::Merge(series)).await?;
+            }
+            other => drop(other?),
+        }
+        told.written = Some(Instant::now());
+        Ok(())
+    }
+}
+
+fn to_api(event: &Event) -> Option<ApiEvent> {
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == event.object.kind)?;
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    let hash = hasher.hash_one((&event.uid, event.reason, &event.message));
+    let mut object = ApiEvent {
+        action: Some("Route".into()),
+        event_time: Some(MicroTime(Timestamp::now())),
+        note: Some(event.message.clone()),
+        reason: Some(event.reason.into()),
+        regarding: Some(ObjectReference {
+            api_version: Some(kind.resource().api_version),
+            kind: Some(event.object.kind.clone()),
+            name: Some(event.object.name.clone()),
+            namespace: event.object.namespace.clone(),
+            uid: event.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(CONTROLLER.into()),
+        reporting_instance: Some("sni-router".into()),
+        type_: Some("Warning".into()),
+        ..ApiEvent::default()
+    };
+    // The same problem has the same name, whoever tells it. Names end at 253 bytes.
+    let object_name: String = event.object.name.chars().take(200).collect();
+    object.metadata.name = Some(format!(
+        "{}.{hash:016x}",
+        object_name.trim_end_matches(['.', '-'])
+    ));
+    object
+        .metadata
+        .namespace
+        .clone_from(&event.object.namespace);
+    Some(object)
+}
+
+/// How many may be written: a few at once, then one a second.
+struct Budget {
+    left: f64,
+    at: Option<Instant>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            left: BURST,
+            at: None,
+        }
+    }
+}
+
+impl Budget {
+    fn take(&mut self, now: Instant) -> bool {
+        let since = self.at.map_or(Duration::ZERO, |at| now.duration_since(at));
+        self.left = (self.left + since.as_secs_f64()).min(BURST);
+        self.at = Some(now);
+        let may = self.left >= 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
+    }
+}
+
+/// As in `reportingController`.
+const CONTROLLER: &str = "sni-router.io/ingress-controller";
+
+const BURST: f64 = 50.0;
+
+/// API servers keep events for an hour by default.
+const AGAIN_AFTER: Duration = Duration::from_secs(30 * 60);
+
+/// One that comes back sooner is only counted.
+const QUIET: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use sni_router_core::problem::ObjectRef;
+
+    use super::*;
+
+    fn event(name: &str) -> Event {
+        Event {
+            object: ObjectRef {
+                kind: "Ingress".into(),
+                namespace: Some("shop".into()),
+                name: name.into(),
+                ..ObjectRef::file("")
+            },
+            uid: Some("7".into()),
+            reason: "BackendNotFound",
+            message: "there is no Service".into(),
+        }
+    }
+
+    fn written(events: &mut Events, event: &Event, now: Instant) {
+        events.told.get_mut(event).unwrap().written = Some(now);
+    }
+
+    #[test]
+    fn problem_is_told_once_while_it_lasts_and_again_before_it_is_forgotten() {
+        let (mut events, one, start) = (Events::default(), event("a"), Instant::now());
+        assert_eq!(events.due([&one].into_iter(), start).len(), 1);
+        assert_eq!(
+            events.due([&one].into_iter(), start).len(),
+            1,
+            "was not written"
+        );
+        written(&mut events, &one, start);
+        assert!(events.due([&one].into_iter(), start).is_empty());
+        let later = start + AGAIN_AFTER;
+        assert_eq!(events.due([&one].into_iter(), later).len(), 1);
+    }
+
+    #[test]
+    fn problem_that_comes_and_goes_is_counted() {
+        let (mut events, one, mut now) = (Events::default(), event("a"), Instant::now());
+        let mut told = 0;
+        for _ in 0..100 {
+            for due in events.due([&one].into_iter(), now) {
+                written(&mut events, &due, now);
+                told += 1;
+            }
+            events.due([].into_iter(), now);
+            now += Duration::from_secs(1);
+        }
+        assert_eq!(events.told[&one].count, 100);
+        assert_eq!(told, 2, "once a minute");
+    }
+
+    #[test]
+    fn flood_of_problems_is_told_little_by_little() {
+        let mut events = Events::default();
+        let all: Vec<_> = (0..5000).map(|n| event(&format!("a{n}"))).collect();
+        let mut now = Instant::now();
+        let mut told = 0;
+        for _ in 0..100 {
+            for due in events.due(all.iter(), now) {
+                written(&mut events, &due, now);
+                told += 1;
+            }
+            now += Duration::from_secs(1);
+        }
+        assert!((100..=150).contains(&told), "{told}");
+    }
+
+    #[test]
+    fn name_is_the_same_for_the_same_problem_only() {
+        let name = |event: &Event| to_api(event).unwrap().metadata.name.unwrap();
+        let one = event("a");
+        let mut other = event("a");
+        other.message = "something else".into();
+        assert_eq!(name(&one), name(&event("a")));
+        assert_ne!(name(&one), name(&other));
+        assert!(name(&event(&"x".repeat(253))).len() <= 253);
+    }
+}

@@ -1,0 +1,161 @@
+//! What is written into the status of Listeners and Ingresses: the differences between what is there
+//! and what should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use sni_router_core::manifest::crd;
+use sni_router_core::model::Cluster;
+use sni_router_core::status::Desired;
+
+use super::kind::Kind;
+use super::mirror::Mirror;
+use super::object::{FIELD_MANAGER, Id, Object, Seen};
+
+/// A status to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub kind: Kind,
+    pub id: Id,
+    /// Whose object: one of the same name that comes later is another.
+    pub uid: String,
+    /// As it shall be; empty to take back what this router wrote.
+    pub status: Value,
+}
+
+/// What differs in a cluster.
+pub fn changes(
+    desired: &Desired,
+    cluster: &Cluster,
+    mirror: &Mirror,
+    with_ingresses: bool,
+    now: &Time,
+) -> Vec<Change> {
+    let mut changes = listeners(desired, cluster, &mirror.seen(Kind::Listener), now);
+    if with_ingresses {
+        changes.extend(ingresses(desired, cluster, &mirror.seen(Kind::Ingress)));
+    }
+    changes
+}
+
+type AllSeen = BTreeMap<Id, Arc<Seen>>;
+
+fn listeners(desired: &Desired, cluster: &Cluster, seen: &AllSeen, now: &Time) -> Vec<Change> {
+    let ours = desired.listeners.iter();
+    let ours = ours.filter(|listener| listener.subject.key.cluster == *cluster);
+    let mut judged = BTreeSet::new();
+    let mut changes = Vec::new();
+    for listener in ours {
+        let id = id_of(&listener.subject.key);
+        let found = seen.get_key_value(&id);
+        judged.insert(id);
+        let Some((id, seen)) = found else {
+            continue;
+        };
+        if listener.subject.uid.as_ref() != Some(&seen.uid) {
+            continue;
+        }
+        let previous: Option<crd::ListenerStatus> =
+            serde_json::from_value(seen.status.clone()).unwrap_or_default();
+        let wanted = listener.as_api(previous.as_ref(), now);
+        if previous.as_ref() != Some(&wanted) {
+            changes.extend(change(Kind::Listener, id, seen, json!(wanted)));
+        }
+    }
+    changes.extend(taken_back(Kind::Listener, seen, &judged));
+    changes
+}
+
+fn ingresses(desired: &Desired, cluster: &Cluster, seen: &AllSeen) -> Vec<Change> {
+    let ours = desired.ingresses.iter();
+    let ours = ours.filter(|ingress| ingress.subject.key.cluster == *cluster);
+    let mut judged = BTreeSet::new();
+    let mut changes = Vec::new();
+    for ingress in ours {
+        let id = id_of(&ingress.subject.key);
+        if ingress.addresses.is_empty() {
+            continue;
+        }
+        let found = seen.get_key_value(&id);
+        judged.insert(id);
+        let Some((id, seen)) = found else {
+            continue;
+        };
+        if ingress.subject.uid.as_ref() != Some(&seen.uid) {
+            continue;
+        }
+        if addresses(&seen.status) != ingress.addresses.iter().collect::<Vec<_>>() {
+            let addresses = ingress.addresses.iter().map(|ip| json!({ "ip": ip }));
+            let addresses: Vec<_> = addresses.collect();
+            let status = json!({ "loadBalancer": { "ingress": addresses } });
+            changes.extend(change(Kind::Ingress, id, seen, status));
+        }
+    }
+    changes.extend(taken_back(Kind::Ingress, seen, &judged));
+    changes
+}
+
+fn change(kind: Kind, id: &Id, seen: &Seen, status: Value) -> Option<Change> {
+    Some(Change {
+        kind,
+        id: id.clone(),
+        uid: seen.uid.clone(),
+        status,
+    })
+}
+
+/// What this router wrote to objects that it has nothing more to say about.
+fn taken_back(kind: Kind, seen: &AllSeen, judged: &BTreeSet<Id>) -> Vec<Change> {
+    seen.iter()
+        .filter(|(id, seen)| seen.is_ours && !judged.contains(id))
+        .filter_map(|(id, seen)| change(kind, id, seen, json!({})))
+        .collect()
+}
+
+fn addresses(status: &Value) -> Vec<&String> {
+    let entries = status["loadBalancer"]["ingress"].as_array();
+    let addresses = entries.into_iter().flatten().map(|entry| &entry["ip"]);
+    addresses
+        .filter_map(|ip| match ip {
+            Value::String(ip) => Some(ip),
+            _ => None,
+        })
+        .collect()
+}
+
+fn id_of(key: &sni_router_core::model::ObjectKey) -> Id {
+    Id {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
+impl Change {
+    /// Writes it. What others wrote into the same status stays theirs.
+    pub async fn write(&self, client: &Client) -> Result<(), kube::Error> {
+        let resource = self.kind.resource();
+        let api: Api<Object> = Api::namespaced_with(client.clone(), &self.id.namespace, &resource);
+        let mut patch = json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": { "name": self.id.name, "uid": self.uid },
+        });
+        if self.status != json!({}) {
+            patch["status"] = self.status.clone();
+        }
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        match api
+            .patch_status(&self.id.name, &params, &Patch::Apply(&patch))
+            .await
+        {
+            Ok(_) => Ok(()),
+            // It is gone, or another one has its name: the next look will tell.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

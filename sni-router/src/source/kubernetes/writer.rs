@@ -1,0 +1,221 @@
+//! Writes status and events into one cluster, while this router holds its Lease.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use sni_router_core::model::Cluster;
+use sni_router_core::status::Desired;
+use tokio::sync::watch as channel;
+use tokio::time::{Instant, interval, sleep, timeout};
+use tracing::{info, warn};
+
+use super::contact::Contact;
+use super::events::Events;
+use super::lease::{Lease, PERIOD};
+use super::mirror::Mirror;
+use super::status::{Change, changes};
+use super::watch::words;
+
+/// What is written, and in whose name.
+#[derive(Clone, Debug)]
+pub struct Writing {
+    /// Where the Lease is; the client's own namespace if absent.
+    pub lease_namespace: Option<String>,
+    /// Who this router is among those that want the Lease.
+    pub identity: String,
+    /// Whether addresses are written to Ingresses.
+    pub with_ingresses: bool,
+}
+
+/// What has come of the writing.
+#[derive(Debug, Default)]
+pub struct Written {
+    pub is_leader: AtomicBool,
+    pub statuses: AtomicU64,
+    pub events: AtomicU64,
+    pub failures: AtomicU64,
+}
+
+/// What shall be written, as of the last build; `None` before the first.
+pub type Wanted = channel::Receiver<Option<Arc<Desired>>>;
+
+/// What a writer needs.
+pub struct Writer {
+    pub label: Arc<str>,
+    pub cluster: Cluster,
+    pub client: Client,
+    pub mirror: Arc<Mirror>,
+    pub contact: Arc<Contact>,
+    pub writing: Writing,
+    pub written: Arc<Written>,
+    pub wanted: Wanted,
+    /// Turns true when the process ends.
+    pub ending: channel::Receiver<bool>,
+}
+
+impl Writer {
+    /// Keeps the Lease if it can, and writes while it does, until the process ends.
+    pub async fn run(mut self) {
+        let namespace = self.writing.lease_namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| self.client.default_namespace().to_owned());
+        let identity = self.writing.identity.clone();
+        let mut lease = Lease::new(self.client.clone(), &namespace, identity);
+        let (tell_leader, mut is_leader) = channel::channel(false);
+        let (written, label) = (Arc::clone(&self.written), Arc::clone(&self.label));
+        let mut ending = self.ending.clone();
+        let elect = async {
+            let mut told = None;
+            let mut tick = interval(PERIOD);
+            while !*ending.borrow_and_update() {
+                let attempt = timeout(ATTEMPT, lease.attempt()).await;
+                let why = match attempt {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(words(&error)),
+                    Err(_) => Some("the API server does not answer".to_owned()),
+                };
+                if why.is_some() && why != told {
+                    let why = why.as_deref();
+                    warn!(
+                        cluster = &*label,
+                        namespace, why, "no Lease, so status is not written"
+                    );
+                }
+                told = why;
+                set_leader(&tell_leader, &written, &label, lease.is_held());
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    _ = ending.changed() => {}
+                }
+            }
+            set_leader(&tell_leader, &written, &label, false);
+            let _ = timeout(ATTEMPT, lease.release()).await;
+        };
+        tokio::select! {
+            () = elect => {}
+            () = self.write(&mut is_leader) => {}
+        }
+    }
+
+    async fn write(&mut self, is_leader: &mut channel::Receiver<bool>) {
+        let mut events = Events::default();
+        let mut pause = FIRST_PAUSE;
+        let mut told = None;
+        loop {
+            if is_leader.wait_for(|leads| *leads).await.is_err() {
+                return;
+            }
+            match self.pass(is_leader, &mut events).await {
+                Ok(()) => {
+                    pause = FIRST_PAUSE;
+                    told = None;
+                    let (mirror, wanted) = (Arc::clone(&self.mirror), &mut self.wanted);
+                    tokio::select! {
+                        () = mirror.seen_changed() => {}
+                        Ok(()) = wanted.changed() => {}
+                        () = sleep(LOOK_AGAIN) => {}
+                    }
+                    // What was just written comes back by the watches.
+                    sleep(SETTLE).await;
+                }
+                Err(error) => {
+                    self.written.failures.fetch_add(1, Ordering::Relaxed);
+                    let why = words(&error);
+                    if told.as_ref() != Some(&why) {
+                        warn!(cluster = &*self.label, why, "cannot write status or events");
+                        told = Some(why);
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Writes what differs now, slowly enough not to be a burden.
+    async fn pass(
+        &mut self,
+        is_leader: &channel::Receiver<bool>,
+        events: &mut Events,
+    ) -> Result<(), kube::Error> {
+        let wanted = self.wanted.borrow_and_update().clone();
+        let Some(wanted) = wanted else {
+            return Ok(());
+        };
+        // While the watches fail, nobody knows what there is.
+        if !self.mirror.is_complete() || self.contact.lost_for().is_some() {
+            return Ok(());
+        }
+        let now = Time(Timestamp::now());
+        let with_ingresses = self.writing.with_ingresses;
+        let changes = changes(&wanted, &self.cluster, &self.mirror, with_ingresses, &now);
+        let mut failed = None;
+        for (nth, change) in changes.iter().enumerate() {
+            // What is wanted by now may be something else.
+            let is_outdated = nth >= AT_LEAST && self.wanted.has_changed().unwrap_or(false);
+            if !*is_leader.borrow() || is_outdated {
+                return Ok(());
+            }
+            match self.write_status(change).await {
+                // One object that is refused keeps nobody else's status from being written.
+                Err(error @ kube::Error::Api(_)) => failed = Some(error),
+                other => other?,
+            }
+            sleep(WRITE_PAUSE).await;
+        }
+        let ours = |event: &&_| is_in(event, &self.cluster);
+        let due = events.due(wanted.events.iter().filter(ours), Instant::now());
+        for event in due {
+            if !*is_leader.borrow() {
+                return Ok(());
+            }
+            events.write(&self.client, &event).await?;
+            self.written.events.fetch_add(1, Ordering::Relaxed);
+            sleep(WRITE_PAUSE).await;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn write_status(&self, change: &Change) -> Result<(), kube::Error> {
+        change.write(&self.client).await?;
+        self.written.statuses.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn is_in(event: &sni_router_core::status::Event, cluster: &Cluster) -> bool {
+    event.object.cluster == *cluster
+}
+
+fn set_leader(tell: &channel::Sender<bool>, written: &Written, label: &Arc<str>, leads: bool) {
+    written.is_leader.store(leads, Ordering::Relaxed);
+    let changed = tell.send_if_modified(|last| std::mem::replace(last, leads) != leads);
+    match (changed, leads) {
+        (true, true) => info!(cluster = &**label, "this router writes status and events"),
+        (true, false) => info!(
+            cluster = &**label,
+            "this router no longer writes status and events"
+        ),
+        _ => {}
+    }
+}
+
+/// Fifty writes a second at most.
+const WRITE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How much is written before newer wishes are looked at.
+const AT_LEAST: usize = 50;
+
+/// How often to look without a reason: for events that had to wait.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+const SETTLE: Duration = Duration::from_millis(200);
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// An attempt that takes longer has failed.
+const ATTEMPT: Duration = Duration::from_secs(5);
