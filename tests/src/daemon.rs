@@ -46,8 +46,8 @@ impl Datapath {
 /// How a router is started.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
-    /// The manifest directory.
-    pub manifests: &'a Path,
+    /// The manifest directory; `None` where the flags name another source.
+    pub manifests: Option<&'a Path>,
     /// Where its admin API listens, as the flag takes it: `unix:PATH` or `IP:PORT`.
     pub admin: &'a str,
     /// More flags.
@@ -69,8 +69,8 @@ impl Launch<'_> {
         };
         command
             .arg("run")
-            .arg("--manifests")
-            .arg(self.manifests)
+            .args(self.manifests.map(|_| "--manifests"))
+            .args(self.manifests)
             .arg("--admin")
             .arg(self.admin)
             .args(["--log-format", "json"])

@@ -69,7 +69,7 @@ impl Lab {
         };
         let args = &[args, pins].concat();
         let launch = Launch {
-            manifests: &manifests,
+            manifests: Some(&manifests),
             admin: &admin,
             args,
             without,
@@ -81,7 +81,7 @@ impl Lab {
     #[track_caller]
     pub fn start_at(&self, admin: &str, args: &[&str]) -> Router {
         let launch = Launch {
-            manifests: &self.manifests(),
+            manifests: Some(&self.manifests()),
             admin,
             args,
             without: &[],

@@ -99,6 +99,17 @@ impl Site {
         self
     }
 
+    /// The objects, each alone.
+    pub fn objects(&self) -> Vec<Value> {
+        let files = self.files().into_iter();
+        files
+            .flat_map(|(_, object)| match object["items"].as_array() {
+                Some(items) => items.clone(),
+                None => vec![object],
+            })
+            .collect()
+    }
+
     /// Writes the objects into a directory, each file replaced as a whole.
     pub fn write_to(&self, dir: &Path) {
         fs::create_dir_all(dir).expect("make the manifest directory");

@@ -47,7 +47,7 @@ fn admin_over_tcp_answers_where_it_was_told_to() {
     Rig::site(&lab).write_to(&lab.manifests());
     let at: SocketAddr = "127.0.0.1:9911".parse().expect("an address");
     let launch = Launch {
-        manifests: &lab.manifests(),
+        manifests: Some(&lab.manifests()),
         admin: &at.to_string(),
         args: &["--datapath", "userspace"],
         without: &[],

@@ -78,7 +78,7 @@ fn auto_without_bpf_serves_in_userspace_and_names_the_capability() {
 fn sockmap_without_bpf_refuses_to_start_and_names_the_capability() {
     let lab = lab();
     let launch = Launch {
-        manifests: &lab.manifests(),
+        manifests: Some(&lab.manifests()),
         admin: &lab.admin(),
         args: &["--datapath", "sockmap", "--claim-vips"],
         without: &NO_BPF,

@@ -41,7 +41,7 @@ fn ports_that_the_kernel_chooses_from_keep_tc_from_starting_and_the_flag_is_name
     let lab = lab();
     lab.net.router.sysctl(CHOSEN, "20000 60999");
     let launch = Launch {
-        manifests: &lab.manifests(),
+        manifests: Some(&lab.manifests()),
         admin: &lab.admin(),
         args: &[
             "--datapath",
