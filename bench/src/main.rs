@@ -2,11 +2,14 @@
 //! `load` the client in front of it. What the client wants of the endpoint travels in its hello
 //! ([`order`]), so neither has to be told anything else.
 //!
+//! `cluster` measures something else: a router that reads a Kubernetes API.
+//!
 //! Their own cost must not hide the router's: one thread each, pinned to a CPU, one epoll, few
 //! system calls, buffers that stay in the cache. Every byte is checked at the other end
 //! ([`pattern`]). With `--tls` all of it, the order included, is in TLS ([`channel`]).
 
 mod channel;
+mod cluster;
 mod load;
 mod measure;
 mod order;
@@ -40,6 +43,8 @@ enum Role {
     Serve(serve::Args),
     /// Load what listens at an address, and print what was measured as one line of JSON
     Load(load::Args),
+    /// Start a router on a Kubernetes API, and print how soon it serves and follows
+    Cluster(cluster::Args),
     /// Print the names of hosts, as clients use them, a line each
     Hosts {
         /// How many
@@ -72,6 +77,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.role {
         Role::Serve(args) => serve::serve(&args),
         Role::Load(args) => load::load(&args),
+        Role::Cluster(args) => cluster::cluster(&args),
         Role::Hosts { count } => {
             (0..count).for_each(|number| println!("{}", order::host(number)));
             Ok(())

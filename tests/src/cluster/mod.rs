@@ -8,10 +8,12 @@
 //! - [`etcd`] and [`api_server`] are the two processes, [`pki`] the keys that they know each other by.
 //! - [`access`] is how one gets in: as administrator, or as a ServiceAccount.
 //! - [`objects`] applies manifests, for good or only to hear what the server says of them.
+//! - [`applications`] fills it.
 //! - [`render`] is kustomize and helm.
 
 pub mod access;
 pub mod api_server;
+pub mod applications;
 pub mod assets;
 pub mod etcd;
 pub mod objects;

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use kube::Client;
-use serde_json::{Value, json};
-use sni_router_tests::cluster::ControlPlane;
+use serde_json::json;
+use sni_router_tests::cluster::applications::{put, slice};
 use sni_router_tests::rig::alone;
 use sni_router_tests::site::Site;
 use sni_router_tests::wait::until;
@@ -13,7 +12,7 @@ use crate::town::{Town, ingress_class};
 
 const HOST: &str = "one.example.com";
 
-/// The issue's own measure: 5,000 Ingresses and 20,000 endpoints. What it took is printed; the bounds
+/// 5,000 Ingresses and 20,000 endpoints. What it took is printed; the bounds
 /// are loose, for an unoptimised build beside an API server on a busy machine.
 #[test]
 fn five_thousand_ingresses_are_served_soon_after_the_start() {
@@ -22,7 +21,7 @@ fn five_thousand_ingresses_are_served_soon_after_the_start() {
     let _servers = [town.serve(0, HOST), town.serve(1, HOST)];
     town.put(&ingress_class());
     town.store(&site(&town, 0));
-    create(&town.control, (0..INGRESSES).flat_map(objects).collect());
+    town.control.store_applications(INGRESSES);
 
     let began = Instant::now();
     let router = town.start(&["--update-ingress-status", "false"]);
@@ -66,8 +65,8 @@ fn endpoints_that_change_a_hundred_times_a_second_are_followed_to_the_last_one()
     town.wait_served(HOST, 0);
     let before = (router.resident(), router.generation());
     let slice = |n: u32| {
-        let mut slice = slice("one-0", "one", "192.0.2.1");
-        slice["endpoints"] = json!([{"addresses": [format!("192.0.{}.{}", n / 250, n % 250 + 1)]}]);
+        let address = format!("192.0.{}.{}", n / 250, n % 250 + 1);
+        let mut slice = slice("one-0", "one", &[address]);
         slice["ports"] = json!([{"name": "tls", "port": 8443}]);
         slice
     };
@@ -93,83 +92,6 @@ fn site(town: &Town, backend: u8) -> Site {
     Site::new()
         .route(HOST, "one")
         .service("one", [town.lab.endpoint(backend)])
-}
-
-/// An Ingress with a Service and four endpoints.
-fn objects(n: u32) -> Vec<(&'static str, Value)> {
-    let name = format!("app-{n}");
-    let backend = json!({"service": {"name": name, "port": {"number": 443}}});
-    let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
-    let ingress = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
-        "metadata": {
-            "name": name, "namespace": "default",
-            "annotations": {"ingress.citrix.com/listener": "web"},
-        },
-        "spec": {"rules": [{"host": format!("{name}.example.com"), "http": {"paths": paths}}]},
-    });
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"clusterIP": "None", "ports": [{"port": 443}]},
-    });
-    let mut slice = slice(&format!("{name}-1"), &name, "192.0.2.1");
-    slice["endpoints"] = (0..4)
-        .map(|i| json!({"addresses": [format!("10.{}.{}.{i}", n / 200, n % 200)]}))
-        .collect();
-    vec![
-        (
-            "/apis/networking.k8s.io/v1/namespaces/default/ingresses",
-            ingress,
-        ),
-        ("/api/v1/namespaces/default/services", service),
-        (
-            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
-            slice,
-        ),
-    ]
-}
-
-fn slice(name: &str, service: &str, address: &str) -> Value {
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "name": name, "namespace": "default",
-            "labels": {"kubernetes.io/service-name": service},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [address]}],
-        "ports": [{"port": 443}],
-    })
-}
-
-/// Creates many objects, a few at a time.
-fn create(control: &ControlPlane, objects: Vec<(&'static str, Value)>) {
-    use futures_util::StreamExt as _;
-    let client = control.client();
-    control.run(async move {
-        futures_util::stream::iter(objects)
-            .for_each_concurrent(16, |(path, object)| {
-                let client = client.clone();
-                async move { send(&client, http::Method::POST, path, &object).await }
-            })
-            .await;
-    });
-}
-
-async fn put(client: &Client, path: &str, object: &Value) {
-    send(client, http::Method::PUT, path, object).await;
-}
-
-async fn send(client: &Client, method: http::Method, path: &str, object: &Value) {
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", "application/json")
-        .body(object.to_string().into_bytes())
-        .expect("a request");
-    let answer = client.request::<Value>(request).await;
-    answer.unwrap_or_else(|e| panic!("{path}: {e}"));
 }
 
 const INGRESSES: u32 = 5000;

@@ -43,6 +43,8 @@ pub enum Work {
     Exchange,
     /// Connections that do nothing.
     Idle,
+    /// A start on a Kubernetes API with an Ingress for each host, and changes there.
+    Cluster,
 }
 
 /// How the system under load is treated.
@@ -102,6 +104,10 @@ impl Load {
             Work::Reset => ("connect", "rst"),
             Work::Exchange => ("exchange", "fin"),
             Work::Idle => ("idle", "fin"),
+            Work::Cluster => {
+                let ingresses = self.hosts.to_string();
+                return vec!["--ingresses".to_owned(), ingresses];
+            }
         };
         let words = [kind, "--close", close].map(str::to_owned);
         let numbers = [
@@ -123,6 +129,7 @@ impl Load {
             Work::Connect | Work::Reset => ("conns_per_s", false),
             Work::Exchange => ("ops_per_s", false),
             Work::Idle => ("bytes_per_conn", true),
+            Work::Cluster => ("effect_ms", true),
         }
     }
 
@@ -136,12 +143,18 @@ impl Load {
         if self.work == Work::Idle {
             return Ok(results);
         }
+        if self.work == Work::Cluster {
+            for key in ["start_ms", "effect_ms", "effect_most_ms", "resident_bytes"] {
+                results.insert(key.to_owned(), number(key)?);
+            }
+            return Ok(results);
+        }
         let (elapsed, cpu) = (number("elapsed_s")?, number("machine_cpu_s")?);
         let mut set = |key: &str, value: f64| {
             results.insert(key.to_owned(), value);
         };
         match self.work {
-            Work::Idle => {}
+            Work::Idle | Work::Cluster => {}
             Work::Down | Work::Up => {
                 let bytes = number("bytes")?;
                 set("gbps", bytes * 8.0 / 1e9 / elapsed);
@@ -240,6 +253,22 @@ fn all() -> Vec<Load> {
             ..usual
         });
     }
+    for (name, hosts) in [
+        ("cluster-10", 10),
+        ("cluster-1000", 1000),
+        ("cluster-5000", 5000),
+    ] {
+        loads.push(Load {
+            name,
+            work: Work::Cluster,
+            streams: 0,
+            size: 0,
+            hosts,
+            setting: Setting::Fresh,
+            is_quick: false,
+            ..usual
+        });
+    }
     loads.push(Load {
         name: "down-4-bbr",
         streams: 4,
@@ -299,10 +328,10 @@ mod tests {
 
     #[test]
     fn loads_are_selected_by_name_or_by_weight() {
-        assert_eq!(Load::select(&[], false).unwrap().len(), 19);
+        assert_eq!(Load::select(&[], false).unwrap().len(), 22);
         assert_eq!(Load::select(&[], true).unwrap().len(), 6);
         assert!(Load::select(&["down-5".to_owned()], false).is_err());
         let names: std::collections::BTreeSet<_> = all().iter().map(|load| load.name).collect();
-        assert_eq!(names.len(), 19);
+        assert_eq!(names.len(), 22);
     }
 }

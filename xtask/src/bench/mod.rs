@@ -30,12 +30,13 @@ use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use self::load::Load;
+use self::load::{Load, Work};
 use self::plan::Plan;
 use self::rows::Rows;
 use self::setting::Congestion;
 use self::system::System;
 use crate::command::{self, as_root, cargo, is_root, target_dir};
+use crate::control_plane;
 use crate::lab::{self, Kind};
 use crate::run;
 
@@ -99,6 +100,7 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     }
     let binaries = args.binaries.clone();
     let binaries = binaries.unwrap_or_else(|| target_dir().join("release"));
+    let control_plane = find_control_plane(&mut loads);
     let (systems, mut missing) = System::select(&args.systems, &binaries.join("sni-router"))?;
     let perf = extra::find(&loads, &systems);
     if !is_root() {
@@ -113,6 +115,10 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     let baseline = args.baseline.as_deref().map(read_json).transpose()?;
     let generator = binaries.join("sni-router-bench");
     let mut plan = Plan::new(args, systems, &loads, perf, generator)?;
+    match control_plane {
+        Ok(assets) => plan.control_plane = assets,
+        Err(line) => missing.push(line),
+    }
 
     let mut rows = Rows::default();
     let begin = Instant::now();
@@ -139,6 +145,19 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     Ok(match rows.are_valid() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    })
+}
+
+/// The programs that some loads need, built if need be. Where there are none those loads are left out,
+/// and a line says so.
+fn find_control_plane(loads: &mut Vec<Load>) -> Result<Option<PathBuf>, String> {
+    let needs_it = |load: &Load| load.work == Work::Cluster;
+    if !loads.iter().any(needs_it) {
+        return Ok(None);
+    }
+    control_plane::assets().map(Some).map_err(|error| {
+        loads.retain(|load| !needs_it(load));
+        format!("loads with a Kubernetes API are left out: {error:#}")
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::load::{Load, Setting, Work};
@@ -18,6 +18,7 @@ use super::setting::Congestion;
 use super::system::System;
 use super::{Args, machine};
 use crate::command::output;
+use crate::control_plane::ASSETS;
 use crate::lab::{check_stop, stop_flag};
 
 /// What is to be measured, and with what.
@@ -32,6 +33,8 @@ pub struct Plan {
     /// All there are; loads use the first ones, and changes of a configuration those behind them.
     hosts: Vec<String>,
     open_files: u64,
+    /// The programs of a Kubernetes control plane, where they can be had.
+    pub control_plane: Option<PathBuf>,
     /// Set when the user wants to stop.
     pub stop: Arc<AtomicBool>,
     /// What others used of the machine, each time it was looked at.
@@ -68,6 +71,7 @@ impl Plan {
             perf,
             hosts: hosts.lines().map(str::to_owned).collect(),
             open_files: machine::raise_open_files()?,
+            control_plane: None,
             stop: stop_flag()?,
             noises: Vec::new(),
         })
@@ -126,6 +130,15 @@ impl Plan {
             return Ok(());
         };
         check_stop(&self.stop)?;
+        if first.work == Work::Cluster {
+            for load in loads {
+                if let Err(error) = self.follow_cluster(system, load, rows) {
+                    check_stop(&self.stop)?;
+                    rows.spoil(system, load, format!("{error:#}"));
+                }
+            }
+            return Ok(());
+        }
         let name = first.congestion.unwrap_or(congestion.used());
         let place = congestion.with(name, || {
             Place::build(&self.generator, name, first.is_tls, &self.stop)
@@ -166,6 +179,26 @@ impl Plan {
             loads.iter().for_each(spoil);
         }
         bench.place.lab.remove()
+    }
+
+    /// Starts a router on a Kubernetes API and changes that; in a lab of the generator's own.
+    fn follow_cluster(&self, system: &System, load: &Load, rows: &mut Rows) -> Result<()> {
+        let assets = self.control_plane.as_ref().context("no control plane")?;
+        let mut command = Command::new(&self.generator);
+        command
+            .env(ASSETS, assets)
+            .env("SNI_ROUTER_BIN", self.generator.with_file_name("sni-router"))
+            .arg("cluster")
+            .args(load.arguments());
+        command.args(["--datapath", system.datapath]);
+        let report: Value = serde_json::from_str(&output(&mut command)?).context("its report")?;
+        let results = load.results(&report)?;
+        println!(
+            "   {:28} {:>10.2} effect_ms",
+            load.name, results["effect_ms"]
+        );
+        rows.add(system, load, &results);
+        Ok(())
     }
 
     /// What somebody who compares numbers must know of the machine and of the run.
@@ -237,6 +270,10 @@ fn groups(loads: &[Load]) -> Vec<Vec<Load>> {
 impl Load {
     /// Whether it is put on a system.
     fn is_for(&self, system: &System) -> bool {
+        if self.work == Work::Cluster {
+            // The others read no Kubernetes API; and it is not the datapath that makes the difference.
+            return system.name == OURS && system.datapath == "tc";
+        }
         let is_compared = COMPARED.contains(&system.name) || self.congestion.is_none();
         is_compared && (system.is_router() || self.is_for_forwarding())
     }
@@ -264,7 +301,7 @@ mod tests {
         let loads = Load::select(&[], false).unwrap();
         let groups = groups(&loads);
         let sizes: Vec<_> = groups.iter().map(Vec::len).collect();
-        assert_eq!(sizes, [14, 2, 1, 1, 1]);
+        assert_eq!(sizes, [14, 2, 1, 1, 1, 1, 1, 1]);
         assert_eq!(groups.concat().len(), loads.len());
     }
 }

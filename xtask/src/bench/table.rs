@@ -41,6 +41,12 @@ fn describe(load: &Load) -> String {
         Work::Reset => format!("New connections, {streams} at a time, {size} bytes back, RST"),
         Work::Exchange => format!("{size} bytes there and back, on {streams} connections"),
         Work::Idle => format!("{streams} connections that do nothing"),
+        Work::Cluster => {
+            return format!(
+                "A Kubernetes API with {hosts} Ingresses and {} endpoints.",
+                hosts * 4
+            );
+        }
     };
     let reloaded = match load.setting {
         super::load::Setting::Reloaded => "; the configuration changes every second",
@@ -93,6 +99,14 @@ fn columns(load: &Load) -> Vec<Column> {
             column("ops_per_s", "exchanges/s", 0),
             column("cpu_us_per_op", "CPU µs each", 1),
         ],
+        Work::Cluster => {
+            return vec![
+                column("start_ms", "start to serving ms", 0),
+                column("effect_ms", "change to effect ms", 0),
+                column("effect_most_ms", "slowest ms", 0),
+                column("resident_bytes", "bytes of memory", 0),
+            ];
+        }
         Work::Idle => {
             return vec![
                 column("bytes_per_conn", "bytes each", 0),
