@@ -1,5 +1,6 @@
 //! Against a real Kubernetes API server: `cargo xtask test-cluster`.
 
+mod bench;
 mod clusters;
 mod control_plane;
 mod deploy;
