@@ -212,7 +212,6 @@ impl Args {
                 },
                 local_cluster: self.local_cluster,
                 certificates,
-                ..Options::default()
             },
             manifests,
             admin: self.admin,

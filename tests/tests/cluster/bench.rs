@@ -16,7 +16,11 @@ fn start_and_changes_are_measured() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
-    let number = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key}: {report}"));
+    let number = |key: &str| {
+        report[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{key}: {report}"))
+    };
     assert!(number("start_ms") > 0.0, "{report}");
     assert!(number("effect_ms") > 0.0, "{report}");
     assert!(number("effect_ms") <= number("effect_most_ms"), "{report}");

@@ -30,7 +30,7 @@ fn another_router_writes_status_when_the_one_that_did_is_killed_and_at_once_when
     listener["spec"]["passthrough"] = false.into();
     town.put(&listener);
     until("it writes", SLOW, || {
-        state(&get(&town.control, LISTENER)) == ""
+        state(&get(&town.control, LISTENER)) == "Refused"
             && get(&town.control, INGRESS)["status"]["loadBalancer"]["ingress"].is_null()
     });
 

@@ -65,14 +65,20 @@ fn listener_and_ingress_say_that_they_are_served_and_no_longer_when_they_are_not
     assert_eq!(degraded["status"]["state"], "Degraded");
     assert_eq!(degraded["status"]["observedGeneration"], 2);
 
-    // It is another controller's from now on.
     listener["spec"]["passthrough"] = json!(false);
     town.put(&listener);
-    town.wait_for(LISTENER, "the Listener has no status of ours", |listener| {
-        listener["status"]["state"].is_null() && listener["status"]["conditions"].is_null()
+    let refused = town.wait_for(LISTENER, "the Listener is refused", |listener| {
+        listener["status"]["state"] == "Refused"
     });
+    assert_eq!(refused["status"]["observedGeneration"], 3);
     town.wait_for(INGRESS, "the Ingress has no VIP", |ingress| {
         addresses(ingress).is_empty()
+    });
+
+    // Nobody of this router's names it any more: it may be another controller's.
+    town.delete(INGRESS);
+    town.wait_for(LISTENER, "the Listener has no status of ours", |listener| {
+        listener["status"]["state"].is_null() && listener["status"]["conditions"].is_null()
     });
 }
 

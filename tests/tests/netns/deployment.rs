@@ -53,7 +53,7 @@ fn pod(lab: &Lab, bpffs: &Bpffs, admin: &str, without: &[String]) -> Router {
     assert!(args.iter().any(|arg| arg == "--spare-predecessor"));
     let without: Vec<_> = without.iter().map(String::as_str).collect();
     let launch = Launch {
-        manifests: &lab.manifests(),
+        manifests: Some(&lab.manifests()),
         admin,
         args: &[
             "--admin",

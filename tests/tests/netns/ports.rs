@@ -186,7 +186,7 @@ fn each_source_address_has_all_the_ports_and_keeps_them_over_a_restart() {
 fn source_address_of_somebody_else_keeps_tc_from_starting() {
     let lab = lab();
     let launch = Launch {
-        manifests: &lab.manifests(),
+        manifests: Some(&lab.manifests()),
         admin: &lab.admin(),
         args: &[
             "--datapath",

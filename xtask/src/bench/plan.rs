@@ -187,7 +187,10 @@ impl Plan {
         let mut command = Command::new(&self.generator);
         command
             .env(ASSETS, assets)
-            .env("SNI_ROUTER_BIN", self.generator.with_file_name("sni-router"))
+            .env(
+                "SNI_ROUTER_BIN",
+                self.generator.with_file_name("sni-router"),
+            )
             .arg("cluster")
             .args(load.arguments());
         command.args(["--datapath", system.datapath]);
