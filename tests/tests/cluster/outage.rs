@@ -158,7 +158,7 @@ fn site(town: &Town, backend: u8) -> Site {
         .service("one", [town.lab.endpoint(backend)])
 }
 
-fn is_stale(router: &Router) -> bool {
+pub fn is_stale(router: &Router) -> bool {
     router.metric("sni_router_source_stale", &[]) > 0.5
 }
 

@@ -8,6 +8,11 @@ use kube::api::PostParams;
 use serde_json::Value;
 use sni_router_tests::cluster::ControlPlane;
 use sni_router_tests::cluster::render::{helm, kustomize};
+use sni_router_tests::site::Site;
+use sni_router_tests::wait::until;
+
+use crate::status::{INGRESS, LISTENER, SLOW};
+use crate::town::{Town, ingress_class};
 
 #[test]
 fn service_account_may_do_what_the_router_needs_and_no_more() {
@@ -19,6 +24,42 @@ fn service_account_may_do_what_the_router_needs_and_no_more() {
             assert_eq!(is_allowed(&control, right), expected, "{right:?}");
         }
     }
+}
+
+/// It runs as the installed ServiceAccount, does all that it does, and is refused nothing.
+#[test]
+fn router_gets_by_with_the_rights_that_are_installed() {
+    let town = Town::new(1);
+    let _server = town.serve(0, HOST);
+    town.control.apply(NAMESPACES);
+    apply_rights(&town.control, &kustomize("kubernetes"));
+    let account = town.control.service_account_kubeconfig(ACCOUNT, ACCOUNT);
+    town.put(&ingress_class());
+    let site = Site::new()
+        .route(HOST, "one")
+        .route("two.example.com", "nobody")
+        .service("one", [town.lab.endpoint(0)]);
+    town.store(&site);
+    let kubeconfig = account.display().to_string();
+    let router = town.start(&["--kubeconfig", &kubeconfig, "--lease-namespace", ACCOUNT]);
+    town.wait_served(HOST, 0);
+    town.wait_for(LISTENER, "the Listener has a status", |listener| {
+        listener["status"]["state"] == "Served"
+    });
+    town.wait_for(INGRESS, "the Ingress has the VIPs", |ingress| {
+        ingress["status"]["loadBalancer"]["ingress"].is_array()
+    });
+    until("there is an event", SLOW, || !town.events().is_empty());
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{ACCOUNT}/leases/sni-router");
+    let holder = &town.get(&lease)["spec"]["holderIdentity"];
+    assert!(
+        holder.as_str().is_some_and(|name| !name.is_empty()),
+        "{holder}"
+    );
+    let errors = router.metric("sni_router_source_watch_errors_total", &[]);
+    let failed = router.metric("sni_router_source_writes_total", &[("what", "failed")]);
+    assert!(errors + failed < 0.5, "{errors}, {failed}");
+    assert!(!router.log().text().contains("forbidden"));
 }
 
 #[test]
@@ -123,6 +164,11 @@ fn is_allowed(control: &ControlPlane, right: &Right) -> bool {
     let answer = control.run(async move { reviews.create(&PostParams::default(), &review).await });
     answer.unwrap().status.expect("an answer").allowed
 }
+
+const HOST: &str = "one.example.com";
+
+/// The name of the namespace, of the account, and of most else that is installed.
+const ACCOUNT: &str = "sni-router";
 
 const NAMESPACES: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: sni-router}}

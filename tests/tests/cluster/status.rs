@@ -143,7 +143,7 @@ fn definition_without_passthrough_is_named_at_the_start() {
 }
 
 impl Town {
-    fn get(&self, path: &str) -> Value {
+    pub fn get(&self, path: &str) -> Value {
         get(&self.control, path)
     }
 
@@ -158,11 +158,11 @@ impl Town {
 
     /// Waits until an object is so, and gives it.
     #[track_caller]
-    fn wait_for(&self, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_for(&self, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         until_some(what, SLOW, || Some(self.get(path)).filter(&is_so))
     }
 
-    fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Value> {
         let list = self.get("/apis/events.k8s.io/v1/namespaces/default/events");
         list["items"].as_array().cloned().unwrap_or_default()
     }

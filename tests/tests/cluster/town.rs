@@ -77,7 +77,8 @@ impl Town {
     ) -> Router {
         let kubeconfig = self.control.kubeconfig().display().to_string();
         let cache = self.cache_dir();
-        let named: &[&str] = match args.contains(&"--cluster") {
+        let names_one = |arg: &&str| ["--cluster", "--kubeconfig"].contains(arg);
+        let named: &[&str] = match args.iter().any(names_one) {
             true => &[],
             false => &["--kubeconfig", &kubeconfig],
         };
