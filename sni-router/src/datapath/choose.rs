@@ -72,6 +72,9 @@ pub enum ChooseError {
     /// One of the addresses is not ours.
     #[error("--tc-source {0}: no interface of this host has this address")]
     Source(IpAddr, #[source] io::Error),
+    /// One of the addresses is no host's, or only means this one.
+    #[error("--tc-source {0}: no endpoint could answer to it; take an address of an interface")]
+    NoSource(IpAddr),
     /// There is nothing that packets could come in by.
     #[error("the tc datapath needs an interface other than the loopback one")]
     NoInterface,
@@ -192,6 +195,11 @@ async fn tc(
 fn flows(kernel: &mut Kernel, ports: &TcPorts) -> Result<Arc<Flows>, ChooseError> {
     reserve::check(&ports.range, ports.reserve)?;
     for source in &ports.sources {
+        let is_broadcast = matches!(source, IpAddr::V4(source) if source.is_broadcast());
+        if source.is_unspecified() || source.is_loopback() || source.is_multicast() || is_broadcast
+        {
+            return Err(ChooseError::NoSource(*source));
+        }
         // A port of the kernel's choice, given back at once.
         UdpSocket::bind((*source, 0)).map_err(|error| ChooseError::Source(*source, error))?;
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rstest::rstest;
 use sni_router_tests::access::Access;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Launch, Router};
@@ -182,8 +183,11 @@ fn each_source_address_has_all_the_ports_and_keeps_them_over_a_restart() {
     }
 }
 
-#[test]
-fn source_address_of_somebody_else_keeps_tc_from_starting() {
+#[rstest]
+#[case::of_somebody_else("192.0.2.77")]
+#[case::that_only_means_this_host("127.0.0.1")]
+#[case::that_is_none("0.0.0.0")]
+fn source_address_that_cannot_be_one_keeps_tc_from_starting(#[case] source: &str) {
     let lab = lab();
     let launch = Launch {
         manifests: Some(&lab.manifests()),
@@ -192,7 +196,7 @@ fn source_address_of_somebody_else_keeps_tc_from_starting() {
             "--datapath",
             "tc",
             "--tc-source",
-            "192.0.2.77",
+            source,
             "--pin-dir",
             "none",
         ],
@@ -201,7 +205,8 @@ fn source_address_of_somebody_else_keeps_tc_from_starting() {
     let mut router = Router::launch(&lab.net.router, &launch);
     let status = router.wait_exit(START);
     assert!(!status.success(), "{status}");
-    router.log().wait_for_line("--tc-source 192.0.2.77", SOON);
+    let flag = format!("--tc-source {source}");
+    router.log().wait_for_line(&flag, SOON);
 }
 
 /// The kernel's range surrounds ours, and the host itself is a client of the same endpoint all the
