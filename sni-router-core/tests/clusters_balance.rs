@@ -190,6 +190,41 @@ fn cluster_that_is_away_costs_one_connection_a_pause() {
 }
 
 #[test]
+fn few_endpoints_that_are_away_do_not_take_the_others_out_of_service() {
+    for method in METHODS {
+        for away in 1..=3 {
+            let backend = backend(method, &[(0, None, 10), (1, None, 2)]);
+            let is_away = |at: SocketAddr| (0..away).any(|n| at == addr(0, n));
+            let mut now = Duration::ZERO;
+            let mut failures = 0;
+            for number in 0..1_000 {
+                now += Duration::from_millis(100);
+                let mut tried = Vec::new();
+                let mut first = None;
+                loop {
+                    let lease = backend.pick(client(number), &tried, now).unwrap();
+                    first = first.or(Some(cluster_of(lease.endpoint())));
+                    if !is_away(lease.endpoint().addr()) {
+                        backend.record_success(lease.endpoint());
+                        break;
+                    }
+                    backend.record_failure(lease.endpoint(), now);
+                    failures += 1;
+                    tried.push(lease.endpoint().addr());
+                }
+                // At first, three that fail in a row may be all there are.
+                let is_in_service = first == Some(0);
+                assert!(is_in_service || number < 150, "{method:?} {away} {number}");
+            }
+            assert!(
+                failures <= 11 * u32::from(away),
+                "{method:?} {away}: {failures}"
+            );
+        }
+    }
+}
+
+#[test]
 fn doubt_outlives_a_reload_and_is_one_for_all_routes_of_a_service() {
     let parts = [(0, None, 1), (1, None, 1)];
     let one = RouteTable::compile(&model(Method::RoundRobin, &parts), 1, None);
@@ -228,8 +263,11 @@ fn one_thread_tries_again_when_many_ask_at_once() {
 /// What a plain reading of the rules remembers of a cluster.
 #[derive(Clone, Default)]
 struct Memory {
-    failures: usize,
+    /// Endpoints that have failed since the last success, and had not before.
+    news: usize,
     until: Option<Duration>,
+    /// Endpoints in doubt, and until when.
+    endpoints: BTreeMap<SocketAddr, Duration>,
 }
 
 /// Where the rules let a connection go that has failed at `tried`, and whether it is one that
@@ -268,27 +306,44 @@ proptest! {
             let mut tried: Vec<SocketAddr> = Vec::new();
             let mut clusters = Vec::new();
             while let Some(lease) = backend.pick(client(number >> 8), &tried, now) {
-                let (addr, cluster) = (lease.endpoint().addr(), cluster_of(lease.endpoint()));
+                let (at, cluster) = (lease.endpoint().addr(), cluster_of(lease.endpoint()));
                 let allowed = allowed(&parts, &memory, &clusters, now);
                 prop_assert!(allowed.contains(&cluster), "{cluster} of {allowed:?}");
-                prop_assert!(!tried.contains(&addr));
+                prop_assert!(!tried.contains(&at));
                 let doubtful = &mut memory[cluster].until;
                 if doubtful.is_some_and(|until| until <= now) && !clusters.contains(&cluster) {
                     *doubtful = Some(now + PAUSE);
                 }
+                let all = (0..parts[cluster].2).map(|n| addr(cluster, n));
+                let mut left = all.filter(|other| !tried.contains(other));
+                let endpoints = &mut memory[cluster].endpoints;
+                match endpoints.get(&at).copied() {
+                    Some(until) if until > now => {
+                        let is_paused = |other| endpoints.get(&other).is_some_and(|until| *until > now);
+                        prop_assert!(left.all(is_paused), "{at} is in doubt, and another is not");
+                    }
+                    Some(_) => {
+                        endpoints.insert(at, now + PAUSE);
+                    }
+                    None => {}
+                }
                 // A bit an endpoint, of which the first clusters' are down more often.
-                let bit = cluster * 5 + usize::from(addr.ip().to_string().ends_with('1'));
+                let bit = cluster * 5 + usize::from(at.ip().to_string().ends_with('1'));
                 if (down >> bit) & 1 == 0 {
                     backend.record_success(lease.endpoint());
-                    memory[cluster] = Memory::default();
+                    let memory = &mut memory[cluster];
+                    (memory.news, memory.until) = (0, None);
+                    memory.endpoints.remove(&at);
                     break;
                 }
                 backend.record_failure(lease.endpoint(), now);
-                memory[cluster].failures += 1;
-                if memory[cluster].failures >= usize::from(parts[cluster].2).min(3) {
-                    memory[cluster].until = Some(now + PAUSE);
+                let memory = &mut memory[cluster];
+                let is_news = memory.endpoints.insert(at, now + PAUSE).is_none();
+                memory.news += usize::from(is_news);
+                if memory.news >= 3 || memory.endpoints.len() == usize::from(parts[cluster].2) {
+                    memory.until = Some(now + PAUSE);
                 }
-                tried.push(addr);
+                tried.push(at);
                 clusters.push(cluster);
             }
             let endpoints: usize = parts.iter().map(|part| usize::from(part.2)).sum();

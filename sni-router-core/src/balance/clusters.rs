@@ -37,10 +37,10 @@ impl<'a> Clusters<'a> {
         for _ in self.shares {
             let fresh = self.weighed(client, |share| {
                 let failed = share.count(tried);
-                failed == 0 && has_left(share, failed) && share.doubt.is_open(now)
+                failed == 0 && has_left(share, failed) && share.doubt.pause.is_over(now)
             });
             match fresh {
-                Some(share) if share.doubt.try_again(now) => return Some(share),
+                Some(share) if share.doubt.pause.try_again(now) => return Some(share),
                 Some(_) => {}
                 None => break,
             }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::doubt::Doubt;
+use super::doubt::{Doubt, Pause};
 use crate::model::{Cluster, ObjectKey, Share};
 
 /// One address of a Service port.
@@ -22,6 +23,8 @@ pub struct Endpoint {
     total: AtomicU64,
     successes: AtomicU64,
     failures: AtomicU64,
+    /// In doubt since a connect failed.
+    pub(super) pause: Pause,
 }
 
 impl Endpoint {
@@ -57,10 +60,17 @@ impl Endpoint {
 
     pub(super) fn succeeded(&self) {
         self.successes.fetch_add(1, Ordering::Relaxed);
+        self.pause.end();
     }
 
-    pub(super) fn failed(&self) {
+    /// Whether it was not in doubt before.
+    pub(super) fn failed(&self, now: Duration) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        self.pause.begin(now)
+    }
+
+    pub(super) fn handed_out(&self) {
+        self.total.fetch_add(1, Ordering::Relaxed);
     }
 
     fn new(addr: SocketAddr, cluster: &Cluster) -> Self {
@@ -71,6 +81,7 @@ impl Endpoint {
             total: AtomicU64::new(0),
             successes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            pause: Pause::default(),
         }
     }
 }
@@ -87,7 +98,7 @@ impl Lease {
 
     pub(super) fn new(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Self::counted(endpoint)
+        Self(Arc::clone(endpoint))
     }
 
     /// Like [`Self::new`], but only if `active` still is what the choice was based on.
@@ -96,12 +107,7 @@ impl Lease {
             .active
             .compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed)
             .ok()
-            .map(|_| Self::counted(endpoint))
-    }
-
-    fn counted(endpoint: &Arc<Endpoint>) -> Self {
-        endpoint.total.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(endpoint))
+            .map(|_| Self(Arc::clone(endpoint)))
     }
 }
 

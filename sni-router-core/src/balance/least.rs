@@ -1,29 +1,27 @@
 //! Least connections.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::usable;
 use super::{Endpoint, Lease};
 
-/// Picks the endpoint with the fewest active leases; equals take turns, for which `position` is
-/// the index to begin with.
+/// Picks the endpoint with the fewest active leases of those that `may` be picked; equals take
+/// turns, for which `position` is the index to begin with.
 ///
 /// `endpoints` is not empty.
 pub(super) fn pick(
     endpoints: &[Arc<Endpoint>],
     position: &AtomicUsize,
-    tried: &[SocketAddr],
+    may: impl Fn(&Endpoint) -> bool,
 ) -> Option<Lease> {
     if endpoints.len() > SCAN_ALL {
-        return pick_of_two(endpoints, position, tried);
+        return pick_of_two(endpoints, position, may);
     }
     // Another thread may take the endpoint between our look and our claim. Look again then, or
     // all cores would send a burst to the same idle endpoint; but not for ever.
     for _ in 0..CLAIMS {
         let start = position.load(Ordering::Relaxed);
-        let (index, active) = least_active(endpoints, start, tried)?;
+        let (index, active) = least_active(endpoints, start, &may)?;
         if let Some(lease) = Lease::new_if_active_is(&endpoints[index], active) {
             // Behind the one picked, not one further: with some endpoints busy the others
             // would not get even shares.
@@ -31,7 +29,7 @@ pub(super) fn pick(
             return Some(lease);
         }
     }
-    let (index, _) = least_active(endpoints, position.load(Ordering::Relaxed), tried)?;
+    let (index, _) = least_active(endpoints, position.load(Ordering::Relaxed), &may)?;
     Some(Lease::new(&endpoints[index]))
 }
 
@@ -39,12 +37,12 @@ pub(super) fn pick(
 fn least_active(
     endpoints: &[Arc<Endpoint>],
     start: usize,
-    tried: &[SocketAddr],
+    may: impl Fn(&Endpoint) -> bool,
 ) -> Option<(usize, usize)> {
     let count = endpoints.len();
     (0..count)
         .map(|step| (start.wrapping_add(step)) % count)
-        .filter(|&index| usable(&endpoints[index], tried))
+        .filter(|&index| may(&endpoints[index]))
         .map(|index| (index, endpoints[index].active()))
         // The first of equals wins, as `min_by_key` documents.
         .min_by_key(|&(_, active)| active)
@@ -58,20 +56,20 @@ fn least_active(
 fn pick_of_two(
     endpoints: &[Arc<Endpoint>],
     position: &AtomicUsize,
-    tried: &[SocketAddr],
+    may: impl Fn(&Endpoint) -> bool,
 ) -> Option<Lease> {
     let count = endpoints.len();
     let random = mix(position.fetch_add(1, Ordering::Relaxed) as u64);
     let (low, high) = (random as u32 as usize, (random >> 32) as usize);
-    let usable_from = |start: usize| {
+    let from = |start: usize| {
         (0..count)
             .map(|step| &endpoints[(start + step) % count])
-            .find(|endpoint| usable(endpoint, tried))
+            .find(|endpoint| may(endpoint))
     };
     // Never the same one twice: the second is 1 to n - 1 places behind the first.
     let first = low % count;
-    let one = usable_from(first)?;
-    let other = usable_from(first + 1 + high % (count - 1))?;
+    let one = from(first)?;
+    let other = from(first + 1 + high % (count - 1))?;
     let less_busy = if other.active() < one.active() {
         other
     } else {
@@ -98,7 +96,7 @@ const CLAIMS: usize = 4;
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, SocketAddr};
     use std::time::Duration;
 
     use super::*;

@@ -5,9 +5,9 @@
 //! from one backend at once and a new route table goes on counting where the old one stands.
 //!
 //! Nothing here probes endpoints: which ones are ready is Kubernetes' knowledge. One that does
-//! not answer is left out of the same connection's next pick, through `tried`; where several
-//! clusters have a host, the next pick is of another cluster, and a cluster that goes on failing
-//! is passed over for a while.
+//! not answer is left out of the same connection's next pick, through `tried`, and others pass it
+//! over for a while; where several clusters have a host, the next pick is of another cluster, and
+//! so is everybody's where a cluster goes on failing.
 
 mod clusters;
 mod doubt;
@@ -26,7 +26,7 @@ use std::time::Duration;
 use self::clusters::Clusters;
 pub(crate) use self::endpoint::EndpointPool;
 pub use self::endpoint::{Endpoint, Lease};
-use self::share::{Share, usable};
+use self::share::Share;
 use crate::model::{self, BackendKey};
 
 /// Service ports of one or more clusters with their endpoints, and a way of choosing among them.
@@ -88,31 +88,31 @@ impl Backend {
             }
             .choose(client, tried, now)?,
         };
-        share.pick(self.key.method, client, tried)
+        let lease = share.pick(self.key.method, client, tried, now)?;
+        lease.endpoint().handed_out();
+        Some(lease)
     }
 
     /// A connect to an endpoint of this backend succeeded.
     pub fn record_success(&self, endpoint: &Endpoint) {
         endpoint.succeeded();
-        if let Some(share) = self.shared(endpoint) {
+        if let Some(share) = self.share_of(endpoint) {
             share.doubt.succeeded();
         }
     }
 
-    /// A connect to an endpoint of this backend was refused, timed out or failed otherwise. `now`
-    /// is as in [`Self::pick`].
+    /// A connect to an endpoint of this backend was refused, timed out or failed otherwise, and
+    /// not because of this host. `now` is as in [`Self::pick`].
     pub fn record_failure(&self, endpoint: &Endpoint, now: Duration) {
-        endpoint.failed();
-        if let Some(share) = self.shared(endpoint) {
-            share.doubt.failed(share.endpoints.len(), now);
+        let is_news = endpoint.failed(now);
+        if let Some(share) = self.share_of(endpoint) {
+            let all = share.endpoints.iter().all(|other| other.pause.is_on());
+            share.doubt.failed(is_news, all, now);
         }
     }
 
-    /// The share of the endpoint's cluster, where there are others to go to.
-    fn shared(&self, endpoint: &Endpoint) -> Option<&Share> {
-        if self.shares.len() == 1 {
-            return None;
-        }
+    /// The share of the endpoint's cluster.
+    fn share_of(&self, endpoint: &Endpoint) -> Option<&Share> {
         let is_its = |key: &model::Share| key.service.cluster == *endpoint.cluster();
         let index = self.key.shares().iter().position(is_its)?;
         self.shares.get(index)

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::doubt::Doubt;
 use super::endpoint::{Endpoint, EndpointPool, Lease};
@@ -58,23 +59,58 @@ impl Share {
         new
     }
 
-    /// Chooses an endpoint, never one of `tried`.
+    /// Chooses an endpoint, never one of `tried`, and one that is in doubt only where no other is
+    /// left, or to try it again.
     pub(super) fn pick(
         &self,
         method: Method,
         client: IpAddr,
         tried: &[SocketAddr],
+        now: Duration,
+    ) -> Option<Lease> {
+        // `tried` holds the few endpoints one connection has failed on, so a scan beats a set.
+        let is_left = |endpoint: &Endpoint| !tried.contains(&endpoint.addr());
+        // Whether the whole is in doubt is best asked where nothing has failed yet: the pauses of
+        // the endpoints that are away are over, too.
+        if self.doubt.pause.is_on() {
+            let is_fresh = |endpoint: &Endpoint| is_left(endpoint) && !endpoint.pause.is_on();
+            let fresh = self.choose(method, client, is_fresh);
+            if fresh.is_some() {
+                return fresh;
+            }
+        }
+        // Each turn ends with a choice, or with an endpoint that another connection is just
+        // trying again.
+        for _ in &self.endpoints {
+            let is_good = |endpoint: &Endpoint| is_left(endpoint) && endpoint.pause.is_over(now);
+            match self.choose(method, client, is_good) {
+                Some(lease) if lease.endpoint().pause.try_again(now) => return Some(lease),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        self.choose(method, client, is_left)
+    }
+
+    /// One of those that `may` be chosen, by the method.
+    fn choose(
+        &self,
+        method: Method,
+        client: IpAddr,
+        may: impl Fn(&Endpoint) -> bool,
     ) -> Option<Lease> {
         match (&*self.endpoints, method) {
             ([], _) => None,
-            ([only], _) => usable(only, tried).then(|| Lease::new(only)),
-            (_, Method::RoundRobin) => self.next_in_turn(tried),
-            (all, Method::LeastConnection) => least::pick(all, &self.position, tried),
+            ([only], _) => may(only).then(|| Lease::new(only)),
+            (_, Method::RoundRobin) => self.next_in_turn(may),
+            (all, Method::LeastConnection) => least::pick(all, &self.position, may),
+            // A walk around the table that finds nothing is long.
+            (all, Method::SourceIpHash) if !all.iter().any(|endpoint| may(endpoint)) => None,
             (all, Method::SourceIpHash) => self
                 .maglev()
                 .candidates(client)
                 .map(|index| &all[index])
-                .find(|endpoint| usable(endpoint, tried))
+                .find(|endpoint| may(endpoint))
                 .map(Lease::new),
         }
     }
@@ -89,14 +125,20 @@ impl Share {
         tried.iter().filter(|addr| has(addr)).count()
     }
 
-    fn next_in_turn(&self, tried: &[SocketAddr]) -> Option<Lease> {
-        let turn = self.position.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
+    fn next_in_turn(&self, may: impl Fn(&Endpoint) -> bool) -> Option<Lease> {
+        let count = self.endpoints.len();
+        let mut turn = 0;
+        // Whoever is passed over loses its turn, or the one behind it would have two.
+        for _ in 0..count.min(TURNS) {
+            turn = self.position.fetch_add(1, Ordering::Relaxed) % count;
+            let endpoint = &self.endpoints[turn];
+            if may(endpoint) {
+                return Some(Lease::new(endpoint));
+            }
+        }
         let (before, after) = self.endpoints.split_at(turn);
-        after
-            .iter()
-            .chain(before)
-            .find(|endpoint| usable(endpoint, tried))
-            .map(Lease::new)
+        let mut others = after.iter().chain(before);
+        others.find(|endpoint| may(endpoint)).map(Lease::new)
     }
 
     fn maglev(&self) -> &Maglev {
@@ -105,7 +147,5 @@ impl Share {
     }
 }
 
-/// `tried` holds the few endpoints one connection has failed on, so a scan beats a set.
-pub(super) fn usable(endpoint: &Endpoint, tried: &[SocketAddr]) -> bool {
-    !tried.contains(&endpoint.addr())
-}
+/// So many turns may be lost, each of which is a write that other cores wait for.
+const TURNS: usize = 16;

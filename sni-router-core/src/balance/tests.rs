@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::doubt::PAUSE;
 use super::*;
 use crate::model::{Method, ObjectKey};
 
@@ -99,6 +100,55 @@ fn second_choice_is_the_same_when_the_first_was_tried() {
             .addr(),
         second
     );
+}
+
+#[test]
+fn endpoint_that_failed_costs_one_connection_a_pause() {
+    for method in METHODS {
+        let backend = backend(method, 3);
+        let lease = backend.pick(CLIENT, &[], NOW).unwrap();
+        let gone = lease.endpoint().addr();
+        backend.record_failure(lease.endpoint(), NOW);
+        drop(lease);
+        let meet = |now: Duration| {
+            let met = |_: &i32| {
+                let lease = backend.pick(CLIENT, &[], now).unwrap();
+                lease.endpoint().addr() == gone
+            };
+            (0..30).filter(met).count()
+        };
+        assert_eq!(meet(PAUSE - Duration::from_millis(1)), 0, "{method:?}");
+        assert_eq!(meet(PAUSE), 1, "{method:?}");
+        assert_eq!(meet(PAUSE * 2), 1, "{method:?}");
+        let back = backend.endpoints().find(|e| e.addr() == gone).unwrap();
+        backend.record_success(back);
+        assert!(meet(PAUSE * 2) >= 10, "{method:?}");
+    }
+}
+
+#[test]
+fn turns_stay_even_when_one_is_passed_over() {
+    let backend = backend(Method::RoundRobin, 4);
+    let lease = backend.pick(CLIENT, &[], NOW).unwrap();
+    backend.record_failure(lease.endpoint(), NOW);
+    let picked: Vec<_> = (0..6).map(|_| port(&backend, &[])).collect();
+    assert_eq!(
+        picked,
+        [Some(1), Some(2), Some(3), Some(1), Some(2), Some(3)]
+    );
+}
+
+#[test]
+fn endpoint_in_doubt_is_picked_when_no_other_is_left() {
+    for method in METHODS {
+        for count in [1, 3, 200] {
+            let backend = backend(method, count);
+            for endpoint in backend.endpoints() {
+                backend.record_failure(endpoint, NOW);
+            }
+            assert!(port(&backend, &[]).is_some(), "{method:?}");
+        }
+    }
 }
 
 fn backend(method: Method, endpoints: u16) -> Backend {
