@@ -109,7 +109,9 @@ pub(super) async fn connect(
                 Ok(Err(error)) => error,
                 Err(_) => io::ErrorKind::TimedOut.into(),
             };
-        backend.record_failure(lease.endpoint(), uptime());
+        if !is_own(&error) {
+            backend.record_failure(lease.endpoint(), uptime());
+        }
         observer.connect_failed(ConnectFailure::of(&error));
         attempts.failed += 1;
         let separator = if attempts.log.is_empty() { "" } else { "; " };
@@ -125,6 +127,14 @@ pub(super) async fn connect(
     } else {
         CloseReason::ConnectFailed
     })
+}
+
+/// Whether this host failed, and not the endpoint: it is out of descriptors, memory or ports.
+fn is_own(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
 }
 
 /// How long this process has been connecting.
@@ -162,4 +172,22 @@ async fn greet(
         stream.write_all(hello).await?;
     }
     Ok((stream, hold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_is_not_blamed_when_this_host_is_out_of_something() {
+        for (code, own) in [
+            (libc::EMFILE, true),
+            (libc::EADDRNOTAVAIL, true),
+            (libc::ECONNREFUSED, false),
+            (libc::EHOSTUNREACH, false),
+        ] {
+            assert_eq!(is_own(&io::Error::from_raw_os_error(code)), own, "{code}");
+        }
+        assert!(!is_own(&io::ErrorKind::TimedOut.into()));
+    }
 }
