@@ -2,6 +2,8 @@
 
 mod manifest_support;
 
+use std::net::IpAddr;
+
 use manifest_support::*;
 use sni_router_core::manifest::Resolved;
 use sni_router_core::model::Method;
@@ -252,6 +254,48 @@ fn external_name_has_the_addresses_that_dns_gave() {
 
     let nothing = compiler.build(&snapshot, &Resolved::from([(host, vec![])]), 0);
     assert_eq!(warnings(&nothing).len(), 1);
+}
+
+#[test]
+fn connection_is_never_sent_to_the_router_or_its_machine() {
+    let web = listener("web", 443) + &ingress("app", "a.test", "app");
+    let slice = service("app", "192.0.2.1");
+    let elsewhere = build(&(web.clone() + &slice));
+    assert_eq!(routes(&elsewhere), ["web a.test app:443 [192.0.2.1:8443]"]);
+    assert_eq!(elsewhere.problems, []);
+    let here = build(&(web.clone() + &slice.replace("port: 8443", "port: 443")));
+    assert_eq!(routes(&here), ["web a.test app:443 []"]);
+    let told = warnings(&here);
+    assert!(
+        told.len() == 1 && told[0].contains("192.0.2.1:443 of the Service default/app is served"),
+        "{told:?}"
+    );
+    let local = build(&(web.clone() + &service("app", "127.0.0.1")));
+    assert_eq!(routes(&local), ["web a.test app:443 []"]);
+    assert_eq!(errors(&local).len(), 1, "{:?}", local.problems);
+
+    let external = "---\napiVersion: v1\nkind: Service\nmetadata: {name: app}\n\
+        spec: {type: ExternalName, externalName: backend.example}\n";
+    let addresses = [
+        "192.0.2.1",
+        "127.0.0.1",
+        "::ffff:127.0.0.1",
+        "::1",
+        "0.0.0.0",
+        "169.254.169.254",
+        "fe80::1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "198.51.100.1",
+    ];
+    let addresses = addresses
+        .map(|text| text.parse::<IpAddr>().unwrap())
+        .to_vec();
+    let resolved = Resolved::from([("backend.example".parse().unwrap(), addresses)]);
+    let snapshot = snapshot(&[("a.yaml", &(web + external))]);
+    let named = compiler().build(&snapshot, &resolved, 0);
+    assert_eq!(routes(&named), ["web a.test app:443 [198.51.100.1:443]"]);
+    assert_eq!(warnings(&named).len(), 1, "{:?}", named.problems);
 }
 
 #[test]

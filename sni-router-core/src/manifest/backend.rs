@@ -1,7 +1,7 @@
 //! Backends: from a Service and its port to the addresses behind it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Resolved;
 use super::object::Kind;
-use super::slices::{Slices, TargetPort};
+use super::slices::{Slices, TargetPort, is_of_another_host};
 use super::sorted::Sorted;
 use crate::model::ObjectKey;
 use crate::name::Host;
@@ -21,6 +21,8 @@ pub(super) struct Services<'a> {
     objects: &'a Sorted,
     slices: Slices<'a>,
     resolved: &'a Resolved,
+    /// Where this router listens itself.
+    served: HashSet<SocketAddr>,
     /// Names that endpoints have instead of addresses.
     external: RefCell<BTreeSet<Host>>,
     known: RefCell<HashMap<(ObjectKey, String), Rc<Resolution>>>,
@@ -44,11 +46,16 @@ pub(super) struct Trouble {
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(objects: &'a Sorted, resolved: &'a Resolved) -> Self {
+    pub(super) fn new(
+        objects: &'a Sorted,
+        resolved: &'a Resolved,
+        served: HashSet<SocketAddr>,
+    ) -> Self {
         Self {
             objects,
             slices: Slices::new(objects.slices.iter()),
             resolved,
+            served,
             external: RefCell::default(),
             known: RefCell::default(),
         }
@@ -60,7 +67,7 @@ impl<'a> Services<'a> {
         if let Some(known) = self.known.borrow().get(&key) {
             return Rc::clone(known);
         }
-        let resolution = Rc::new(self.look_up(service, port));
+        let resolution = Rc::new(self.without_self(service, self.look_up(service, port)));
         self.known.borrow_mut().insert(key, Rc::clone(&resolution));
         resolution
     }
@@ -68,6 +75,29 @@ impl<'a> Services<'a> {
     /// Names that were met instead of addresses.
     pub(super) fn into_external_names(self) -> BTreeSet<Host> {
         self.external.into_inner()
+    }
+
+    /// The same without addresses at which this machine would be met, or this router: what is open
+    /// to the machine alone is nobody else's, and a connection that comes to the router again is
+    /// routed again, until there is no descriptor left.
+    fn without_self(&self, service: &ObjectKey, mut resolution: Resolution) -> Resolution {
+        let mut left_out = None;
+        resolution.endpoints.retain(|addr| {
+            let what = if !is_of_another_host(addr.ip()) {
+                "no address of another host"
+            } else if self.served.contains(addr) {
+                "served by this router itself"
+            } else {
+                return true;
+            };
+            left_out.get_or_insert((*addr, what));
+            false
+        });
+        if let Some((addr, what)) = left_out {
+            let what = format!("{addr} of the Service {service} is {what}, and is left out");
+            resolution.trouble = Some(Trouble::warning(what, ""));
+        }
+        resolution
     }
 
     fn look_up(&self, key: &ObjectKey, port: &str) -> Resolution {

@@ -8,7 +8,7 @@ use super::backend::Services;
 use super::certificate::Certificates;
 use super::class::Classes;
 use super::facts::listener_facts;
-use super::front::fronts;
+use super::front::{fronts, served};
 use super::last_good::LastGood;
 use super::listener::Judge;
 use super::locate::Locator;
@@ -66,7 +66,7 @@ impl Compiler {
             self.last_good
                 .ingresses(&sorted.ingresses, &classes, default_listener, &mut problems);
         let mut attached = Attached::new(&fronts, &sorted, ingresses, &mut problems);
-        let services = Services::new(&sorted, resolved);
+        let services = Services::new(&sorted, resolved, served(&fronts));
         let mut merge = Merge {
             services: &services,
             local: self.options.local_cluster.as_ref(),
@@ -75,7 +75,7 @@ impl Compiler {
             routes: HashMap::new(),
             ingresses: std::mem::take(&mut attached.others),
         };
-        let served = fronts
+        let listeners = fronts
             .iter()
             .map(|front| merge.front(front, &attached))
             .collect();
@@ -86,11 +86,11 @@ impl Compiler {
             ..
         } = merge;
         ingresses.sort_by(|a, b| a.subject.key.cmp(&b.subject.key));
-        let listeners = listener_facts(judged, &routes, &attached.missed, &problems);
         let model = Model {
-            listeners: served,
+            listeners,
             external_names: services.into_external_names(),
         };
+        let listeners = listener_facts(judged, &routes, &attached.missed, &problems);
         place(&mut problems, self.store.in_force(), snapshot);
         Build {
             model,

@@ -4,7 +4,7 @@
 //! of different clusters that say `multicluster: true` and have the same `vip` and port want it
 //! together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -120,6 +120,25 @@ pub(super) fn fronts(judged: &[Judged], problems: &mut Vec<Problem>) -> Vec<Fron
     name(&mut fronts);
     fronts.sort_by(|a, b| a.key.cmp(&b.key));
     fronts
+}
+
+/// The addresses and ports of all of them. Which ones are this machine's, where every address is
+/// served, nobody here knows.
+pub(super) fn served(fronts: &[Front]) -> HashSet<SocketAddr> {
+    let parts = fronts.iter().flat_map(|front| &front.parts);
+    let of = |part: &Part| {
+        let port = part.settings.port;
+        let addr = move |vip: &Vip| match vip {
+            Vip::Any => None,
+            Vip::Addr(addr) => Some(SocketAddr::new(*addr, port)),
+        };
+        part.settings
+            .vips
+            .iter()
+            .filter_map(addr)
+            .collect::<Vec<_>>()
+    };
+    parts.flat_map(of).collect()
 }
 
 /// What clusters share is not called by one of them, unless two such listeners would then have

@@ -188,11 +188,21 @@ impl Address {
             _ => return Err("is not an IPv6 address"),
         }
         let addr = addr.to_canonical();
-        if addr.is_unspecified() || addr.is_multicast() {
-            return Err("is not the address of one host");
+        if !is_of_another_host(addr) {
+            return Err("is no address of another host");
         }
         Ok(Self::Ip(addr))
     }
+}
+
+/// Whether an address, never v4-mapped, can be another host's alone. Kubernetes takes no others in
+/// EndpointSlices (`ValidateEndpointIP` in pkg/apis/core/validation), but DNS says anything.
+pub(super) fn is_of_another_host(addr: IpAddr) -> bool {
+    let is_link_local = match addr {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(addr.is_unspecified() || addr.is_multicast() || addr.is_loopback() || is_link_local)
 }
 
 /// The label by which an EndpointSlice names its Service.
