@@ -68,6 +68,9 @@ impl Share {
         tried: &[SocketAddr],
         now: Duration,
     ) -> Option<Lease> {
+        if self.count(tried) >= self.endpoints.len() {
+            return None;
+        }
         // `tried` holds the few endpoints one connection has failed on, so a scan beats a set.
         let is_left = |endpoint: &Endpoint| !tried.contains(&endpoint.addr());
         // Whether the whole is in doubt is best asked where nothing has failed yet: the pauses of

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sni_router_core::balance::{Backend, Lease};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::reason::CloseReason;
@@ -80,8 +81,8 @@ impl ConnectFailure {
     }
 }
 
-/// Tries endpoint after endpoint, each at most once, until one has taken `hello` or the time is
-/// over. The hello can be sent again as long as nobody has answered it.
+/// Tries endpoint after endpoint, each at most once, until one has taken `hello`, enough have not,
+/// or the time is over. The hello can be sent again as long as nobody has answered it.
 pub(super) async fn connect(
     datapath: &dyn Datapath,
     backend: &Backend,
@@ -92,10 +93,11 @@ pub(super) async fn connect(
     observer: &dyn Observer,
 ) -> Result<Connected, CloseReason> {
     let deadline = Instant::now() + within;
+    let limit = most_attempts(backend);
     let mut tried: Vec<SocketAddr> = Vec::new();
     while let Some(lease) = backend.pick(client.addr.ip(), &tried, uptime()) {
         let addr = lease.endpoint().addr();
-        let left = backend.endpoint_count() - tried.len();
+        let left = limit.saturating_sub(tried.len());
         let error =
             match timeout_at(share(deadline, left), greet(datapath, addr, client, hello)).await {
                 Ok(Ok((stream, hold))) => {
@@ -118,15 +120,23 @@ pub(super) async fn connect(
         // Writing to a string cannot fail.
         let _ = write!(attempts.log, "{separator}{addr}: {error}");
         tried.push(addr);
-        if Instant::now() >= deadline {
+        if tried.len() >= limit || Instant::now() >= deadline {
             break;
         }
+        // Where connecting fails at once, nothing above has waited.
+        yield_now().await;
     }
     Err(if tried.is_empty() {
         CloseReason::NoEndpoint
     } else {
         CloseReason::ConnectFailed
     })
+}
+
+/// How many endpoints a connection may try: of each cluster one at least.
+fn most_attempts(backend: &Backend) -> usize {
+    let clusters = backend.key.shares().len();
+    MOST_ATTEMPTS.max(clusters).min(backend.endpoint_count())
 }
 
 /// Whether this host failed, and not the endpoint: it is out of descriptors, memory or ports.
@@ -174,9 +184,72 @@ async fn greet(
     Ok((stream, hold))
 }
 
+/// When so many endpoints have failed, another one is not likely to be better, and a client must not
+/// keep a worker busy with hundreds.
+const MOST_ATTEMPTS: usize = 8;
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use sni_router_core::model::{
+        self, BackendKey, Listener, Method, Model, ObjectKey, Route, Share, Vip,
+    };
+    use sni_router_core::problem::ObjectRef;
+    use sni_router_core::table::RouteTable;
+
     use super::*;
+
+    #[test]
+    fn attempts_are_few_and_one_of_each_cluster_at_least() {
+        for (clusters, endpoints, most) in [
+            (1, 0, 0),
+            (1, 2, 2),
+            (1, 1_000, 8),
+            (3, 500, 8),
+            (20, 10, 20),
+        ] {
+            let found = most_attempts(&backend(clusters, endpoints));
+            assert_eq!(found, most, "{clusters} × {endpoints}");
+        }
+    }
+
+    /// So many clusters with so many endpoints each.
+    fn backend(clusters: u8, endpoints: u16) -> Arc<Backend> {
+        let share = |number| Share {
+            service: ObjectKey {
+                cluster: format!("c{number}").parse().unwrap(),
+                ..ObjectKey::default()
+            },
+            port: "443".into(),
+            tier: 0,
+            weight: None,
+        };
+        let addrs = |number| {
+            let addr = |port| SocketAddr::from(([10, 0, 0, number], port));
+            (1..=endpoints).map(addr).collect()
+        };
+        let route = Route {
+            pattern: "".parse().unwrap(),
+            backend: model::Backend {
+                key: BackendKey::shared((0..clusters).map(share).collect(), Method::default()),
+                endpoints: (0..clusters).map(addrs).collect(),
+            },
+            origin: ObjectRef::default(),
+        };
+        let model = Model {
+            listeners: vec![Listener {
+                key: ObjectKey::default(),
+                vips: vec![Vip::Any],
+                port: 443,
+                routes: vec![route],
+            }],
+            ..Model::default()
+        };
+        let table = RouteTable::compile(&model, 1, None);
+        let backend = table.backends().next().unwrap();
+        Arc::clone(backend)
+    }
 
     #[test]
     fn endpoint_is_not_blamed_when_this_host_is_out_of_something() {
