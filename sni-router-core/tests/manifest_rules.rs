@@ -58,6 +58,22 @@ fn older_listener_has_the_address_and_port() {
 }
 
 #[test]
+fn youngest_listeners_are_refused_when_there_are_too_many_addresses() {
+    let addresses: Vec<_> = (100..164).map(|n| format!("192.0.2.{n}")).collect();
+    let secondary = format!("spec:\n  secondaryVips: [{}]\n", addresses.join(", "));
+    let with_65 =
+        |n: u16| listener(&format!("web-{n:03}"), 1_000 + n).replacen("spec:\n", &secondary, 1);
+    // Of 8,192 addresses 126 Listeners take 8,190.
+    let text: String = (0..128).map(with_65).collect();
+    let build = build(&(text + &listener("younger", 443)));
+    let served = listeners(&build);
+    assert_eq!(served.len(), 127);
+    assert!(served[125].starts_with("web-125 "), "{}", served[125]);
+    assert_eq!(served[126], "younger 192.0.2.1:443");
+    assert_eq!(errors(&build).len(), 2, "{:?}", errors(&build));
+}
+
+#[test]
 fn every_address_and_one_address_are_no_conflict() {
     let any = |name: &str| listener(name, 443).replace("  vip: 192.0.2.1\n", "");
     let build = build(&(any("any") + &listener("web", 443) + &any("too-many")));

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use sni_router_common::names::MAX_RULES;
+
 use super::agreement::disagreeing;
 use super::compile::reference;
 use super::last_good::Judged;
@@ -48,13 +50,9 @@ impl Settings {
 impl Front {
     /// The addresses of all its objects, each once.
     pub(super) fn vips(&self) -> Vec<Vip> {
-        let mut vips = Vec::new();
-        for vip in self.parts.iter().flat_map(|part| &part.settings.vips) {
-            if !vips.contains(vip) {
-                vips.push(*vip);
-            }
-        }
-        vips
+        let mut seen = HashSet::new();
+        let vips = self.parts.iter().flat_map(|part| &part.settings.vips);
+        vips.copied().filter(|vip| seen.insert(*vip)).collect()
     }
 
     fn takes(&self, key: &ObjectKey, site: Option<Site>) -> bool {
@@ -93,6 +91,12 @@ pub(super) fn fronts(judged: &[Judged], problems: &mut Vec<Problem>) -> Vec<Fron
         });
         if let Some((index, vip, owner)) = lost {
             problems.push(vip_conflict(key, index, (vip, settings.port), site, owner));
+            continue;
+        }
+        let is_new = |vip: &&Vip| !owners.contains_key(&(**vip, settings.port));
+        let new = settings.vips.iter().filter(is_new).count();
+        if owners.len() + new > MOST_ADDRESSES {
+            problems.push(too_many(key));
             continue;
         }
         let part = Part {
@@ -196,3 +200,17 @@ fn vip_conflict(
         .reason(Reason::AddressConflict)
         .hint(hint)
 }
+
+fn too_many(key: &ObjectKey) -> Problem {
+    let what = format!(
+        "older Listeners leave no place, {MOST_ADDRESSES} addresses and ports are the most, so this \
+         one is refused"
+    );
+    Problem::error(&reference(Kind::Listener, key), "spec.vip", what)
+        .reason(Reason::AddressConflict)
+        .hint("leave vip out to serve every local address")
+}
+
+/// Addresses and ports of all Listeners. While one configuration follows another, those of both are
+/// in the kernel's map.
+const MOST_ADDRESSES: usize = MAX_RULES as usize / 2;

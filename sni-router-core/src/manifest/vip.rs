@@ -22,6 +22,15 @@ pub(super) fn vips(vip: Option<&str>, secondary: &[String], report: &mut Report)
             return vec![Vip::Any];
         }
     }
+    if secondary.len() > MOST_SECONDARY {
+        let what = format!(
+            "names {} addresses, and {MOST_SECONDARY} are the most",
+            secondary.len()
+        );
+        let hint = "write further Listeners, or leave vip out to serve every local address";
+        report.error("spec.secondaryVips", what, hint);
+        return vips;
+    }
     for (index, text) in secondary.iter().enumerate() {
         let path = format!("spec.secondaryVips[{index}]");
         let Some(addr) = parse(text, &path, report) else {
@@ -74,6 +83,10 @@ fn hint(text: &str) -> &'static str {
     }
 }
 
+/// So many further addresses a Listener may have: every one takes a place in the kernel, of which
+/// one object must not have them all.
+const MOST_SECONDARY: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +111,18 @@ mod tests {
         let (vips, problems) = read(Some("::ffff:1.2.3.4"), &["1.2.3.4", "2001:DB8::1"]);
         let addr = |text: &str| Vip::Addr(text.parse().unwrap());
         assert_eq!(vips, [addr("1.2.3.4"), addr("2001:db8::1")]);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+
+    #[test]
+    fn too_many_addresses_are_one_error() {
+        let texts: Vec<_> = (0..=MOST_SECONDARY)
+            .map(|n| format!("192.0.2.{n}"))
+            .collect();
+        let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+        let (vips, problems) = read(Some("198.51.100.1"), &texts[..MOST_SECONDARY]);
+        assert_eq!((vips.len(), problems.len()), (MOST_SECONDARY + 1, 0));
+        let (_, problems) = read(Some("198.51.100.1"), &texts);
         assert_eq!(problems.len(), 1, "{problems:?}");
     }
 
