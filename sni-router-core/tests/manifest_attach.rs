@@ -228,6 +228,26 @@ fn only_allowed_namespaces_attach_when_the_listener_names_some() {
 }
 
 #[test]
+fn namespace_without_labels_is_taken_by_what_asks_for_absence() {
+    let selector = "sni-router.io/allowed-namespace-selector";
+    let bare = "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n";
+    for (requirement, object, taken) in [
+        ("!frozen", bare, true),
+        ("stage!=test", bare, true),
+        ("team", bare, false),
+        ("!frozen", "", false),
+    ] {
+        let web = with_annotation(&listener("web", 443), selector, requirement);
+        let build = build(&(web + &in_namespace("shop", "shop.test") + object));
+        assert_eq!(
+            routes(&build).len(),
+            usize::from(taken),
+            "{requirement} {object:?}"
+        );
+    }
+}
+
+#[test]
 fn listener_is_not_opened_by_an_annotation_that_is_misspelled() {
     for (key, value) in [
         ("sni-router.io/allowed-namespace", "shop"),

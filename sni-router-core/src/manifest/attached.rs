@@ -79,7 +79,8 @@ fn is_allowed(part: &Part, ingress: &Arc<ObjectKey>, objects: &Sorted) -> bool {
     let namespace = &ingress.namespace;
     allowed.allows(namespace, None) || {
         let object = objects.namespaces.get(&ingress.beside("", namespace));
-        let labels = object.and_then(|object| object.metadata.labels.as_ref());
+        // A namespace that is described has labels, and be it none.
+        let labels = object.map(|object| object.metadata.labels.as_ref().unwrap_or(&NONE));
         allowed.allows(namespace, labels)
     }
 }
@@ -115,3 +116,5 @@ fn no_listener(key: &ObjectKey, wanted: &ObjectKey, objects: &Sorted) -> Problem
         None => problem.hint("write name, or namespace/name"),
     }
 }
+
+static NONE: BTreeMap<String, String> = BTreeMap::new();
