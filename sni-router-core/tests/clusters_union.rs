@@ -4,7 +4,9 @@ mod manifest_support;
 
 use manifest_support::*;
 use proptest::prelude::*;
-use sni_router_core::manifest::{Build, CertificateCheck, Compiler, Options, Resolved, Snapshot};
+use sni_router_core::manifest::{
+    Build, CertificateCheck, Compiler, Options, Resolved, Snapshot, SourceFile,
+};
 
 /// A cluster with the shared Listener, an Ingress for `host` and its Service.
 fn cluster(host: &str, endpoint: &str) -> String {
@@ -126,6 +128,21 @@ fn shared_listeners_of_one_name_are_told_apart_when_they_are_two() {
         .map(|l| l.key.to_string())
         .collect();
     assert_eq!(keys, ["east/default/web", "west/default/web"]);
+}
+
+#[test]
+fn shared_listener_is_told_apart_from_one_of_no_cluster() {
+    let mut snapshot = clusters(&[("east", cluster("a.test", "198.51.100.1"))]);
+    let own = listener("web", 443).replace("192.0.2.1", "192.0.2.2");
+    snapshot.files.push(SourceFile {
+        path: "own.yaml".into(),
+        text: own.into(),
+        ..SourceFile::default()
+    });
+    let build = compiler().build(&snapshot, &Resolved::new(), 0);
+    let keys = build.model.listeners.iter().map(|l| l.key.to_string());
+    let keys: Vec<_> = keys.collect();
+    assert_eq!(keys, ["default/web", "east/default/web"]);
 }
 
 #[test]

@@ -145,9 +145,14 @@ pub(super) fn served(fronts: &[Front]) -> HashSet<SocketAddr> {
     parts.flat_map(of).collect()
 }
 
-/// What clusters share is not called by one of them, unless two such listeners would then have
-/// the same name.
+/// What clusters share is not called by one of them, unless another listener would then have the
+/// same name.
 fn name(fronts: &mut [Front]) {
+    let alone: HashSet<ObjectKey> = fronts
+        .iter()
+        .filter(|front| front.site.is_none())
+        .map(|front| front.key.clone())
+        .collect();
     let mut shared: BTreeMap<ObjectKey, Vec<usize>> = BTreeMap::new();
     for (index, front) in fronts.iter().enumerate() {
         if front.site.is_some() {
@@ -159,7 +164,9 @@ fn name(fronts: &mut [Front]) {
         }
     }
     for (name, indices) in shared {
-        if let [index] = indices[..] {
+        if let [index] = indices[..]
+            && !alone.contains(&name)
+        {
             fronts[index].key = name;
         }
     }
