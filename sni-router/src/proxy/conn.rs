@@ -248,6 +248,8 @@ impl Connected<'_> {
     /// Hands the pair to the best datapath that takes it, and waits for the end, or until the
     /// kernel needs nobody to wait.
     async fn carry(self, active: Active) {
+        // Declared first, so that it outlives the pair: a port rests once its socket is closed.
+        let mut _hold: Hold = Box::new(());
         let Self {
             proxy,
             mut pair,
@@ -256,8 +258,6 @@ impl Connected<'_> {
         } = self;
         let limits = proxy.settings.limits(&proxy.shutdown);
         let mut datapath: &dyn Datapath = &*proxy.datapath;
-        // Must outlive the pair, which whoever carries it drops.
-        let mut _hold: Hold = Box::new(());
         loop {
             let kind = datapath.kind();
             record.datapath = Some(kind);
