@@ -248,6 +248,41 @@ fn namespace_without_labels_is_taken_by_what_asks_for_absence() {
 }
 
 #[test]
+fn listener_of_several_clusters_takes_whom_all_of_them_take() {
+    let names = "sni-router.io/allowed-namespaces";
+    let selector = "sni-router.io/allowed-namespace-selector";
+    let west = in_namespace("shop", "shop.test")
+        + &in_namespace("billing", "billing.test")
+        + &namespace("billing", "team: edge");
+    for (east, own, taken) in [
+        (None, None, &["billing.test", "shop.test"][..]),
+        (Some((names, "shop")), None, &["shop.test"]),
+        (Some((names, "shop")), Some((names, "billing")), &[]),
+        (
+            Some((names, "*")),
+            Some((names, "billing")),
+            &["billing.test"],
+        ),
+        (Some((selector, "team=edge")), None, &["billing.test"]),
+    ] {
+        let with = |annotation: Option<(&str, &str)>| match annotation {
+            Some((key, value)) => with_annotation(&shared(), key, value),
+            None => shared(),
+        };
+        let build = build_clusters(&[("east", with(east)), ("west", with(own) + &west)]);
+        let routes = build.model.listeners[0].routes.iter();
+        let hosts: Vec<_> = routes.map(|route| route.pattern.to_string()).collect();
+        assert_eq!(hosts, taken, "{east:?} {own:?}");
+        let told = errors(&build);
+        let by_east = told
+            .iter()
+            .filter(|told| told.contains("the Listener east/"));
+        let is_closed = east.is_some_and(|(_, value)| value != "*");
+        assert_eq!(by_east.count() > 0, is_closed, "{told:?}");
+    }
+}
+
+#[test]
 fn listener_is_not_opened_by_an_annotation_that_is_misspelled() {
     for (key, value) in [
         ("sni-router.io/allowed-namespace", "shop"),

@@ -31,11 +31,11 @@ impl Attached {
         ingresses: Vec<Attaching>,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let served: BTreeMap<&ObjectKey, &Part> = fronts
-            .iter()
-            .flat_map(|front| &front.parts)
-            .map(|part| (part.key.as_ref(), part))
-            .collect();
+        let mut served: BTreeMap<&ObjectKey, &Front> = BTreeMap::new();
+        for front in fronts {
+            let keys = front.parts.iter().map(|part| part.key.as_ref());
+            served.extend(keys.map(|key| (key, front)));
+        }
         let mut attached = Self {
             by_listener: HashMap::new(),
             others: Vec::new(),
@@ -49,8 +49,12 @@ impl Attached {
                     attached.missed.insert(wanted.clone());
                     Some(no_listener(key, wanted, objects))
                 }
-                Some(part) if is_allowed(part, key, objects) => None,
-                Some(_) => Some(not_allowed(key, wanted)),
+                // A listener is as closed as any of its objects wants it, in whatever cluster.
+                Some(front) => front
+                    .parts
+                    .iter()
+                    .find(|part| !is_allowed(part, key, objects))
+                    .map(|part| not_allowed(key, &part.key)),
             };
             match problem {
                 None => {
@@ -74,6 +78,7 @@ impl Attached {
     }
 }
 
+/// Labels are those of the namespace in the Ingress' own cluster.
 fn is_allowed(part: &Part, ingress: &Arc<ObjectKey>, objects: &Sorted) -> bool {
     let allowed = &part.settings.allowed;
     let namespace = &ingress.namespace;
@@ -85,9 +90,9 @@ fn is_allowed(part: &Part, ingress: &Arc<ObjectKey>, objects: &Sorted) -> bool {
     }
 }
 
-fn not_allowed(key: &ObjectKey, wanted: &ObjectKey) -> Problem {
+fn not_allowed(key: &ObjectKey, listener: &ObjectKey) -> Problem {
     let what = format!(
-        "the Listener {wanted} does not take Ingresses of the namespace {}",
+        "the Listener {listener} does not take Ingresses of the namespace {}",
         key.namespace
     );
     let hint = "its owner can name the namespace in sni-router.io/allowed-namespaces";
