@@ -283,6 +283,27 @@ fn listener_of_several_clusters_takes_whom_all_of_them_take() {
 }
 
 #[test]
+fn listener_that_was_meant_is_looked_for_in_the_own_cluster() {
+    let elsewhere =
+        listener("web", 443).replacen("name: web\n", "name: web\n  namespace: edge\n", 1);
+    let app = ingress("app", "a.test", "app");
+    let build = build_clusters(&[("east", elsewhere.clone() + &app), ("west", app.clone())]);
+    let told = errors(&build);
+    let of = |cluster: &str| {
+        let start = format!("error: Ingress {cluster}/default/app: metadata");
+        told.iter().find(|told| told.starts_with(&start)).unwrap()
+    };
+    assert!(
+        of("east").ends_with("(did you mean east/edge/web)"),
+        "{told:?}"
+    );
+    assert!(
+        of("west").ends_with("(write name, or namespace/name)"),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn listener_is_not_opened_by_an_annotation_that_is_misspelled() {
     for (key, value) in [
         ("sni-router.io/allowed-namespace", "shop"),

@@ -1,5 +1,6 @@
 //! Which Ingresses attach to which Listener.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::last_good::Attaching;
 use super::object::Kind;
 use super::path::annotation;
 use super::sorted::Sorted;
-use crate::model::ObjectKey;
+use crate::model::{Cluster, ObjectKey};
 use crate::problem::{Problem, Reason};
 
 /// Ingresses by the Listener they are attached to.
@@ -36,6 +37,7 @@ impl Attached {
             let keys = front.parts.iter().map(|part| part.key.as_ref());
             served.extend(keys.map(|key| (key, front)));
         }
+        let names = Names::default();
         let mut attached = Self {
             by_listener: HashMap::new(),
             others: Vec::new(),
@@ -47,7 +49,7 @@ impl Attached {
             let problem = match served.get(wanted) {
                 None => {
                     attached.missed.insert(wanted.clone());
-                    Some(no_listener(key, wanted, objects))
+                    Some(no_listener(key, wanted, objects, &names))
                 }
                 // A listener is as closed as any of its objects wants it, in whatever cluster.
                 Some(front) => front
@@ -101,7 +103,15 @@ fn not_allowed(key: &ObjectKey, listener: &ObjectKey) -> Problem {
         .hint(hint)
 }
 
-fn no_listener(key: &ObjectKey, wanted: &ObjectKey, objects: &Sorted) -> Problem {
+/// The first Listener of each name in a cluster; only made when one is missing.
+type Names<'a> = OnceCell<HashMap<(&'a Cluster, &'a str), &'a ObjectKey>>;
+
+fn no_listener<'a>(
+    key: &ObjectKey,
+    wanted: &ObjectKey,
+    objects: &'a Sorted,
+    names: &Names<'a>,
+) -> Problem {
     let ingress = reference(Kind::Ingress, key);
     let path = annotation(LISTENER);
     if objects.listeners.contains_key(wanted) || objects.is_bad(Kind::Listener, wanted) {
@@ -112,11 +122,15 @@ fn no_listener(key: &ObjectKey, wanted: &ObjectKey, objects: &Sorted) -> Problem
     }
     let what = format!("there is no Listener {wanted}");
     let problem = Problem::error(&ingress, path, what).reason(Reason::ListenerNotFound);
-    match objects
-        .listeners
-        .keys()
-        .find(|other| other.name == wanted.name)
-    {
+    let names = names.get_or_init(|| {
+        let mut names = HashMap::new();
+        for other in objects.listeners.keys() {
+            let name = (&other.cluster, other.name.as_str());
+            names.entry(name).or_insert(other.as_ref());
+        }
+        names
+    });
+    match names.get(&(&wanted.cluster, wanted.name.as_str())) {
         Some(other) => problem.hint(format!("did you mean {other}")),
         None => problem.hint("write name, or namespace/name"),
     }

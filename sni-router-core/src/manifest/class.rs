@@ -1,5 +1,7 @@
 //! Which Ingresses and Listeners are this router's, by class.
 
+use std::collections::{HashMap, HashSet};
+
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 use super::Controllers;
@@ -9,12 +11,45 @@ use crate::model::{Cluster, ObjectKey};
 /// The classes this router serves, and the IngressClass objects.
 pub(super) struct Classes<'a> {
     /// None: all that are of a served controller.
-    pub(super) served: &'a [String],
-    pub(super) controllers: Controllers,
-    pub(super) objects: &'a ById<IngressClass>,
+    served: &'a [String],
+    controllers: Controllers,
+    /// The first object of each name in lower case, of each cluster.
+    by_name: HashMap<&'a Cluster, HashMap<String, &'a IngressClass>>,
+    /// Clusters of which a class that is served is the default.
+    defaults: HashSet<&'a Cluster>,
 }
 
-impl Classes<'_> {
+impl<'a> Classes<'a> {
+    pub(super) fn new(
+        served: &'a [String],
+        controllers: Controllers,
+        objects: &'a ById<IngressClass>,
+    ) -> Self {
+        let mut by_name: HashMap<&Cluster, HashMap<String, &IngressClass>> = HashMap::new();
+        for (key, object) in objects {
+            let of_cluster = by_name.entry(&key.cluster).or_default();
+            let name = key.name.to_ascii_lowercase();
+            of_cluster.entry(name).or_insert(object.as_ref());
+        }
+        let mut classes = Self {
+            served,
+            controllers,
+            by_name,
+            defaults: HashSet::new(),
+        };
+        let is_served = |key: &ObjectKey| {
+            let rejected = classes.reject_class(&key.cluster, &key.name, String::new());
+            rejected.is_none()
+        };
+        let defaults = objects
+            .iter()
+            .filter(|(key, object)| is_default(object) && is_served(key))
+            .map(|(key, _)| &key.cluster)
+            .collect();
+        classes.defaults = defaults;
+        classes
+    }
+
     /// Why an Ingress is not served; `None` if it is.
     ///
     /// As NetScaler decides: the annotation wins over the field; an Ingress with neither is
@@ -40,7 +75,7 @@ impl Classes<'_> {
             .and_then(|spec| spec.ingress_class_name.as_deref());
         match named {
             Some(class) => self.reject_class(&key.cluster, class, path),
-            None if self.served.is_empty() || self.default_is_served(&key.cluster) => None,
+            None if self.served.is_empty() || self.defaults.contains(&key.cluster) => None,
             None => Some(Rejected {
                 path,
                 what: format!(
@@ -95,30 +130,16 @@ impl Classes<'_> {
 
     /// The controller of a class, if there is an IngressClass that says so.
     fn controller(&self, cluster: &Cluster, class: &str) -> Option<&str> {
-        let (_, object) = self
-            .of(cluster)
-            .find(|(name, _)| name.eq_ignore_ascii_case(class))?;
+        let of_cluster = self.by_name.get(cluster)?;
+        let object = of_cluster.get(&class.to_ascii_lowercase())?;
         object.spec.as_ref()?.controller.as_deref()
     }
+}
 
-    fn default_is_served(&self, cluster: &Cluster) -> bool {
-        self.of(cluster).any(|(name, object)| {
-            let default = object
-                .metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(DEFAULT));
-            default.is_some_and(|flag| flag == "true")
-                && self.reject_class(cluster, name, String::new()).is_none()
-        })
-    }
-
-    fn of(&self, cluster: &Cluster) -> impl Iterator<Item = (&str, &IngressClass)> {
-        self.objects
-            .iter()
-            .filter(move |(key, _)| key.cluster == *cluster)
-            .map(|(key, object)| (key.name.as_str(), object.as_ref()))
-    }
+fn is_default(class: &IngressClass) -> bool {
+    let annotations = class.metadata.annotations.as_ref();
+    let default = annotations.and_then(|all| all.get(DEFAULT));
+    default.is_some_and(|flag| flag == "true")
 }
 
 fn takes(controllers: Controllers, controller: &str) -> bool {

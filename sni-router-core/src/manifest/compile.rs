@@ -44,11 +44,11 @@ impl Compiler {
     pub fn build(&mut self, snapshot: &Snapshot, resolved: &Resolved, now: i64) -> Build {
         let mut problems = self.store.update(snapshot);
         let sorted = Sorted::new(self.store.in_force());
-        let classes = Classes {
-            served: &self.options.ingress_classes,
-            controllers: self.options.controllers,
-            objects: &sorted.classes,
-        };
+        let classes = Classes::new(
+            &self.options.ingress_classes,
+            self.options.controllers,
+            &sorted.classes,
+        );
         let judge = Judge {
             classes: &classes,
             certificates: Certificates {

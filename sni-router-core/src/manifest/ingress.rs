@@ -1,6 +1,6 @@
 //! Ingress objects: which hosts go to which Service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::networking::v1::{
@@ -84,13 +84,12 @@ pub(super) fn read(
     let Reader {
         policies, wishes, ..
     } = reader;
-    let used = |service: &str| {
-        wishes
-            .iter()
-            .flat_map(|wish| wish.backend.shares())
-            .any(|share| share.service.name == service)
-    };
-    policies.report_unused(used, report);
+    let used: HashSet<&str> = wishes
+        .iter()
+        .flat_map(|wish| wish.backend.shares())
+        .map(|share| share.service.name.as_str())
+        .collect();
+    policies.report_unused(&used, report);
     Some(Reading {
         age: Age::of(&ingress.metadata, key),
         listener,

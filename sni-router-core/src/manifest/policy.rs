@@ -1,6 +1,6 @@
 //! How a backend's endpoint is chosen: from the keys NetScaler users have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
@@ -81,11 +81,12 @@ impl Policies {
             .unwrap_or_default()
     }
 
-    /// Services that are named, of which `used` says no to.
-    pub(super) fn report_unused(&self, used: impl Fn(&str) -> bool, report: &mut Report) {
+    /// Services that are named, and not among those that are used.
+    pub(super) fn report_unused(&self, used: &HashSet<&str>, report: &mut Report) {
         let mut services: Vec<_> = self.methods.keys().map(|(service, _)| service).collect();
         services.dedup();
-        for service in services.into_iter().filter(|service| !used(service)) {
+        services.retain(|service| !used.contains(service.as_str()));
+        for service in services {
             let what = format!("{service:?} is not a Service of this Ingress");
             report.warning(
                 annotation(LBVSERVER),
