@@ -199,6 +199,20 @@ fn second_listener_of_one_cluster_has_no_vote() {
 }
 
 #[test]
+fn cluster_that_contradicts_itself_does_not_win_a_tie_by_age() {
+    let younger = cluster(Says::Https, 2, 0).replacen("name: web", "name: again", 1);
+    let build = build_clusters(&[
+        ("a", cluster(Says::Tcp, 0, 0) + &younger),
+        ("b", cluster(Says::Https, 1, 1)),
+    ]);
+    let served = build.listeners.iter().map(|facts| facts.served.is_some());
+    assert_eq!(served.collect::<Vec<_>>(), [true, false, true]);
+    let hosts = build.model.listeners[0].routes.iter();
+    let hosts: Vec<_> = hosts.map(|route| route.pattern.to_string()).collect();
+    assert_eq!(hosts, ["b.test"], "the one that agrees with the younger");
+}
+
+#[test]
 fn certificates_on_a_netscaler_must_be_so_in_every_cluster() {
     use sni_router_core::manifest::{CertificateCheck, Compiler, Options, Resolved};
     let text = |certificate: &str| {

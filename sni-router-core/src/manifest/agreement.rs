@@ -3,8 +3,8 @@
 //! Passthrough that is on in one cluster must be on in all that take part, so an object with it
 //! off is the one that is wrong, however many there are: it is never served as if it were on, and
 //! never keeps another one from being served. Of the rest, most clusters decide; where as many
-//! say the one as the other, the oldest object does. `docs/decisions/0005-several-clusters.md`
-//! says why.
+//! say the one as the other, those of them that do not contradict themselves; then the oldest
+//! object. `docs/decisions/0005-several-clusters.md` says why.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -24,7 +24,7 @@ type Member<'a> = (&'a ObjectKey, Terms);
 struct Members<'a> {
     /// Of every cluster the oldest, with what it says; the oldest first.
     on: Vec<Member<'a>>,
-    /// Younger ones of the same clusters, which have no vote.
+    /// Younger ones of the same clusters, which have no vote: they can only weaken their own.
     younger: Vec<Member<'a>>,
     off: Vec<&'a ObjectKey>,
 }
@@ -84,12 +84,27 @@ impl Members<'_> {
         if self.on.len() < 2 {
             return None;
         }
-        let votes = |terms: Terms| self.on.iter().filter(|(_, other)| *other == terms).count();
+        let votes = |terms: Terms| {
+            let of = || self.on.iter().filter(move |(_, other)| *other == terms);
+            (
+                of().count(),
+                of().filter(|one| self.is_of_one_mind(one)).count(),
+            )
+        };
         // The first of equals, which are in the order of age, is the last for `max_by_key`.
         let by_age = self.on.iter().rev();
         by_age
             .map(|(_, terms)| *terms)
             .max_by_key(|terms| votes(*terms))
+    }
+
+    /// Whether all objects of its cluster say the same.
+    fn is_of_one_mind(&self, (key, terms): &Member<'_>) -> bool {
+        let mut own = self
+            .younger
+            .iter()
+            .filter(|(other, _)| other.cluster == key.cluster);
+        own.all(|(_, other)| other == terms)
     }
 }
 
