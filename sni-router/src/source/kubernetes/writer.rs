@@ -10,7 +10,7 @@ use kube::Client;
 use sni_router_core::model::Cluster;
 use sni_router_core::status::Desired;
 use tokio::sync::watch as channel;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use super::contact::Contact;
@@ -70,6 +70,8 @@ impl Writer {
         let elect = async {
             let mut told = None;
             let mut tick = interval(PERIOD);
+            // An attempt that took long is not made up for by a burst.
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !*ending.borrow_and_update() {
                 let attempt = timeout(ATTEMPT, lease.attempt()).await;
                 let why = match attempt {
