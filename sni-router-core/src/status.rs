@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 
 pub use self::condition::{Condition, ConditionType};
 use crate::manifest::{Build, IngressFacts, ListenerFacts, Subject};
-use crate::model::Vip;
+use crate::model::{Cluster, Vip};
 use crate::problem::{ObjectRef, Problem, Reason, Severity};
 
 /// What is to be written.
@@ -19,11 +19,13 @@ use crate::problem::{ObjectRef, Problem, Reason, Severity};
 pub struct Desired {
     /// Of every Listener that is this router's to judge, in the order of their keys.
     pub listeners: Vec<ListenerStatus>,
-    /// Of every Ingress that is this router's and names a Listener, in the order of their keys. An
-    /// Ingress that is not here has no status of ours: one that was written is to be cleared.
+    /// Of every Ingress that is this router's and names a Listener, in the order of their keys.
     pub ingresses: Vec<IngressStatus>,
     /// Every problem but notes, each once.
     pub events: Vec<Event>,
+    /// Clusters of which everything was looked at. An object of one of these that is not here has no
+    /// status of ours: one that was written is to be cleared. Nothing is known of others.
+    pub current: BTreeSet<Cluster>,
 }
 
 /// The status of a Listener.
@@ -106,6 +108,7 @@ pub fn desired(build: &Build) -> Desired {
             .collect(),
         ingresses: build.ingresses.iter().map(ingress).collect(),
         events: events(build),
+        current: build.current.clone(),
     }
 }
 

@@ -98,6 +98,7 @@ impl Compiler {
             listeners,
             ingresses,
             shadowed,
+            current: snapshot.current.clone(),
         }
     }
 }

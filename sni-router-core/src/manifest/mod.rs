@@ -52,7 +52,7 @@ mod tree;
 mod union;
 mod vip;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -93,13 +93,16 @@ pub struct Snapshot {
     pub files: Vec<SourceFile>,
     /// Files that keep what they said when they last could be read.
     pub unreadable: Vec<UnreadableFile>,
+    /// Clusters of which this is all there is, as their API servers said themselves. What is here of
+    /// others is what a cache said, or nothing.
+    pub current: BTreeSet<Cluster>,
 }
 
 impl From<Vec<SourceFile>> for Snapshot {
     fn from(files: Vec<SourceFile>) -> Self {
         Self {
             files,
-            unreadable: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -162,6 +165,8 @@ pub struct Build {
     pub ingresses: Vec<IngressFacts>,
     /// Routes that are not in the model because another has their pattern.
     pub shadowed: Vec<Shadowed>,
+    /// Those of the snapshot.
+    pub current: BTreeSet<Cluster>,
 }
 
 impl Build {

@@ -278,6 +278,10 @@ impl Gather {
             if dropped.contains(&cluster.label) {
                 continue;
             }
+            // Before its objects are taken: a list may become complete meanwhile.
+            if cluster.mirror.is_complete() {
+                snapshot.current.insert(cluster.name.clone());
+            }
             match cluster.files(may_be_cached) {
                 Some(files) => {
                     in_force += 1;

@@ -27,7 +27,7 @@ pub struct Change {
     pub status: Value,
 }
 
-/// What differs in a cluster.
+/// What differs in a cluster: nothing before all its objects have been judged.
 pub fn changes(
     desired: &Desired,
     cluster: &Cluster,
@@ -35,6 +35,10 @@ pub fn changes(
     with_ingresses: bool,
     now: &Time,
 ) -> Vec<Change> {
+    // What was not looked at is not to be cleared.
+    if !desired.current.contains(cluster) {
+        return Vec::new();
+    }
     let mut changes = listeners(desired, cluster, &mirror.seen(Kind::Listener), now);
     if with_ingresses {
         changes.extend(ingresses(desired, cluster, &mirror.seen(Kind::Ingress)));
@@ -157,5 +161,49 @@ impl Change {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::super::mirror::{Held, Section};
+    use super::*;
+
+    /// A mirror with one Listener `web` that has this status, written by this router.
+    fn mirror(status: &Value) -> Mirror {
+        let section = Section {
+            kind: Kind::Listener,
+            namespace: None,
+        };
+        let object: Object = serde_json::from_value(json!({
+            "metadata": {
+                "name": "web", "namespace": "edge", "uid": "7",
+                "managedFields": [{"manager": FIELD_MANAGER, "subresource": "status"}],
+            },
+            "spec": {"protocol": "https"},
+            "status": status,
+        }))
+        .unwrap();
+        let mirror = Mirror::new([section.clone()], Arc::default());
+        let held = Held::of(Kind::Listener, &object);
+        mirror.replace(&section, BTreeMap::from([(object.id(), held)]));
+        mirror
+    }
+
+    #[test]
+    fn status_is_taken_back_only_when_all_objects_of_the_cluster_were_judged() {
+        let mirror = mirror(&json!({"state": "Served"}));
+        let east: Cluster = "east".parse().unwrap();
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let mut desired = Desired::default();
+        assert!(changes(&desired, &east, &mirror, true, &now).is_empty());
+        desired.current.insert("west".parse().unwrap());
+        assert!(changes(&desired, &east, &mirror, true, &now).is_empty());
+        desired.current.insert(east.clone());
+        let changes = changes(&desired, &east, &mirror, true, &now);
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].status, json!({}));
     }
 }

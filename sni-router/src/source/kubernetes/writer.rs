@@ -151,6 +151,10 @@ impl Writer {
         if !self.mirror.is_complete() || self.contact.lost_for().is_some() {
             return Ok(());
         }
+        // Nor what should be, while what is wanted comes from a build without them.
+        if !wanted.current.contains(&self.cluster) {
+            return Ok(());
+        }
         let now = Time(Timestamp::now());
         let with_ingresses = self.writing.with_ingresses;
         let changes = changes(&wanted, &self.cluster, &self.mirror, with_ingresses, &now);
