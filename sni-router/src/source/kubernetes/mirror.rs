@@ -17,13 +17,21 @@ pub struct Section {
     pub namespace: Option<String>,
 }
 
+impl Section {
+    /// Whether an object of its kind is one of these.
+    fn has(&self, id: &Id) -> bool {
+        let namespace = self.namespace.as_ref();
+        namespace.is_none_or(|namespace| *namespace == id.namespace)
+    }
+}
+
 /// The objects of one cluster, filled by its watches.
 #[derive(Debug)]
 pub struct Mirror {
     state: Mutex<State>,
     /// Woken by every change, of any cluster.
     dirty: Arc<Notify>,
-    /// Woken when a Secret is named that was passed over.
+    /// Woken when Secrets are named that were passed over.
     secrets_wanted: Notify,
     /// Woken when all Listeners have been listed.
     listeners_listed: Notify,
@@ -36,8 +44,9 @@ struct State {
     sections: BTreeMap<Section, Option<Objects>>,
     /// Secrets that Listeners name.
     wanted: BTreeSet<Id>,
-    /// Whether Secrets must be listed again, since one is wanted that was passed over.
-    secrets_pending: bool,
+    /// Sections of Secrets that must be listed again, since one is wanted that was passed over, and
+    /// whether that has begun.
+    secrets_pending: BTreeMap<Section, bool>,
     last_event: Option<SystemTime>,
 }
 
@@ -85,7 +94,7 @@ impl Mirror {
         let mut state = self.lock();
         if section.kind == Kind::Secret {
             objects.retain(|id, _| state.wanted.contains(id));
-            state.secrets_pending = false;
+            state.secrets_pending.remove(section);
         }
         state.sections.insert(section.clone(), Some(objects));
         self.changed(state, section);
@@ -118,12 +127,18 @@ impl Mirror {
 
     /// Whether Secrets that are named are still being fetched.
     pub fn is_settled(&self) -> bool {
-        !self.lock().secrets_pending
+        self.lock().secrets_pending.is_empty()
     }
 
-    /// Returns when there is a Secret to be listed again.
-    pub async fn secrets_wanted(&self) {
-        self.secrets_wanted.notified().await;
+    /// Returns when the Secrets of `section` are to be listed again, once for each time.
+    pub async fn secrets_wanted(&self, section: &Section) {
+        loop {
+            let wanted = self.secrets_wanted.notified();
+            if self.lock().begins(section) {
+                return;
+            }
+            wanted.await;
+        }
     }
 
     /// Returns when all Listeners have been listed, and so it is known which Secrets are wanted.
@@ -184,7 +199,7 @@ impl Mirror {
         state.last_event = Some(SystemTime::now());
         if section.kind == Kind::Listener {
             if state.want_secrets() {
-                self.secrets_wanted.notify_one();
+                self.secrets_wanted.notify_waiters();
             }
             if state.listed(Kind::Listener) {
                 self.listeners_listed.notify_waiters();
@@ -208,7 +223,13 @@ impl State {
         sections.all(|(section, objects)| section.kind != kind || objects.is_some())
     }
 
-    /// Looks which Secrets are named now. True if one must be fetched.
+    /// Whether the Secrets of a section are to be listed again, which begins now.
+    fn begins(&mut self, section: &Section) -> bool {
+        let pending = self.secrets_pending.get_mut(section);
+        pending.is_some_and(|has_begun| !std::mem::replace(has_begun, true))
+    }
+
+    /// Looks which Secrets are named now. True if some must be fetched.
     fn want_secrets(&mut self) -> bool {
         let listeners = self.sections.iter();
         let listeners = listeners.filter(|(section, _)| section.kind == Kind::Listener);
@@ -216,18 +237,20 @@ impl State {
             .flat_map(|(_, objects)| objects.iter().flatten())
             .flat_map(|(_, held)| held.secrets.iter().cloned())
             .collect();
-        let is_new = wanted.iter().any(|id| !self.wanted.contains(id));
+        let new: Vec<_> = wanted.difference(&self.wanted).cloned().collect();
         self.wanted = wanted;
+        let mut must_fetch = false;
         for (section, objects) in &mut self.sections {
+            // A section that has not been listed yet will have it, as one that is being listed again.
             if let (Kind::Secret, Some(objects)) = (section.kind, objects) {
                 objects.retain(|id, _| self.wanted.contains(id));
+                if new.iter().any(|id| section.has(id)) {
+                    self.secrets_pending.entry(section.clone()).or_insert(false);
+                    must_fetch = true;
+                }
             }
         }
-        // Before Secrets have been listed for the first time, that list will have it.
-        let has_listed =
-            self.sections.keys().any(|it| it.kind == Kind::Secret) && self.listed(Kind::Secret);
-        self.secrets_pending |= is_new && has_listed;
-        is_new && has_listed
+        must_fetch
     }
 }
 
@@ -237,5 +260,67 @@ fn path(kind: Kind, id: &Id) -> String {
     match id.namespace.as_str() {
         "" => format!("{kind}/{}.json", id.name),
         namespace => format!("{kind}/{namespace}/{}.json", id.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use serde_json::json;
+
+    use super::*;
+
+    fn section(kind: Kind, namespace: &str) -> Section {
+        Section {
+            kind,
+            namespace: Some(namespace.into()),
+        }
+    }
+
+    fn put(mirror: &Mirror, kind: Kind, namespace: &str, secrets: &[&str]) {
+        let certificates: Vec<_> = secrets
+            .iter()
+            .map(|name| json!({"secret": {"name": name}}))
+            .collect();
+        let object = json!({
+            "metadata": {"name": "a", "namespace": namespace},
+            "spec": {"certificates": certificates},
+        });
+        let object: Object = serde_json::from_value(object).unwrap();
+        let held = Held::of(kind, &object);
+        mirror.put(&section(kind, namespace), object.id(), held);
+    }
+
+    #[test]
+    fn secret_that_is_named_late_is_listed_again_where_it_is() {
+        let names = ["north", "south", "west"];
+        let kinds = [Kind::Listener, Kind::Secret];
+        let sections = kinds.map(|kind| names.map(|name| section(kind, name)));
+        let mirror = Mirror::new(sections.into_iter().flatten(), Arc::default());
+        let secrets = names.map(|name| section(Kind::Secret, name));
+        let is_wanted = |nth: usize| mirror.secrets_wanted(&secrets[nth]).now_or_never();
+        for kind in kinds {
+            for name in &names[..2] {
+                mirror.replace(&section(kind, name), BTreeMap::new());
+            }
+        }
+        assert!(mirror.is_settled());
+
+        for name in names {
+            put(&mirror, Kind::Listener, name, &["a"]);
+        }
+        assert!(is_wanted(2).is_none(), "was not listed before");
+        for nth in [0, 1] {
+            assert!(is_wanted(nth).is_some());
+            assert!(is_wanted(nth).is_none(), "once");
+        }
+        mirror.replace(&secrets[0], BTreeMap::new());
+        assert!(!mirror.is_settled());
+        put(&mirror, Kind::Listener, "south", &["a", "b"]);
+        assert!(is_wanted(1).is_none(), "is being listed");
+        mirror.replace(&secrets[1], BTreeMap::new());
+        assert!(mirror.is_settled());
+        put(&mirror, Kind::Listener, "south", &["a", "b", "c"]);
+        assert!(is_wanted(0).is_none() && is_wanted(1).is_some());
     }
 }

@@ -249,7 +249,10 @@ impl Gather {
     /// Waits for what comes together with the first change.
     async fn settle(&self, began: Instant) {
         sleep(SETTLE).await;
-        let is_settled = |cluster: &Arc<Watched>| cluster.mirror.is_settled();
+        // One that does not answer keeps nobody waiting.
+        let is_settled = |cluster: &Arc<Watched>| {
+            cluster.mirror.is_settled() || cluster.contact.lost_for().is_some()
+        };
         while !self.clusters.all().iter().all(is_settled) && began.elapsed() < SETTLE_MOST {
             sleep(SETTLE).await;
         }

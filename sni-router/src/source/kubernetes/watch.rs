@@ -36,7 +36,7 @@ impl Watch {
                 self.mirror.listeners_listed().await;
                 tokio::select! {
                     () = self.follow(&mut backoff) => {}
-                    () = self.mirror.secrets_wanted() => {}
+                    () = self.mirror.secrets_wanted(&self.section) => {}
                 }
             } else {
                 self.follow(&mut backoff).await;
