@@ -121,6 +121,7 @@ impl Watched {
             written: Arc::clone(&written),
             wanted: common.wanted.subscribe(),
             ending: common.ending.subscribe(),
+            told: None,
         };
         tasks.spawn(writer.run());
         Ok(Self {

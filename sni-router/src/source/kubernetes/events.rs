@@ -16,6 +16,7 @@ use sni_router_core::status::Event;
 use tokio::time::Instant;
 
 use super::kind::Kind;
+use super::status::is_refusal;
 
 /// The events of one cluster.
 #[derive(Default)]
@@ -36,6 +37,7 @@ impl Events {
     /// Takes the problems there are now, and gives those to be written, as many as may be.
     pub fn due<'a>(&mut self, events: impl Iterator<Item = &'a Event>, now: Instant) -> Vec<Event> {
         let mut before = std::mem::take(&mut self.told);
+        let mut left = self.budget.left(now);
         let mut due = Vec::new();
         for event in events {
             let mut told = before.remove(event).unwrap_or(Told {
@@ -53,7 +55,8 @@ impl Events {
             let is_due = told
                 .written
                 .is_none_or(|at| now.duration_since(at) >= AGAIN_AFTER);
-            if is_due && self.budget.take(now) {
+            if is_due && left >= 1.0 {
+                left -= 1.0;
                 due.push(event.clone());
             }
             self.told.insert(event.clone(), told);
@@ -70,32 +73,41 @@ impl Events {
         due
     }
 
-    /// Writes one that is due.
+    /// Writes one that is due. One that is refused comes again as late as one that was written: it
+    /// may never be taken, as in a namespace that is being deleted.
     pub async fn write(&mut self, client: &Client, event: &Event) -> Result<(), kube::Error> {
         let Some(told) = self.told.get_mut(event) else {
             return Ok(());
         };
-        let Some(object) = to_api(event) else {
-            return Ok(());
-        };
-        let namespace = event.object.namespace.as_deref().unwrap_or("default");
-        let api: Api<ApiEvent> = Api::namespaced(client.clone(), namespace);
-        match api.create(&PostParams::default(), &object).await {
-            // By us, or by the router that wrote before.
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let series = json!({"series": {
-                    "count": told.count.max(2),
-                    "lastObservedTime": MicroTime(Timestamp::now()),
-                }});
-                let name = object.metadata.name.unwrap_or_default();
-                let params = PatchParams::default();
-                api.patch(&name, &params, &Patch::Merge(series)).await?;
-            }
-            other => drop(other?),
+        self.budget.take();
+        let outcome = send(client, event, told.count).await;
+        if outcome.is_ok() || outcome.as_ref().is_err_and(is_refusal) {
+            told.written = Some(Instant::now());
         }
-        told.written = Some(Instant::now());
-        Ok(())
+        outcome
     }
+}
+
+async fn send(client: &Client, event: &Event, count: i32) -> Result<(), kube::Error> {
+    let Some(object) = to_api(event) else {
+        return Ok(());
+    };
+    let namespace = event.object.namespace.as_deref().unwrap_or("default");
+    let api: Api<ApiEvent> = Api::namespaced(client.clone(), namespace);
+    match api.create(&PostParams::default(), &object).await {
+        // By us, or by the router that wrote before.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let series = json!({"series": {
+                "count": count.max(2),
+                "lastObservedTime": MicroTime(Timestamp::now()),
+            }});
+            let name = object.metadata.name.unwrap_or_default();
+            let params = PatchParams::default();
+            api.patch(&name, &params, &Patch::Merge(series)).await?;
+        }
+        other => drop(other?),
+    }
+    Ok(())
 }
 
 fn to_api(event: &Event) -> Option<ApiEvent> {
@@ -151,15 +163,16 @@ impl Default for Budget {
 }
 
 impl Budget {
-    fn take(&mut self, now: Instant) -> bool {
+    /// What may be written now.
+    fn left(&mut self, now: Instant) -> f64 {
         let since = self.at.map_or(Duration::ZERO, |at| now.duration_since(at));
         self.left = (self.left + since.as_secs_f64()).min(BURST);
         self.at = Some(now);
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
+        self.left
+    }
+
+    fn take(&mut self) {
+        self.left -= 1.0;
     }
 }
 
@@ -176,6 +189,7 @@ const QUIET: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use kube::client::Body;
     use sni_router_core::problem::ObjectRef;
 
     use super::*;
@@ -195,7 +209,26 @@ mod tests {
     }
 
     fn written(events: &mut Events, event: &Event, now: Instant) {
+        events.budget.take();
         events.told.get_mut(event).unwrap().written = Some(now);
+    }
+
+    #[tokio::test]
+    async fn event_that_is_refused_is_not_due_again_and_one_that_was_lost_is() {
+        let client = |code: u16| {
+            let service = tower::service_fn(move |_: axum::http::Request<Body>| async move {
+                let status = json!({"kind": "Status", "message": "no", "code": code});
+                let body = Body::from(status.to_string().into_bytes());
+                axum::http::Response::builder().status(code).body(body)
+            });
+            Client::new(service, "default")
+        };
+        let (mut events, one, now) = (Events::default(), event("a"), Instant::now());
+        for code in [503, 429, 403] {
+            assert_eq!(events.due([&one].into_iter(), now).len(), 1, "{code}");
+            assert!(events.write(&client(code), &one).await.is_err());
+        }
+        assert!(events.due([&one].into_iter(), now).is_empty());
     }
 
     #[test]

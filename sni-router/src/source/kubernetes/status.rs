@@ -164,6 +164,14 @@ impl Change {
     }
 }
 
+/// Whether an API server says no to one object, and not that it has no time or does not know us.
+pub fn is_refusal(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => !matches!(status.code, 401 | 429 | 502..=504),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::jiff::Timestamp;

@@ -17,7 +17,7 @@ use super::contact::Contact;
 use super::events::Events;
 use super::lease::{Lease, PERIOD};
 use super::mirror::Mirror;
-use super::status::{Change, changes};
+use super::status::{changes, is_refusal};
 use super::watch::words;
 
 /// What is written, and in whose name.
@@ -55,6 +55,8 @@ pub struct Writer {
     pub wanted: Wanted,
     /// Turns true when the process ends.
     pub ending: channel::Receiver<bool>,
+    /// What was logged last.
+    pub told: Option<String>,
 }
 
 impl Writer {
@@ -105,15 +107,15 @@ impl Writer {
     async fn write(&mut self, is_leader: &mut channel::Receiver<bool>) {
         let mut events = Events::default();
         let mut pause = FIRST_PAUSE;
-        let mut told = None;
         loop {
             if is_leader.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
             match self.pass(is_leader, &mut events).await {
                 Ok(()) => {
-                    pause = FIRST_PAUSE;
-                    told = None;
+                    if std::mem::replace(&mut pause, FIRST_PAUSE) != FIRST_PAUSE {
+                        self.told = None;
+                    }
                     let (mirror, wanted) = (Arc::clone(&self.mirror), &mut self.wanted);
                     tokio::select! {
                         () = mirror.seen_changed() => {}
@@ -124,12 +126,7 @@ impl Writer {
                     sleep(SETTLE).await;
                 }
                 Err(error) => {
-                    self.written.failures.fetch_add(1, Ordering::Relaxed);
-                    let why = words(&error);
-                    if told.as_ref() != Some(&why) {
-                        warn!(cluster = &*self.label, why, "cannot write status or events");
-                        told = Some(why);
-                    }
+                    self.failed(&error);
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -137,7 +134,21 @@ impl Writer {
         }
     }
 
+    /// Says so once for every reason.
+    fn failed(&mut self, error: &kube::Error) {
+        self.written.failures.fetch_add(1, Ordering::Relaxed);
+        let why = words(error);
+        if self.told.as_ref() != Some(&why) {
+            warn!(cluster = &*self.label, why, "cannot write status or events");
+            self.told = Some(why);
+        }
+    }
+
     /// Writes what differs now, slowly enough not to be a burden.
+    ///
+    /// # Errors
+    ///
+    /// If the API server takes nothing. What it refuses keeps nothing else from being written.
     async fn pass(
         &mut self,
         is_leader: &channel::Receiver<bool>,
@@ -158,17 +169,18 @@ impl Writer {
         let now = Time(Timestamp::now());
         let with_ingresses = self.writing.with_ingresses;
         let changes = changes(&wanted, &self.cluster, &self.mirror, with_ingresses, &now);
-        let mut failed = None;
         for (nth, change) in changes.iter().enumerate() {
             // What is wanted by now may be something else.
             let is_outdated = nth >= AT_LEAST && self.wanted.has_changed().unwrap_or(false);
             if !*is_leader.borrow() || is_outdated {
                 return Ok(());
             }
-            match self.write_status(change).await {
-                // One object that is refused keeps nobody else's status from being written.
-                Err(error @ kube::Error::Api(_)) => failed = Some(error),
-                other => other?,
+            match change.write(&self.client).await {
+                Ok(()) => {
+                    self.written.statuses.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) if is_refusal(&error) => self.failed(&error),
+                Err(error) => return Err(error),
             }
             sleep(WRITE_PAUSE).await;
         }
@@ -178,16 +190,15 @@ impl Writer {
             if !*is_leader.borrow() {
                 return Ok(());
             }
-            events.write(&self.client, &event).await?;
-            self.written.events.fetch_add(1, Ordering::Relaxed);
+            match events.write(&self.client, &event).await {
+                Ok(()) => {
+                    self.written.events.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) if is_refusal(&error) => self.failed(&error),
+                Err(error) => return Err(error),
+            }
             sleep(WRITE_PAUSE).await;
         }
-        failed.map_or(Ok(()), Err)
-    }
-
-    async fn write_status(&self, change: &Change) -> Result<(), kube::Error> {
-        change.write(&self.client).await?;
-        self.written.statuses.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }
