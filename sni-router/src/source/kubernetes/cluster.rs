@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::cache::{Cache, CacheError, Files};
 use super::connect::{Access, ConnectError};
 use super::contact::Contact;
-use super::definition;
+use super::definition::{self, Problems};
 use super::kind::Kind;
 use super::mirror::{Mirror, Section};
 use super::watch::{Watch, words};
@@ -55,7 +55,7 @@ pub struct Watched {
     /// What has come of writing status and events.
     pub written: Arc<Written>,
     /// What is wrong with its definition of Listener.
-    definition: Arc<Mutex<Vec<&'static str>>>,
+    definition: Problems,
     cache: Option<Cache>,
     kept: Mutex<Kept>,
     _tasks: JoinSet<()>,
@@ -87,7 +87,7 @@ impl Watched {
         let scope = &common.scope;
         let mirror = Arc::new(Mirror::new(sections(scope), Arc::clone(&common.dirty)));
         let contact = Arc::new(Contact::default());
-        let definition = Arc::default();
+        let definition = Problems::default();
         let mut tasks = JoinSet::new();
         for section in sections(scope) {
             let watch = Watch {
@@ -117,6 +117,7 @@ impl Watched {
             client,
             mirror: Arc::clone(&mirror),
             contact: Arc::clone(&contact),
+            definition: Arc::clone(&definition),
             writing: common.writing.clone(),
             written: Arc::clone(&written),
             wanted: common.wanted.subscribe(),
@@ -241,7 +242,7 @@ fn sections(scope: &Scope) -> Vec<Section> {
 async fn watch_definition(
     label: Arc<str>,
     client: Client,
-    found: Arc<Mutex<Vec<&'static str>>>,
+    found: Problems,
     dirty: Arc<Notify>,
 ) {
     let mut told = None;

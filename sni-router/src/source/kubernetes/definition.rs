@@ -1,9 +1,34 @@
 //! Whether the cluster's definition of Listener fits: an old one silently drops what it does not know.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionVersion, JSONSchemaProps,
 };
 use kube::{Api, Client};
+
+/// What is wrong with the definition, as far as is known.
+pub type Problems = Arc<Mutex<Vec<&'static str>>>;
+
+/// What is kept of a Listener's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    All,
+    /// `state` and `status_message`: a field that is not in the definition is dropped, or refused.
+    Words,
+    Nothing,
+}
+
+impl Kept {
+    pub fn with(problems: &Problems) -> Self {
+        let problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+        match &**problems {
+            all if all.contains(&NO_STATUS) => Self::Nothing,
+            all if all.contains(&NO_CONDITIONS) => Self::Words,
+            _ => Self::All,
+        }
+    }
+}
 
 /// What is wrong with the definition, each in one sentence.
 ///
@@ -35,7 +60,9 @@ fn problems_of(version: &CustomResourceDefinitionVersion) -> Vec<&'static str> {
     }
     if !has_status {
         problems.push(NO_STATUS);
-    } else if !schema.is_some_and(|schema| keeps(schema, &["status", "conditions"])) {
+    } else if !schema
+        .is_some_and(|schema| ADDED.iter().all(|field| keeps(schema, &["status", *field])))
+    {
         problems.push(NO_CONDITIONS);
     }
     problems
@@ -55,6 +82,14 @@ fn keeps(schema: &JSONSchemaProps, path: &[&str]) -> bool {
         .is_some_and(|field| keeps(field, rest))
 }
 
+/// What this router says in a status beside NetScaler's two fields.
+const ADDED: [&str; 4] = [
+    "addresses",
+    "attachedRoutes",
+    "conditions",
+    "observedGeneration",
+];
+
 /// The definition's name.
 pub const NAME: &str = "listeners.citrix.com";
 
@@ -64,8 +99,8 @@ const NO_PASSTHROUGH: &str = "is too old: it drops spec.passthrough, so that no 
     it (apply what `sni-router crd` prints)";
 const NO_STATUS: &str = "has no status subresource, so that no status can be written (apply what \
     `sni-router crd` prints)";
-const NO_CONDITIONS: &str = "drops status.conditions, so that only state and status_message are \
-    kept (apply what `sni-router crd` prints)";
+const NO_CONDITIONS: &str = "drops status.conditions or other fields of a status, so that only \
+    state and status_message are written (apply what `sni-router crd` prints)";
 
 #[cfg(test)]
 mod tests {
@@ -96,6 +131,20 @@ mod tests {
         loose["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-preserve-unknown-fields"] =
             true.into();
         loose["subresources"] = json!({"status": {}});
-        assert_eq!(found(loose), [NO_CONDITIONS]);
+        assert_eq!(found(loose.clone()), [NO_CONDITIONS]);
+        let status = &mut loose["schema"]["openAPIV3Schema"]["properties"]["status"];
+        *status = json!({"type": "object", "properties": {"conditions": {"type": "array"}}});
+        assert_eq!(found(loose.clone()), [NO_CONDITIONS]);
+        loose["schema"]["openAPIV3Schema"]["properties"]["status"] =
+            json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        assert_eq!(found(loose), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn status_is_written_as_far_as_it_is_kept() {
+        let kept = |problems: &[&'static str]| Kept::with(&Arc::new(Mutex::new(problems.to_vec())));
+        assert_eq!(kept(&[]), Kept::All);
+        assert_eq!(kept(&[NO_PASSTHROUGH, NO_CONDITIONS]), Kept::Words);
+        assert_eq!(kept(&[NO_PASSTHROUGH, NO_STATUS]), Kept::Nothing);
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Clusters do not know each other: what one says, loses or stops saying changes nothing of another.
 
+mod attempts;
 mod cache;
 mod cluster;
 mod clusters;

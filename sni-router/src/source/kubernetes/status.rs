@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use sni_router_core::manifest::crd;
 use sni_router_core::model::Cluster;
 use sni_router_core::status::Desired;
 
+use super::definition::Kept;
 use super::kind::Kind;
 use super::mirror::Mirror;
 use super::object::{FIELD_MANAGER, Id, Object, Seen};
@@ -25,6 +27,8 @@ pub struct Change {
     pub uid: String,
     /// As it shall be; empty to take back what this router wrote.
     pub status: Value,
+    /// The same without times: what is the same says the same.
+    pub meaning: String,
 }
 
 /// What differs in a cluster: nothing before all its objects have been judged.
@@ -32,6 +36,7 @@ pub fn changes(
     desired: &Desired,
     cluster: &Cluster,
     mirror: &Mirror,
+    kept: Kept,
     with_ingresses: bool,
     now: &Time,
 ) -> Vec<Change> {
@@ -39,7 +44,10 @@ pub fn changes(
     if !desired.current.contains(cluster) {
         return Vec::new();
     }
-    let mut changes = listeners(desired, cluster, &mirror.seen(Kind::Listener), now);
+    let mut changes = match kept {
+        Kept::Nothing => Vec::new(),
+        _ => listeners(desired, cluster, &mirror.seen(Kind::Listener), kept, now),
+    };
     if with_ingresses {
         changes.extend(ingresses(desired, cluster, &mirror.seen(Kind::Ingress)));
     }
@@ -48,7 +56,13 @@ pub fn changes(
 
 type AllSeen = BTreeMap<Id, Arc<Seen>>;
 
-fn listeners(desired: &Desired, cluster: &Cluster, seen: &AllSeen, now: &Time) -> Vec<Change> {
+fn listeners(
+    desired: &Desired,
+    cluster: &Cluster,
+    seen: &AllSeen,
+    kept: Kept,
+    now: &Time,
+) -> Vec<Change> {
     let ours = desired.listeners.iter();
     let ours = ours.filter(|listener| listener.subject.key.cluster == *cluster);
     let mut judged = BTreeSet::new();
@@ -65,9 +79,13 @@ fn listeners(desired: &Desired, cluster: &Cluster, seen: &AllSeen, now: &Time) -
         }
         let previous: Option<crd::ListenerStatus> =
             serde_json::from_value(seen.status.clone()).unwrap_or_default();
-        let wanted = listener.as_api(previous.as_ref(), now);
-        if previous.as_ref() != Some(&wanted) {
-            changes.extend(change(Kind::Listener, id, seen, json!(wanted)));
+        let wanted = reduced(listener.as_api(previous.as_ref(), now), kept);
+        if previous.map(|previous| reduced(previous, kept)).as_ref() != Some(&wanted) {
+            let timeless = listener.as_api(None, &Time(Timestamp::UNIX_EPOCH));
+            changes.push(Change {
+                meaning: json!(timeless).to_string(),
+                ..change(Kind::Listener, id, seen, json!(wanted))
+            });
         }
     }
     changes.extend(taken_back(Kind::Listener, seen, &judged));
@@ -96,27 +114,40 @@ fn ingresses(desired: &Desired, cluster: &Cluster, seen: &AllSeen) -> Vec<Change
             let addresses = ingress.addresses.iter().map(|ip| json!({ "ip": ip }));
             let addresses: Vec<_> = addresses.collect();
             let status = json!({ "loadBalancer": { "ingress": addresses } });
-            changes.extend(change(Kind::Ingress, id, seen, status));
+            changes.push(change(Kind::Ingress, id, seen, status));
         }
     }
     changes.extend(taken_back(Kind::Ingress, seen, &judged));
     changes
 }
 
-fn change(kind: Kind, id: &Id, seen: &Seen, status: Value) -> Option<Change> {
-    Some(Change {
+/// What a definition keeps of a status.
+fn reduced(status: crd::ListenerStatus, kept: Kept) -> crd::ListenerStatus {
+    match kept {
+        Kept::Words => crd::ListenerStatus {
+            state: status.state,
+            status_message: status.status_message,
+            ..crd::ListenerStatus::default()
+        },
+        _ => status,
+    }
+}
+
+fn change(kind: Kind, id: &Id, seen: &Seen, status: Value) -> Change {
+    Change {
         kind,
         id: id.clone(),
         uid: seen.uid.clone(),
+        meaning: status.to_string(),
         status,
-    })
+    }
 }
 
 /// What this router wrote to objects that it has nothing more to say about.
 fn taken_back(kind: Kind, seen: &AllSeen, judged: &BTreeSet<Id>) -> Vec<Change> {
     seen.iter()
         .filter(|(id, seen)| seen.is_ours && !judged.contains(id))
-        .filter_map(|(id, seen)| change(kind, id, seen, json!({})))
+        .map(|(id, seen)| change(kind, id, seen, json!({})))
         .collect()
 }
 
@@ -174,8 +205,6 @@ pub fn is_refusal(error: &kube::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::jiff::Timestamp;
-
     use super::super::mirror::{Held, Section};
     use super::*;
 
@@ -206,11 +235,11 @@ mod tests {
         let east: Cluster = "east".parse().unwrap();
         let now = Time(Timestamp::UNIX_EPOCH);
         let mut desired = Desired::default();
-        assert!(changes(&desired, &east, &mirror, true, &now).is_empty());
+        assert!(changes(&desired, &east, &mirror, Kept::All, true, &now).is_empty());
         desired.current.insert("west".parse().unwrap());
-        assert!(changes(&desired, &east, &mirror, true, &now).is_empty());
+        assert!(changes(&desired, &east, &mirror, Kept::All, true, &now).is_empty());
         desired.current.insert(east.clone());
-        let changes = changes(&desired, &east, &mirror, true, &now);
+        let changes = changes(&desired, &east, &mirror, Kept::All, true, &now);
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].status, json!({}));
     }

@@ -13,7 +13,9 @@ use tokio::sync::watch as channel;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
+use super::attempts::Attempts;
 use super::contact::Contact;
+use super::definition::{Kept, Problems};
 use super::events::Events;
 use super::lease::{Lease, PERIOD};
 use super::mirror::Mirror;
@@ -50,6 +52,7 @@ pub struct Writer {
     pub client: Client,
     pub mirror: Arc<Mirror>,
     pub contact: Arc<Contact>,
+    pub definition: Problems,
     pub writing: Writing,
     pub written: Arc<Written>,
     pub wanted: Wanted,
@@ -105,13 +108,13 @@ impl Writer {
     }
 
     async fn write(&mut self, is_leader: &mut channel::Receiver<bool>) {
-        let mut events = Events::default();
+        let (mut attempts, mut events) = (Attempts::default(), Events::default());
         let mut pause = FIRST_PAUSE;
         loop {
             if is_leader.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
-            match self.pass(is_leader, &mut events).await {
+            match self.pass(is_leader, &mut attempts, &mut events).await {
                 Ok(()) => {
                     if std::mem::replace(&mut pause, FIRST_PAUSE) != FIRST_PAUSE {
                         self.told = None;
@@ -152,6 +155,7 @@ impl Writer {
     async fn pass(
         &mut self,
         is_leader: &channel::Receiver<bool>,
+        attempts: &mut Attempts,
         events: &mut Events,
     ) -> Result<(), kube::Error> {
         let wanted = self.wanted.borrow_and_update().clone();
@@ -168,7 +172,17 @@ impl Writer {
         }
         let now = Time(Timestamp::now());
         let with_ingresses = self.writing.with_ingresses;
-        let changes = changes(&wanted, &self.cluster, &self.mirror, with_ingresses, &now);
+        let kept = Kept::with(&self.definition);
+        let mut changes = changes(
+            &wanted,
+            &self.cluster,
+            &self.mirror,
+            kept,
+            with_ingresses,
+            &now,
+        );
+        attempts.expire(Instant::now());
+        changes.retain(|change| attempts.is_due(change, Instant::now()));
         for (nth, change) in changes.iter().enumerate() {
             // What is wanted by now may be something else.
             let is_outdated = nth >= AT_LEAST && self.wanted.has_changed().unwrap_or(false);
@@ -181,6 +195,17 @@ impl Writer {
                 }
                 Err(error) if is_refusal(&error) => self.failed(&error),
                 Err(error) => return Err(error),
+            }
+            if attempts.made(change, Instant::now()) == TELL_AT {
+                let (kind, id) = (change.kind.as_str(), &change.id);
+                warn!(
+                    cluster = &*self.label,
+                    kind,
+                    namespace = id.namespace,
+                    name = id.name,
+                    "its status is refused or does not stay (somebody else writes it, or its \
+                     definition drops it), and is now written ever more rarely"
+                );
             }
             sleep(WRITE_PAUSE).await;
         }
@@ -225,6 +250,9 @@ const WRITE_PAUSE: Duration = Duration::from_millis(20);
 
 /// How much is written before newer wishes are looked at.
 const AT_LEAST: usize = 50;
+
+/// A status that has been written so often in half a minute is worth a line.
+const TELL_AT: u32 = 6;
 
 /// How often to look without a reason: for events that had to wait.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
