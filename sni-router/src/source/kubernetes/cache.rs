@@ -168,7 +168,8 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 const FORMAT: &str = "sni-router cluster";
-const VERSION: u32 = 1;
+/// 2: certificates are without the keys that stood beside them.
+const VERSION: u32 = 2;
 
 #[cfg(test)]
 mod tests {

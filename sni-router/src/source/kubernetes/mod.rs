@@ -19,6 +19,7 @@ mod kind;
 mod lease;
 mod mirror;
 mod object;
+mod pem;
 mod status;
 mod watch;
 mod writer;

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use kube::Resource;
 use kube::core::{ApiResource, DynamicResourceScope, ObjectMeta};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::kind::Kind;
+use super::pem::certificates;
 
 /// An object of any kind that is watched.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,8 +42,14 @@ struct Endpoint {
 /// What is read of a Secret's data. `tls.key` has no field, so it is skipped where it stands.
 #[derive(Clone, Debug, Deserialize)]
 struct SecretData {
-    #[serde(rename = "tls.crt")]
+    #[serde(rename = "tls.crt", default, deserialize_with = "without_key")]
     certificate: Option<String>,
+}
+
+/// Some put the key beside the certificate.
+fn without_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|text| certificates(&text)))
 }
 
 /// An object by namespace (empty where it has none) and name.
@@ -239,6 +246,8 @@ pub const FIELD_MANAGER: &str = "sni-router";
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::ByteString;
+
     use super::*;
 
     fn object(value: Value) -> Object {
@@ -247,21 +256,25 @@ mod tests {
 
     #[test]
     fn text_of_a_secret_has_its_certificate_and_no_key() {
+        let certificate = "-----BEGIN CERTIFICATE-----\nbGVhZg==\n-----END CERTIFICATE-----\n";
+        let key = "-----BEGIN PRIVATE KEY-----\nUFJJVkFURQ==\n-----END PRIVATE KEY-----\n";
+        let combined = json!(ByteString(format!("{certificate}{key}").into()));
         let secret = object(json!({
             "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
             "metadata": {
                 "name": "web", "namespace": "shop", "resourceVersion": "7",
                 "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "PRIVATE"},
             },
-            "data": {"tls.crt": "Y2VydA==", "tls.key": "PRIVATE", "other": "PRIVATE"},
+            "data": {"tls.crt": combined, "tls.key": "PRIVATE", "other": "PRIVATE"},
         }));
         assert!(!format!("{secret:?}").contains("tls.key"));
         let text = secret.text(Kind::Secret);
         let expected = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
             "metadata": {"name": "web", "namespace": "shop"},
-            "data": {"tls.crt": "Y2VydA=="},
+            "data": {"tls.crt": certificates(combined.as_str().unwrap())},
         });
+        assert_ne!(expected["data"]["tls.crt"], combined);
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
     }
 
