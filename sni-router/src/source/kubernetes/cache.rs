@@ -112,6 +112,10 @@ impl Cache {
             .recursive(true)
             .mode(0o700)
             .create(directory)?;
+        let directory = File::open(directory)?;
+        // Whoever else writes here waits: this process, or one that takes over. Not every file system
+        // has locks.
+        let _ = directory.lock();
         let aside = self.path.with_extension("new");
         // What is left of an earlier attempt may have other rights.
         match fs::remove_file(&aside) {
@@ -128,7 +132,7 @@ impl Cache {
         file.write_all(&body)?;
         file.sync_all()?;
         fs::rename(&aside, &self.path)?;
-        File::open(directory)?.sync_all()
+        directory.sync_all()
     }
 
     fn io(&self, source: io::Error) -> CacheError {

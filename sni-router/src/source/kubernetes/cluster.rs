@@ -63,7 +63,7 @@ pub struct Watched {
 
 #[derive(Default)]
 struct Kept {
-    /// What the cache said at the start, until the API server has answered.
+    /// What the cache or a predecessor said at the start, until the API server has answered.
     cached: Option<Files>,
     /// What was written to the cache last.
     saved: Option<Files>,
@@ -149,6 +149,14 @@ impl Watched {
             return Some(self.mirror.files());
         }
         self.kept().cached.clone().filter(|_| may_be_cached)
+    }
+
+    /// What is in force of `old`, which was reached in another way, stays so until the API server has
+    /// answered.
+    pub fn inherit(&self, old: &Self) {
+        if let Some(files) = old.files(true) {
+            self.kept().cached = Some(files);
+        }
     }
 
     /// How long what is in force may have been outdated; `None` while the API server answers.
@@ -289,3 +297,60 @@ pub const ONLY_CLUSTER: &str = "local";
 
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 const LOOK_AGAIN_SOON: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+
+    fn common() -> Common {
+        Common {
+            scope: Scope::default(),
+            writing: Writing {
+                lease_namespace: None,
+                identity: "a".into(),
+                with_ingresses: false,
+            },
+            dirty: Arc::default(),
+            wanted: channel::Sender::new(None),
+            ending: channel::Sender::new(false),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_known_stays_in_force_when_a_kubeconfig_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("east");
+        // Nobody listens there.
+        fs::write(&path, KUBECONFIG).unwrap();
+        let access = Access::Kubeconfig {
+            path,
+            context: None,
+        };
+        let common = common();
+        let start = || Watched::start("east".parse().unwrap(), &access, None, &common);
+        let (old, new) = (start().await.unwrap(), start().await.unwrap());
+        new.inherit(&old);
+        assert!(new.files(true).is_none(), "nothing is known");
+        for section in sections(&common.scope) {
+            old.mirror.replace(&section, BTreeMap::new());
+        }
+        new.inherit(&old);
+        assert_eq!(new.files(true), Some(Files::new()));
+        assert!(new.stale_for().is_some());
+        let third = start().await.unwrap();
+        third.inherit(&new);
+        assert_eq!(third.files(true), Some(Files::new()));
+    }
+
+    const KUBECONFIG: &str = r#"
+apiVersion: v1
+kind: Config
+current-context: a
+clusters: [{name: a, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: a, user: {}}]
+contexts: [{name: a, context: {cluster: a, user: a}}]
+"#;
+}

@@ -47,8 +47,12 @@ impl Clusters {
         let cache = self.cache_dir.as_deref();
         let cache = cache.map(|directory| Cache::new(directory, &name));
         let cluster = Watched::start(name, access, cache, &self.common).await?;
-        self.lock()
-            .insert(Arc::clone(&cluster.label), cluster.into());
+        let mut all = self.lock();
+        if let Some(old) = all.get(&cluster.label) {
+            cluster.inherit(old);
+        }
+        all.insert(Arc::clone(&cluster.label), cluster.into());
+        drop(all);
         self.common.dirty.notify_one();
         Ok(())
     }
@@ -92,11 +96,6 @@ impl Clusters {
     }
 
     async fn replace(&self, name: &Cluster, file: &Kubeconfig) -> bool {
-        let old = self.lock().get(name.as_str()).cloned();
-        if let Some(old) = old {
-            // The new one begins with what is known.
-            let _ = spawn_blocking(move || old.save()).await;
-        }
         let access = Access::Kubeconfig {
             path: file.path.clone(),
             context: None,
