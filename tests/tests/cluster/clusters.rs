@@ -108,7 +108,7 @@ fn cluster_that_does_not_answer_does_not_hold_up_the_others() {
 
 #[test]
 fn cluster_that_is_stale_for_too_long_is_dropped_where_that_is_asked_for() {
-    let town = Town::new(2);
+    let mut town = Town::new(2);
     let mut west = ControlPlane::start_in(&town.lab.net.router);
     west.apply(&crd());
     let _servers = [town.serve(0, EAST), town.serve(1, WEST)];
@@ -131,6 +131,13 @@ fn cluster_that_is_stale_for_too_long_is_dropped_where_that_is_asked_for() {
     town.wait_served(EAST, 0);
     west.restart();
     until("west is back", SLOW, || town.ask(WEST).is_ok());
+
+    // The last one is no exception.
+    west.kill();
+    town.control.kill();
+    until("nothing is left", SLOW, || {
+        town.ask(EAST).is_err() && town.ask(WEST).is_err()
+    });
 }
 
 fn site(town: &Town, host: &str, backend: u8) -> Site {

@@ -272,10 +272,12 @@ impl Gather {
             .collect()
     }
 
-    /// What is in force of all clusters together. `None` if it would be less than there is.
+    /// What is in force of all clusters together. `None` at the start while it would be less than
+    /// there is: what is then served may be from before.
     fn snapshot(&self, dropped: &[Arc<str>]) -> Option<Snapshot> {
         let may_be_cached = self.began.elapsed() > CACHE_AFTER;
-        let is_patient = self.publish.borrow().is_none() && self.began.elapsed() < START_PATIENCE;
+        let has_begun = self.publish.borrow().is_some();
+        let is_patient = !has_begun && self.began.elapsed() < START_PATIENCE;
         let mut snapshot = Snapshot::default();
         let mut in_force = 0;
         let mut missing = false;
@@ -309,7 +311,8 @@ impl Gather {
                     why: why.into(),
                 }));
         }
-        (in_force > 0 && !(missing && is_patient)).then_some(snapshot)
+        // When the last cluster is dropped or removed, nothing is left.
+        ((in_force > 0 || has_begun) && !(missing && is_patient)).then_some(snapshot)
     }
 
     fn publish(&self, snapshot: Snapshot) {
