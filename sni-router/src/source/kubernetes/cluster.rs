@@ -67,6 +67,8 @@ struct Kept {
     cached: Option<Files>,
     /// What was written to the cache last.
     saved: Option<Files>,
+    /// Whether the cluster is no longer ours.
+    is_forgotten: bool,
     save_error: Option<String>,
 }
 
@@ -178,11 +180,17 @@ impl Watched {
             return;
         };
         let files = self.mirror.files();
-        if self.kept().saved.as_ref() == Some(&files) {
+        let is_saved = |kept: &Kept| kept.is_forgotten || kept.saved.as_ref() == Some(&files);
+        if is_saved(&self.kept()) {
             return;
         }
         let outcome = cache.save(&files).map_err(|error| error.to_string());
         let mut kept = self.kept();
+        // It may have been forgotten meanwhile.
+        if kept.is_forgotten {
+            drop(kept);
+            return self.forget();
+        }
         match outcome {
             Ok(()) => {
                 kept.saved = Some(files);
@@ -201,6 +209,7 @@ impl Watched {
 
     /// Forgets what is on the disk: the cluster is no longer ours.
     pub fn forget(&self) {
+        self.kept().is_forgotten = true;
         if let Some(Err(error)) = self.cache.as_ref().map(Cache::remove) {
             warn!(cluster = &*self.label, %error, "cannot remove the cluster's state");
         }

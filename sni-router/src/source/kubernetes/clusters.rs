@@ -1,6 +1,6 @@
 //! Which clusters are watched: those that were named, and a directory of kubeconfigs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
@@ -70,25 +70,41 @@ impl Clusters {
         }
     }
 
-    /// Adds, replaces and removes clusters as `directory` says, for ever.
+    /// Adds, replaces and removes clusters as `directory` says, for ever. Those that are there when this
+    /// begins are none of its business.
     pub async fn follow(self: Arc<Self>, directory: Directory<Kubeconfigs>) {
         let mut files = directory.snapshots();
         let mut known = Kubeconfigs::new();
+        let fixed: BTreeSet<_> = self.all().iter().map(|it| it.name.clone()).collect();
+        let mut told = BTreeSet::new();
         loop {
             let wanted = Arc::clone(&files.borrow_and_update());
+            let named = wanted.keys().filter(|name| fixed.contains(*name));
+            for name in named.filter(|name| told.insert((*name).clone())) {
+                let name = name.as_str();
+                error!(
+                    cluster = name,
+                    "its file in --clusters-dir is ignored: it is named by a flag as well"
+                );
+            }
             for name in known.keys().filter(|name| !wanted.contains_key(*name)) {
                 self.remove(name);
             }
             known.retain(|name, _| wanted.contains_key(name));
-            for (name, file) in wanted.iter() {
-                if known.get(name) != Some(file) && self.replace(name, file).await {
+            let mut pause = Duration::MAX;
+            // A file that cannot be read changes nothing.
+            let changed: Vec<_> = wanted
+                .iter()
+                .filter(|(name, file)| file.hash.is_some() && !fixed.contains(*name))
+                .filter(|(name, file)| known.get(*name) != Some(*file))
+                .collect();
+            for (name, file) in changed {
+                if self.replace(name, file).await {
                     known.insert(name.clone(), file.clone());
+                } else {
+                    pause = RETRY;
                 }
             }
-            let pause = match known.len() == wanted.len() {
-                true => Duration::MAX,
-                false => RETRY,
-            };
             if let Ok(Err(_)) = timeout(pause, files.changed()).await {
                 return;
             }
@@ -132,8 +148,8 @@ pub type Kubeconfigs = BTreeMap<Cluster, Kubeconfig>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kubeconfig {
     path: PathBuf,
-    /// Of its contents, which are credentials and not kept.
-    hash: u64,
+    /// Of its contents, which are credentials and not kept. `None` if they cannot be read.
+    hash: Option<u64>,
 }
 
 /// The kubeconfigs of `directory`: every file whose name can be that of a cluster.
@@ -152,9 +168,17 @@ pub fn read_kubeconfigs(directory: &Path) -> io::Result<Kubeconfigs> {
                 continue;
             }
         };
-        let mut hasher = DefaultHasher::new();
-        fs::read(&path)?.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = match fs::read(&path) {
+            Ok(bytes) => {
+                let mut hasher = DefaultHasher::new();
+                bytes.hash(&mut hasher);
+                Some(hasher.finish())
+            }
+            Err(error) => {
+                error!("{}: {error}", path.display());
+                None
+            }
+        };
         found.insert(cluster, Kubeconfig { path, hash });
     }
     Ok(found)
@@ -182,5 +206,16 @@ mod tests {
         let (east, west) = ("east".parse().unwrap(), "west-1".parse().unwrap());
         assert_ne!(before[&east], after[&east]);
         assert_eq!(before[&west], after[&west]);
+    }
+
+    #[test]
+    fn kubeconfig_that_cannot_be_read_is_there_and_keeps_none_from_being_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("east"), "a").unwrap();
+        // Its first page is never mapped.
+        std::os::unix::fs::symlink("/proc/self/mem", dir.path().join("west")).unwrap();
+        let found = read_kubeconfigs(dir.path()).unwrap();
+        let hashes: Vec<_> = found.values().map(|file| file.hash.is_some()).collect();
+        assert_eq!(hashes, [true, false]);
     }
 }
