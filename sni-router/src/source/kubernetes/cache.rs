@@ -23,25 +23,31 @@ pub type Files = Vec<(String, Arc<str>)>;
 #[derive(Clone, Debug)]
 pub struct Cache {
     path: PathBuf,
+    /// Of what is watched.
+    scope: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Head {
     format: String,
     version: u32,
+    /// What was watched.
+    #[serde(default)]
+    scope: u64,
     objects: usize,
     checksum: u64,
 }
 
 impl Cache {
-    /// In `directory`, which need not be there yet.
-    pub fn new(directory: &Path, cluster: &Cluster) -> Self {
+    /// In `directory`, which need not be there yet; `scope` says in any words what is watched.
+    pub fn new(directory: &Path, cluster: &Cluster, scope: &str) -> Self {
         let name = match cluster.as_str() {
             "" => "cluster.cache".to_owned(),
             name => format!("cluster-{name}.cache"),
         };
         Self {
             path: directory.join(name),
+            scope: checksum(scope.as_bytes()),
         }
     }
 
@@ -82,6 +88,9 @@ impl Cache {
         if head.format != FORMAT || head.version != VERSION {
             return Err(wrong("is of another version"));
         }
+        if head.scope != self.scope {
+            return Err(wrong("is what other namespaces, labels or kinds were"));
+        }
         if head.checksum != checksum(body) {
             return Err(wrong("is damaged"));
         }
@@ -104,6 +113,7 @@ impl Cache {
         let head = Head {
             format: FORMAT.into(),
             version: VERSION,
+            scope: self.scope,
             objects: files.len(),
             checksum: checksum(&body),
         };
@@ -191,10 +201,13 @@ mod tests {
     #[test]
     fn what_was_kept_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(&dir.path().join("deep/er"), &"east".parse().unwrap());
+        let path = dir.path().join("deep/er");
+        let cache = Cache::new(&path, &"east".parse().unwrap(), "all");
         assert!(cache.load().unwrap().is_none());
         cache.save(&files()).unwrap();
         assert_eq!(cache.load().unwrap().unwrap(), files());
+        let other = Cache::new(&path, &"east".parse().unwrap(), "some");
+        assert!(matches!(other.load(), Err(CacheError::Wrong { .. })));
         let mode = fs::metadata(&cache.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         cache.save(&Files::new()).unwrap();
@@ -207,7 +220,7 @@ mod tests {
     #[test]
     fn file_that_is_not_what_was_written_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path(), &Cluster::default());
+        let cache = Cache::new(dir.path(), &Cluster::default(), "");
         cache.save(&files()).unwrap();
         let good = fs::read(&cache.path).unwrap();
         for cut in 0..good.len() {

@@ -45,7 +45,8 @@ impl Clusters {
     /// Begins to watch a cluster, instead of one of the same name.
     pub async fn add(&self, name: Cluster, access: &Access) -> Result<(), ConnectError> {
         let cache = self.cache_dir.as_deref();
-        let cache = cache.map(|directory| Cache::new(directory, &name));
+        let scope = format!("{:?}", self.common.scope);
+        let cache = cache.map(|directory| Cache::new(directory, &name, &scope));
         let cluster = Watched::start(name, access, cache, &self.common).await?;
         let mut all = self.lock();
         if let Some(old) = all.get(&cluster.label) {
