@@ -89,7 +89,7 @@ impl Cache {
             return Err(wrong("is of another version"));
         }
         if head.scope != self.scope {
-            return Err(wrong("is what other namespaces, labels or kinds were"));
+            return Err(wrong("is of other namespaces, labels or kinds"));
         }
         if head.checksum != checksum(body) {
             return Err(wrong("is damaged"));

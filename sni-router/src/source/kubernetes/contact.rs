@@ -3,7 +3,7 @@
 //! A watch that was resumed says nothing until something changes, so its health is read off the
 //! answers to its requests: each watch has a client of its own that notes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,17 +24,28 @@ pub struct Contact {
 struct State {
     /// Since when, and why.
     failing: BTreeMap<Section, (Instant, String)>,
-    /// Since when one or another fails.
-    lost: Option<Instant>,
+    /// Those that were answered last.
+    answering: BTreeSet<Section>,
     /// Failures so far, by section.
     errors: BTreeMap<Section, u64>,
 }
 
 impl Contact {
-    /// How long at least one watch has been failing.
+    /// How long the watch has been failing that fails the longest; `None` if none fails.
     pub fn lost_for(&self) -> Option<Duration> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.lost.map(|since| since.elapsed())
+        state
+            .failing
+            .values()
+            .map(|(since, _)| since.elapsed())
+            .max()
+    }
+
+    /// How long no watch at all has been answered; `None` while one is.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = state.failing.values().map(|(since, _)| since.elapsed());
+        failing.min().filter(|_| state.answering.is_empty())
     }
 
     /// Why, in one line.
@@ -54,8 +65,8 @@ impl Contact {
     pub fn failed(&self, cluster: &str, section: &Section, why: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state.errors.entry(section.clone()).or_default() += 1;
+        state.answering.remove(section);
         let now = Instant::now();
-        state.lost.get_or_insert(now);
         let since = state.failing.get(section).map_or(now, |(since, _)| *since);
         let is_news = state
             .failing
@@ -75,17 +86,16 @@ impl Contact {
         }
     }
 
-    /// The API server answers a watch.
-    fn answered(&self, cluster: &str, section: &Section) {
+    /// The API server answers a watch, or has answered a list to its end.
+    pub fn answered(&self, cluster: &str, section: &Section) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.failing.remove(section).is_some() && state.failing.is_empty() {
-            let lost = state.lost.take().map(|since| since.elapsed().as_secs());
+        state.answering.insert(section.clone());
+        if let Some((since, _)) = state.failing.remove(section)
+            && state.failing.is_empty()
+        {
             drop(state);
-            info!(
-                cluster,
-                lost_s = lost,
-                "the API server answers all watches again"
-            );
+            let lost_s = since.elapsed().as_secs();
+            info!(cluster, lost_s, "the API server answers all watches again");
         }
     }
 
@@ -104,13 +114,52 @@ impl Contact {
             let (contact, cluster) = (Arc::clone(&contact), Arc::clone(&cluster));
             let section = section.clone();
             async move {
+                // The answer to a list may have no end, or not be one.
+                let query = request.uri().query().unwrap_or_default();
+                let is_watch = query.split('&').any(|pair| pair == "watch=true");
                 let response = client.send(request).await?;
-                if response.status().is_success() {
+                if is_watch && response.status().is_success() {
                     contact.answered(&cluster, &section);
                 }
                 Ok::<_, kube::Error>(response)
             }
         });
         Client::new(service.map_err(tower::BoxError::from), namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::super::kind::Kind;
+    use super::*;
+
+    const A_MOMENT: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn cluster_is_lost_as_long_as_the_watch_that_fails_longest_and_silent_only_when_all_fail() {
+        let contact = Contact::default();
+        let [one, other] = [Kind::Listener, Kind::Ingress].map(|kind| Section {
+            kind,
+            namespace: None,
+        });
+        assert!(contact.lost_for().is_none() && contact.silent_for().is_none());
+        contact.answered("east", &other);
+        contact.failed("east", &one, "403");
+        sleep(A_MOMENT);
+        assert!(contact.lost_for().unwrap() >= A_MOMENT);
+        assert!(contact.silent_for().is_none(), "the other one is answered");
+
+        contact.failed("east", &other, "gone");
+        let (lost, silent) = (contact.lost_for(), contact.silent_for());
+        assert!(lost > silent && silent.is_some(), "{lost:?} {silent:?}");
+
+        // What fails now and then, each in its turn, has not failed all the time.
+        contact.answered("east", &one);
+        assert!(contact.lost_for().unwrap() < lost.unwrap());
+        assert!(contact.silent_for().is_none());
+        contact.answered("east", &other);
+        assert!(contact.lost_for().is_none());
     }
 }

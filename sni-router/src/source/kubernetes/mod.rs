@@ -260,14 +260,15 @@ impl Gather {
         }
     }
 
-    /// Clusters that have not been heard from for longer than they may.
+    /// Clusters that have not been heard from for longer than they may. One that only refuses a kind
+    /// is not among them.
     fn too_stale(&self) -> Vec<Arc<str>> {
         let Some(limit) = self.stale_after else {
             return Vec::new();
         };
         let clusters = self.clusters.all().into_iter();
         clusters
-            .filter(|cluster| cluster.stale_for().is_some_and(|age| age > limit))
+            .filter(|cluster| cluster.contact.silent_for().is_some_and(|age| age > limit))
             .map(|cluster| Arc::clone(&cluster.label))
             .collect()
     }

@@ -58,6 +58,7 @@ impl Watch {
                 Ok(Event::InitDone) => {
                     self.mirror
                         .replace(&self.section, std::mem::take(&mut listed));
+                    self.contact.answered(&self.cluster, &self.section);
                     backoff.reset();
                 }
                 Ok(Event::Apply(object)) => {
