@@ -170,8 +170,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    runtime.block_on(app::run(settings))?;
-    Ok(ExitCode::SUCCESS)
+    let outcome = runtime.block_on(app::run(settings));
+    // A disk or a program that hangs does not keep the process.
+    runtime.shutdown_timeout(LAST_BLOCKING);
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 impl Args {
@@ -249,6 +251,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// The control threads read manifests, answer the admin API and collect events; connections are
 /// the workers' business.
 const CONTROL_THREADS: usize = 1;
+
+/// What blocks a thread at the end gets so long.
+const LAST_BLOCKING: Duration = Duration::from_secs(1);
 
 /// Of a flag: `10000-29999`.
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {

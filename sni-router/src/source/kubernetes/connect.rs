@@ -7,6 +7,9 @@ use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::watch::words;
 
@@ -24,8 +27,18 @@ pub enum Access {
 }
 
 impl Access {
-    /// A client. Nothing is sent yet, but a program that the kubeconfig names may run.
+    /// A client. Nothing is sent yet, but a program that the kubeconfig names may run, on a thread of
+    /// its own.
     pub async fn client(&self) -> Result<Client, ConnectError> {
+        let (access, runtime) = (self.clone(), Handle::current());
+        let connect = spawn_blocking(move || runtime.block_on(access.connect()));
+        match timeout(PATIENCE, connect).await {
+            Ok(outcome) => outcome.map_err(|_| ConnectError::Panicked)?,
+            Err(_) => Err(ConnectError::Slow),
+        }
+    }
+
+    async fn connect(&self) -> Result<Client, ConnectError> {
         let mut config = match self {
             Self::InCluster => Config::incluster()?,
             Self::Kubeconfig { path, context } => {
@@ -69,7 +82,16 @@ pub enum ConnectError {
     /// What it says cannot be used.
     #[error("{}", words(.0))]
     Client(#[from] Box<kube::Error>),
+    /// A program does not end.
+    #[error("the program that the kubeconfig names has not ended within {:?}", PATIENCE)]
+    Slow,
+    /// A bug.
+    #[error("reading the kubeconfig panicked (please report this)")]
+    Panicked,
 }
+
+/// A program that gives credentials gets so long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
