@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::client::Body;
+use tokio::time::timeout;
 use tower::{ServiceExt as _, service_fn};
 use tracing::{info, warn};
 
@@ -117,7 +118,12 @@ impl Contact {
                 // The answer to a list may have no end, or not be one.
                 let query = request.uri().query().unwrap_or_default();
                 let is_watch = query.split('&').any(|pair| pair == "watch=true");
-                let response = client.send(request).await?;
+                let response = timeout(ANSWER_WITHIN, client.send(request))
+                    .await
+                    .unwrap_or_else(|_| {
+                        let why = format!("no answer within {ANSWER_WITHIN:?}");
+                        Err(kube::Error::Service(why.into()))
+                    })?;
                 if is_watch && response.status().is_success() {
                     contact.answered(&cluster, &section);
                 }
@@ -127,6 +133,9 @@ impl Contact {
         Client::new(service.map_err(tower::BoxError::from), namespace)
     }
 }
+
+/// Until an answer begins: that of a watch at once, that of a list when its page is there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
