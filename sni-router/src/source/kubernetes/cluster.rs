@@ -256,12 +256,7 @@ fn sections(scope: &Scope) -> Vec<Section> {
 }
 
 /// Looks at the definition of Listener now and then: somebody may replace it.
-async fn watch_definition(
-    label: Arc<str>,
-    client: Client,
-    found: Problems,
-    dirty: Arc<Notify>,
-) {
+async fn watch_definition(label: Arc<str>, client: Client, found: Problems, dirty: Arc<Notify>) {
     let mut told = None;
     loop {
         let pause = match definition::problems(client.clone()).await {

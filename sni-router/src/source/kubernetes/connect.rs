@@ -83,7 +83,10 @@ pub enum ConnectError {
     #[error("{}", words(.0))]
     Client(#[from] Box<kube::Error>),
     /// A program does not end.
-    #[error("the program that the kubeconfig names has not ended within {:?}", PATIENCE)]
+    #[error(
+        "the program that the kubeconfig names has not ended within {:?}",
+        PATIENCE
+    )]
     Slow,
     /// A bug.
     #[error("reading the kubeconfig panicked (please report this)")]

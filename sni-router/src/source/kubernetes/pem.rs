@@ -85,7 +85,10 @@ mod tests {
     #[test]
     fn certificates_stay_and_keys_go_wherever_they_stand() {
         assert_eq!(kept(CHAIN), CHAIN);
-        assert_eq!(kept(&format!("# a\n{}", CHAIN.replace('\n', "\r\n"))), CHAIN);
+        assert_eq!(
+            kept(&format!("# a\n{}", CHAIN.replace('\n', "\r\n"))),
+            CHAIN
+        );
         assert_eq!(kept(&format!("{CHAIN}{KEY}")), format!("{CHAIN}{REMOVED}"));
         assert_eq!(kept(&format!("{KEY}{CHAIN}")), format!("{REMOVED}{CHAIN}"));
         let old = KEY.replace("PRIVATE KEY", "RSA PRIVATE KEY");
