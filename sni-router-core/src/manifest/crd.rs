@@ -314,6 +314,7 @@ pub struct ListenerStatus {
     pub status_message: Option<String>,
     /// `Accepted`, `Programmed` and `ResolvedRefs`, as in Gateway API.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Option<Vec<Condition>>,
     /// The generation of the object these words are about.
     #[serde(skip_serializing_if = "Option::is_none")]

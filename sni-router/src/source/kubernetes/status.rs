@@ -80,7 +80,8 @@ fn listeners(
         let previous: Option<crd::ListenerStatus> =
             serde_json::from_value(seen.status.clone()).unwrap_or_default();
         let wanted = reduced(listener.as_api(previous.as_ref(), now), kept);
-        if previous.map(|previous| reduced(previous, kept)).as_ref() != Some(&wanted) {
+        let previous = previous.map(|previous| own(reduced(previous, kept), &wanted));
+        if previous.as_ref() != Some(&wanted) {
             let timeless = listener.as_api(None, &Time(Timestamp::UNIX_EPOCH));
             changes.push(Change {
                 meaning: json!(timeless).to_string(),
@@ -131,6 +132,16 @@ fn reduced(status: crd::ListenerStatus, kept: Kept) -> crd::ListenerStatus {
         },
         _ => status,
     }
+}
+
+/// Without the conditions of others.
+fn own(mut status: crd::ListenerStatus, wanted: &crd::ListenerStatus) -> crd::ListenerStatus {
+    if let (Some(there), Some(wanted)) = (&mut status.conditions, &wanted.conditions) {
+        let place = |kind: &str| wanted.iter().position(|it| it.type_ == kind);
+        there.retain(|it| place(&it.type_).is_some());
+        there.sort_by_key(|it| place(&it.type_));
+    }
+    status
 }
 
 fn change(kind: Kind, id: &Id, seen: &Seen, status: Value) -> Change {
@@ -227,6 +238,21 @@ mod tests {
         let held = Held::of(Kind::Listener, &object);
         mirror.replace(&section, BTreeMap::from([(object.id(), held)]));
         mirror
+    }
+
+    #[test]
+    fn conditions_of_others_beside_ours_are_no_difference() {
+        let status = |kinds: &[&str]| -> crd::ListenerStatus {
+            let conditions = kinds.iter().map(|kind| {
+                let time = "2026-01-01T00:00:00Z";
+                json!({"type": kind, "status": "True", "reason": "A", "message": "", "lastTransitionTime": time})
+            });
+            serde_json::from_value(json!({"conditions": conditions.collect::<Vec<_>>()})).unwrap()
+        };
+        let wanted = status(&["Accepted", "Programmed"]);
+        let there = status(&["Programmed", "Healthy", "Accepted"]);
+        assert_eq!(own(there, &wanted), wanted);
+        assert_ne!(own(status(&["Accepted", "Healthy"]), &wanted), wanted);
     }
 
     #[test]
