@@ -56,11 +56,14 @@ impl Gate {
         path
     }
 
-    /// Ends all connections; new ones get through.
-    pub fn cut(&self) {
-        for stream in self.way.streams().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+    /// Ends all connections, and tells how many that were; new ones get through.
+    pub fn cut(&self) -> usize {
+        let streams = std::mem::take(&mut *self.way.streams());
+        // Of either end of each. It fails on one that has ended by itself.
+        let ended = streams
+            .iter()
+            .filter(|stream| stream.shutdown(Shutdown::Both).is_ok());
+        ended.count() / 2
     }
 
     /// From now on nothing gets through, and nobody is told; or no longer so.

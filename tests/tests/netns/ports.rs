@@ -41,22 +41,7 @@ fn lab() -> Lab {
 fn ports_that_the_kernel_chooses_from_keep_tc_from_starting_and_the_flag_is_named() {
     let lab = lab();
     lab.net.router.sysctl(CHOSEN, "20000 60999");
-    let launch = Launch {
-        manifests: Some(&lab.manifests()),
-        admin: &lab.admin(),
-        args: &[
-            "--datapath",
-            "tc",
-            "--tc-ports",
-            "10000-29999",
-            "--pin-dir",
-            "none",
-        ],
-        without: &[],
-    };
-    let mut router = Router::launch(&lab.net.router, &launch);
-    let status = router.wait_exit(START);
-    assert!(!status.success(), "{status}");
+    let router = refused(&lab, &["--tc-ports", "10000-29999"]);
     let said = router.log().wait_for_line("--reserve-ports", SOON);
     for word in ["10000-29999", "port 20000", "20000-60999"] {
         assert!(said.contains(word), "{word}: {said}");
@@ -189,22 +174,7 @@ fn each_source_address_has_all_the_ports_and_keeps_them_over_a_restart() {
 #[case::that_is_none("0.0.0.0")]
 fn source_address_that_cannot_be_one_keeps_tc_from_starting(#[case] source: &str) {
     let lab = lab();
-    let launch = Launch {
-        manifests: Some(&lab.manifests()),
-        admin: &lab.admin(),
-        args: &[
-            "--datapath",
-            "tc",
-            "--tc-source",
-            source,
-            "--pin-dir",
-            "none",
-        ],
-        without: &[],
-    };
-    let mut router = Router::launch(&lab.net.router, &launch);
-    let status = router.wait_exit(START);
-    assert!(!status.success(), "{status}");
+    let router = refused(&lab, &["--tc-source", source]);
     let flag = format!("--tc-source {source}");
     router.log().wait_for_line(&flag, SOON);
 }
@@ -271,6 +241,21 @@ fn connections_of_the_host_to_the_same_endpoint_are_untouched() {
             "{access:?}"
         );
     }
+}
+
+/// A router that has refused to start `tc` with these flags.
+#[track_caller]
+fn refused(lab: &Lab, args: &[&str]) -> Router {
+    let launch = Launch {
+        manifests: Some(&lab.manifests()),
+        admin: &lab.admin(),
+        args: &[&["--datapath", "tc", "--pin-dir", "none"], args].concat(),
+        without: &[],
+    };
+    let mut router = Router::launch(&lab.net.router, &launch);
+    let status = router.wait_exit(START);
+    assert!(!status.success(), "{status}");
+    router
 }
 
 /// Opens a connection that its datapath has taken over.
