@@ -96,12 +96,12 @@ const CLAIMS: usize = 4;
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, SocketAddr};
+    use std::net::IpAddr;
     use std::time::Duration;
 
     use super::*;
-    use crate::balance::{Backend, EndpointPool};
-    use crate::model::{self, BackendKey, Method, ObjectKey};
+    use crate::balance::{Backend, tests};
+    use crate::model::Method;
 
     #[test]
     fn least_busy_is_picked_when_leases_are_held() {
@@ -159,17 +159,7 @@ mod tests {
     }
 
     fn backend(endpoints: u16) -> Backend {
-        let service = ObjectKey {
-            namespace: "default".into(),
-            name: "web".into(),
-            ..ObjectKey::default()
-        };
-        let addr = |port| SocketAddr::from(([10, 0, 0, 1], port));
-        let backend = model::Backend {
-            key: BackendKey::of(service, "443", Method::LeastConnection),
-            endpoints: vec![(0..endpoints).map(addr).collect()],
-        };
-        Backend::new(&backend, &mut EndpointPool::default(), None)
+        tests::backend(Method::LeastConnection, endpoints)
     }
 
     fn pick(backend: &Backend) -> Lease {

@@ -151,7 +151,8 @@ fn endpoint_in_doubt_is_picked_when_no_other_is_left() {
     }
 }
 
-fn backend(method: Method, endpoints: u16) -> Backend {
+/// One Service port with so many endpoints, at ports from 0 on.
+pub(super) fn backend(method: Method, endpoints: u16) -> Backend {
     let service = ObjectKey {
         namespace: "default".into(),
         name: "web".into(),
