@@ -11,8 +11,8 @@ use crate::{cluster, lint, setup, test};
 pub fn ci() -> Result<ExitCode> {
     setup::setup()?;
     lint::lint()?;
-    let mut totals = Totals::default();
-    test::run(&mut totals)?;
-    cluster::run(&mut totals)?;
-    Ok(totals.conclude())
+    Totals::of(|totals| {
+        test::run(totals)?;
+        cluster::run(totals)
+    })
 }

@@ -12,9 +12,7 @@ use crate::totals::Totals;
 
 /// Runs them, as root, and ends with a line of totals.
 pub fn test() -> Result<ExitCode> {
-    let mut totals = Totals::default();
-    run(&mut totals)?;
-    Ok(totals.conclude())
+    Totals::of(run)
 }
 
 /// The same, adding up what there is.

@@ -15,9 +15,7 @@ use crate::totals::Totals;
 /// Runs the unit and property tests as the current user, then the integration tests as root, and
 /// ends with a line of totals. A failing test does not keep the others from running.
 pub fn test() -> Result<ExitCode> {
-    let mut totals = Totals::default();
-    run(&mut totals)?;
-    Ok(totals.conclude())
+    Totals::of(run)
 }
 
 /// The same, adding up what there is.

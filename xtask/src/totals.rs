@@ -18,6 +18,13 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Those of what is run, told at the end.
+    pub fn of(run: impl FnOnce(&mut Self) -> Result<()>) -> Result<ExitCode> {
+        let mut totals = Self::default();
+        run(&mut totals)?;
+        Ok(totals.conclude())
+    }
+
     /// Runs tests, shows what they print and adds it up.
     pub fn count(&mut self, command: &mut Command) -> Result<()> {
         println!("  $ {}", line(command));
@@ -42,7 +49,7 @@ impl Totals {
     }
 
     /// Prints the line of totals; a success if something passed and nothing failed.
-    pub fn conclude(&self) -> ExitCode {
+    fn conclude(&self) -> ExitCode {
         let Self {
             passed,
             failed,
