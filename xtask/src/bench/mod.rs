@@ -100,8 +100,8 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     }
     let binaries = args.binaries.clone();
     let binaries = binaries.unwrap_or_else(|| target_dir().join("release"));
-    let control_plane = find_control_plane(&mut loads);
     let (systems, mut missing) = System::select(&args.systems, &binaries.join("sni-router"))?;
+    let control_plane = find_control_plane(&mut loads, &systems);
     let perf = extra::find(&loads, &systems);
     if !is_root() {
         let mut command = as_root(env::current_exe()?)?;
@@ -150,8 +150,12 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
 
 /// The programs that some loads need, built if need be. Where there are none those loads are left out,
 /// and a line says so.
-fn find_control_plane(loads: &mut Vec<Load>) -> Result<Option<PathBuf>, String> {
-    let needs_it = |load: &Load| load.work == Work::Cluster;
+fn find_control_plane(
+    loads: &mut Vec<Load>,
+    systems: &[System],
+) -> Result<Option<PathBuf>, String> {
+    let is_put = |load: &Load| systems.iter().any(|system| load.is_for(system));
+    let needs_it = |load: &Load| load.work == Work::Cluster && is_put(load);
     if !loads.iter().any(needs_it) {
         return Ok(None);
     }

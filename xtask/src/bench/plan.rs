@@ -272,7 +272,7 @@ fn groups(loads: &[Load]) -> Vec<Vec<Load>> {
 
 impl Load {
     /// Whether it is put on a system.
-    fn is_for(&self, system: &System) -> bool {
+    pub(super) fn is_for(&self, system: &System) -> bool {
         if self.work == Work::Cluster {
             // The others read no Kubernetes API; and it is not the datapath that makes the difference.
             return system.name == OURS && system.datapath == "tc";
