@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Only ask this, and exit with 1 where the answer is no: for the probes of a supervisor
+    /// Only ask this, and fail where the answer is no: for the probes of a supervisor
     #[arg(long, conflicts_with = "json", value_name = "WHAT")]
     probe: Option<Probe>,
 }
