@@ -1,7 +1,7 @@
 //! What must hold for the ClientHello reader, whatever the bytes. The fuzz target and
 //! `sni-router-core/tests/hello_corpus.rs` both come in here.
 
-use sni_router_core::hello::{DEFAULT_MAX_SIZE, HelloReader, Progress};
+use sni_router_core::hello::{DEFAULT_MAX_SIZE, Hello, HelloReader, Progress};
 
 /// Panics where the reader's answer to `stream` depends on the cuts, is not final, or says what is
 /// not in the bytes.
@@ -21,6 +21,7 @@ pub(crate) fn check(stream: &[u8]) {
             "up to {longest} bytes at a time"
         );
     }
+    fingerprint_adds_nothing_else(stream, &whole);
     let Progress::Hello(hello) = whole else {
         return;
     };
@@ -64,6 +65,40 @@ pub(crate) fn check(stream: &[u8]) {
                 .windows(2)
                 .any(|window| window == version.to_be_bytes())
         );
+    }
+}
+
+/// A reader that also fingerprints gives the same answer, and a fingerprint of the right shape with
+/// every hello.
+fn fingerprint_adds_nothing_else(stream: &[u8], whole: &Progress) {
+    let fingerprinted = HelloReader::new(DEFAULT_MAX_SIZE)
+        .with_ja4(true)
+        .advance(stream);
+    let Progress::Hello(hello) = fingerprinted else {
+        assert_eq!(&fingerprinted, whole);
+        return;
+    };
+    let ja4 = hello.ja4.expect("it was asked for");
+    assert_ja4(ja4.as_str(), &hello);
+    assert_eq!(&Progress::Hello(Hello { ja4: None, ..hello }), whole);
+}
+
+/// Shape and what is told in the open, as the specification has them.
+fn assert_ja4(ja4: &str, hello: &Hello) {
+    let [offered, suites, extensions] = ja4.split('_').collect::<Vec<_>>()[..] else {
+        panic!("{ja4} is not of three parts");
+    };
+    let (head, rest) = offered.split_at(4);
+    let (counts, alpn) = rest.split_at(4);
+    assert_eq!(alpn.len(), 2, "{ja4}");
+    let name = if hello.server_name.is_some() { "d" } else { "i" };
+    let versions = ["13", "12", "11", "10", "s3", "s2", "d1", "d2", "d3", "00"];
+    assert!(head.starts_with('t') && versions.contains(&&head[1..3]) && head.ends_with(name));
+    assert!(counts.bytes().all(|b| b.is_ascii_digit()), "{ja4}");
+    assert!(alpn.bytes().all(|b| b.is_ascii_alphanumeric()), "{ja4}");
+    for hash in [suites, extensions] {
+        assert_eq!(hash.len(), 12, "{ja4}");
+        assert!(hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{ja4}");
     }
 }
 

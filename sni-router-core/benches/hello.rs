@@ -27,6 +27,27 @@ fn chromium_post_quantum(bencher: Bencher<'_, '_>) {
     read(bencher, CHROMIUM);
 }
 
+#[divan::bench]
+fn openssl_with_ja4(bencher: Bencher<'_, '_>) {
+    fingerprint(bencher, OPENSSL);
+}
+
+#[divan::bench]
+fn chromium_post_quantum_with_ja4(bencher: Bencher<'_, '_>) {
+    fingerprint(bencher, CHROMIUM);
+}
+
+/// What costs most to fingerprint: cipher suites to sort and to hash, 32,000 of them.
+#[divan::bench]
+fn most_cipher_suites_with_ja4(bencher: Bencher<'_, '_>) {
+    fingerprint(bencher, &most_suites());
+}
+
+#[divan::bench]
+fn most_cipher_suites(bencher: Bencher<'_, '_>) {
+    read(bencher, &most_suites());
+}
+
 /// Four full records, put together before they are read.
 #[divan::bench]
 fn padded_to_64_kib(bencher: Bencher<'_, '_>) {
@@ -53,6 +74,21 @@ fn chromium_dripped(bencher: Bencher<'_, '_>) {
 fn largest_in_records_of_one_byte_dripped(bencher: Bencher<'_, '_>) {
     let handshake = Draft::padded("www.example.com", DEFAULT_MAX_SIZE / 6 + 5).handshake();
     drip(bencher, &in_records_of(&handshake, || 1));
+}
+
+fn fingerprint(bencher: Bencher<'_, '_>, stream: &[u8]) {
+    let reader = || HelloReader::new(DEFAULT_MAX_SIZE).with_ja4(true);
+    bencher
+        .counter(divan::counter::BytesCount::of_slice(stream))
+        .bench(|| reader().advance(black_box(stream)));
+}
+
+/// As many cipher suites as fit, in an order that no sorting can guess.
+fn most_suites() -> Vec<u8> {
+    let mut draft = Draft::named("www.example.com");
+    let suites = (0..32_000u16).map(|n| n.wrapping_mul(40_503));
+    draft.cipher_suites = suites.flat_map(u16::to_be_bytes).collect();
+    draft.stream()
 }
 
 fn read(bencher: Bencher<'_, '_>, stream: &[u8]) {

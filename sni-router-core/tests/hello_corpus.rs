@@ -12,18 +12,20 @@ mod entry;
 fn captured_hellos_say_what_their_clients_were_told() {
     let mut said = String::new();
     for (name, bytes) in corpus("bin") {
-        let progress = HelloReader::new(DEFAULT_MAX_SIZE).advance(&bytes);
+        let mut reader = HelloReader::new(DEFAULT_MAX_SIZE).with_ja4(true);
+        let progress = reader.advance(&bytes);
         let Progress::Hello(hello) = progress else {
             panic!("{name}: {progress:?}");
         };
         let server_name = hello.server_name.as_ref().map_or("-", |host| host.as_str());
         let alpn: Vec<_> = hello.alpn_names().collect();
         said += &format!(
-            "{name}: {server_name} alpn={alpn:?} versions={:04x?} ech={} size={} of {}\n",
+            "{name}: {server_name} alpn={alpn:?} versions={:04x?} ech={} size={} of {} ja4={}\n",
             hello.versions,
             hello.ech,
             hello.size,
             bytes.len(),
+            hello.ja4.expect("it was asked for"),
         );
     }
     insta::assert_snapshot!(said);

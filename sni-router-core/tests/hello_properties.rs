@@ -215,6 +215,7 @@ impl Offer {
                 false => self.versions.clone(),
             },
             ech: self.ech,
+            ja4: None,
             size: 0,
         }
     }

@@ -2,15 +2,21 @@
 
 use tls_parser::{TlsExtension, parse_tls_extension_unknown, parse_tls_handshake_client_hello};
 
+use super::ja4::{Ja4, Offer};
 use super::{Hello, MalformedReason, extension};
 
-/// Reads the ClientHello in `body`, which is the handshake message without its header.
+/// Reads the ClientHello in `body`, which is the handshake message without its header, and
+/// fingerprints it if that is wanted.
 ///
 /// tls-parser reads the fixed part. It is more lenient than RFC 8446, 4.1.2 in two places, which
 /// are checked here: it takes empty lists of cipher suites and compression methods, and where the
 /// length of the extensions runs past the end it reports none and leaves the bytes over, so that
 /// a name in them would be overlooked.
-pub(super) fn parse(body: &[u8], size: usize) -> Result<Hello, MalformedReason> {
+pub(super) fn parse(
+    body: &[u8],
+    size: usize,
+    wants_ja4: bool,
+) -> Result<Hello, MalformedReason> {
     let Ok((rest, contents)) = parse_tls_handshake_client_hello(body) else {
         return Err(MalformedReason::Body);
     };
@@ -22,6 +28,7 @@ pub(super) fn parse(body: &[u8], size: usize) -> Result<Hello, MalformedReason> 
     let mut alpn = Vec::new();
     let mut versions = None;
     let mut ech = false;
+    let mut signatures = &[][..];
     let mut seen = Seen::default();
     let mut rest = contents.ext.unwrap_or_default();
     while !rest.is_empty() {
@@ -39,19 +46,33 @@ pub(super) fn parse(body: &[u8], size: usize) -> Result<Hello, MalformedReason> 
             ENCRYPTED_CLIENT_HELLO => {
                 ech = extension::is_outer_ech(data).ok_or(MalformedReason::Ech)?;
             }
+            SIGNATURE_ALGORITHMS => signatures = data,
             _ => {}
         }
         rest = next;
     }
-    if seen.any_twice() {
+    let Some(extensions) = seen.sorted() else {
         return Err(MalformedReason::DuplicateExtension);
-    }
+    };
 
+    let versions = versions.unwrap_or_else(|| vec![contents.version.0]);
+    let ja4 = wants_ja4.then(|| {
+        Ja4::of(Offer {
+            versions: &versions,
+            has_name: server_name.is_some(),
+            // In place: nothing is allocated.
+            suites: contents.ciphers.into_iter().map(|suite| suite.0).collect(),
+            extensions,
+            alpn: &alpn,
+            signatures,
+        })
+    });
     Ok(Hello {
         server_name,
         alpn,
-        versions: versions.unwrap_or_else(|| vec![contents.version.0]),
+        versions,
         ech,
+        ja4,
         size,
     })
 }
@@ -88,14 +109,20 @@ impl Seen {
         self.low |= 1 << kind;
     }
 
-    fn any_twice(mut self) -> bool {
+    /// All of them in ascending order, or `None` where one was there twice.
+    fn sorted(&mut self) -> Option<impl Iterator<Item = u16> + Clone> {
         self.high.sort_unstable();
-        self.low_twice || self.high.windows(2).any(|pair| pair[0] == pair[1])
+        let is_twice = self.low_twice || self.high.windows(2).any(|pair| pair[0] == pair[1]);
+        let low = self.low;
+        let low = (0..u64::BITS as u16).filter(move |kind| low & (1 << kind) != 0);
+        (!is_twice).then(|| low.chain(self.high.iter().copied()))
     }
 }
 
 /// RFC 6066, 3.
 const SERVER_NAME: u16 = 0;
+/// RFC 8446, 4.2.3.
+const SIGNATURE_ALGORITHMS: u16 = 13;
 /// RFC 7301, 3.1.
 const ALPN: u16 = 16;
 /// RFC 8446, 4.2.1.

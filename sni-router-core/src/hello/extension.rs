@@ -62,6 +62,19 @@ pub(super) fn supported_versions(data: &[u8]) -> Option<Vec<u16>> {
     Some(versions.filter(|&version| !is_grease(version)).collect())
 }
 
+/// The algorithms of a signature_algorithms extension (RFC 8446, 4.2.3), without GREASE; none where
+/// its lengths do not add up, which is for the endpoint to refuse.
+pub(super) fn signature_algorithms(data: &[u8]) -> impl Iterator<Item = u16> {
+    let list = match vector16(data) {
+        Some((list, [])) => list,
+        _ => &[],
+    };
+    let (pairs, odd) = list.as_chunks::<2>();
+    let pairs = if odd.is_empty() { pairs } else { &[] };
+    let algorithms = pairs.iter().copied().map(u16::from_be_bytes);
+    algorithms.filter(|&algorithm| !is_grease(algorithm))
+}
+
 /// Whether an encrypted_client_hello extension (RFC 9849, 5) is of type outer.
 pub(super) fn is_outer_ech(data: &[u8]) -> Option<bool> {
     const OUTER: u8 = 0;
@@ -92,7 +105,7 @@ fn parse_host(name: &[u8]) -> Result<Host, MalformedReason> {
 
 /// Values that clients mix in so that servers keep ignoring what they do not know (RFC 8701, 2):
 /// 0x0a0a, 0x1a1a, up to 0xfafa.
-fn is_grease(value: u16) -> bool {
+pub(super) fn is_grease(value: u16) -> bool {
     let [high, low] = value.to_be_bytes();
     high == low && low & 0x0f == 0x0a
 }

@@ -7,16 +7,19 @@
 //!   not add up, a name or an extension given twice, records that do not belong there. A router
 //!   that reads another name than the endpoint can be talked past its own routes.
 //! - What a router does not route by (cipher suites, groups, signatures, tickets) is not looked
-//!   into. Whether it is acceptable is for the endpoint to say.
+//!   into, but for a fingerprint where that is wanted. Whether it is acceptable is for the endpoint
+//!   to say.
 //!
 //! Invariant: the answer depends on the bytes alone, never on how they were cut, and every answer
 //! but [`Progress::NeedMore`] is final.
 
 mod body;
 mod extension;
+mod ja4;
 mod reader;
 mod reason;
 
+pub use ja4::Ja4;
 pub use reader::HelloReader;
 pub use reason::MalformedReason;
 
@@ -63,6 +66,8 @@ pub struct Hello {
     /// look the same. Type inner, which a client-facing server sends on to a backend, does not
     /// count: there `server_name` is the true one.
     pub ech: bool,
+    /// The fingerprint, where [`HelloReader::with_ja4`] has asked for it.
+    pub ja4: Option<Ja4>,
     /// Bytes of stream up to the end of the hello, record headers included. What follows (early
     /// data, for one) was not looked at.
     pub size: usize,

@@ -13,6 +13,7 @@ use super::{MalformedReason, Progress, body};
 #[derive(Debug)]
 pub struct HelloReader {
     max_size: usize,
+    wants_ja4: bool,
     /// Where in the stream the first record starts that was not complete yet.
     record: usize,
     /// Bytes of handshake in the records in front of that one.
@@ -28,11 +29,19 @@ impl HelloReader {
     pub fn new(max_size: usize) -> Self {
         Self {
             max_size,
+            wants_ja4: false,
             record: 0,
             before: 0,
             header: [0; HANDSHAKE_HEADER],
             header_len: 0,
         }
+    }
+
+    /// The same reader, which also fingerprints the hello if that is `wanted`. It costs more than
+    /// reading a usual hello does, so it is for who has a use for it.
+    pub fn with_ja4(mut self, wanted: bool) -> Self {
+        self.wants_ja4 = wanted;
+        self
     }
 
     /// Looks at the stream so far. `received` is all of it from the first byte; it only grows
@@ -45,7 +54,7 @@ impl HelloReader {
             Err(Refusal::Malformed(reason)) => return Progress::Malformed(reason),
             Err(Refusal::TooLarge) => return Progress::TooLarge,
         };
-        match body::parse(&self.gather(&received[..end]), end) {
+        match body::parse(&self.gather(&received[..end]), end, self.wants_ja4) {
             Ok(hello) => Progress::Hello(hello),
             Err(reason) => Progress::Malformed(reason),
         }
