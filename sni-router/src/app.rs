@@ -26,12 +26,13 @@ use crate::datapath::tc::Tc;
 use crate::limits;
 use crate::listen::{Groups, Steering};
 use crate::observe::admin::{Admin, AdminAddr};
+use crate::observe::log::AccessFile;
 use crate::observe::metrics::{Metrics, Problems};
 use crate::observe::readiness::Readiness;
 use crate::proxy::Proxy;
 use crate::proxy::settings::Settings as ProxySettings;
 use crate::proxy::worker::Worker;
-use crate::signals::{Signals, stop};
+use crate::signals::{Signals, on_rotation, stop};
 use crate::source::Source;
 use crate::source::directory::Directory;
 use crate::source::dns::{Dns, SystemResolver};
@@ -64,6 +65,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Settings of the connection path.
     pub proxy: ProxySettings,
+    /// Where access lines go, if not to standard error.
+    pub access_file: Option<Arc<AccessFile>>,
 }
 
 /// Where manifests are.
@@ -79,6 +82,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     limits::raise_descriptors();
     // Before anything slow, so that a signal during the start is not lost, nor deadly.
     let mut signals = Signals::new()?;
+    let access_file = settings.access_file;
+    on_rotation(move || access_file.iter().for_each(|file| file.reopen()))?;
     let source = open(settings.manifests).await?;
     let dns = Dns::start(SystemResolver::default());
     let clusters: Arc<Facts> = match &source {
@@ -197,6 +202,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     drain(&proxy, settings.drain_timeout, &mut signals).await;
     close_all.send_replace(true);
     drain(&proxy, LAST_WORDS, &mut signals).await;
+    proxy.sum_up();
     if is_followed {
         control.abandon();
         info!("stopped; another router goes on");

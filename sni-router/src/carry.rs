@@ -9,7 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -254,11 +254,13 @@ pub struct Limits {
     pub shutdown: watch::Receiver<bool>,
 }
 
-/// Bytes carried, readable while the connection lives.
+/// What was carried, readable while the connection lives.
 #[derive(Debug, Default)]
 pub struct Traffic {
     up: AtomicU64,
     down: AtomicU64,
+    /// The direction whose sender was the first to send a FIN, by its number and one; 0 for none.
+    finished_first: AtomicU8,
 }
 
 impl Traffic {
@@ -280,6 +282,25 @@ impl Traffic {
     /// Sets the count of one direction.
     pub fn set(&self, direction: Direction, bytes: u64) {
         self.of(direction).store(bytes, Ordering::Relaxed);
+    }
+
+    /// The sender of one direction has sent its FIN.
+    pub fn finished(&self, direction: Direction) {
+        // Fails where the other one was first.
+        let _ = self.finished_first.compare_exchange(
+            0,
+            direction as u8 + 1,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The direction whose sender was the first to send a FIN, where that is known.
+    pub fn finished_first(&self) -> Option<Direction> {
+        let is_first = |direction: &Direction| {
+            self.finished_first.load(Ordering::Relaxed) == *direction as u8 + 1
+        };
+        [Direction::Up, Direction::Down].into_iter().find(is_first)
     }
 
     fn of(&self, direction: Direction) -> &AtomicU64 {

@@ -1,6 +1,7 @@
 //! `sni-router run`: the daemon.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ use crate::app::{self, Manifests, Settings};
 use crate::datapath::choose::{Choice, TcPorts};
 use crate::observe::admin::AdminAddr;
 use crate::observe::log::{self, Format};
+use crate::proxy::quota;
 use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
 use crate::takeover::PinDir;
 
@@ -102,6 +104,21 @@ pub struct Args {
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log_level: String,
 
+    /// Write access records to this file and not to standard error, as JSON lines and whatever
+    /// --log-level says; `-` is standard output. SIGUSR1 has it opened anew, for log rotation
+    #[arg(long, value_name = "PATH")]
+    access_log: Option<PathBuf>,
+
+    /// Most access records of rejected connections, a second and reason; the next one says how many
+    /// were left out. 0 for none
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    access_log_rejects: u32,
+
+    /// Write the access record of one in N connections that were carried and ended well, and of all
+    /// that were carried and did not
+    #[arg(long, value_name = "N", default_value_t = NonZeroU32::MIN)]
+    access_log_sample: NonZeroU32,
+
     /// Worker threads [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -162,8 +179,11 @@ pub struct Args {
 /// Runs until it is told to stop.
 pub fn run(args: Args) -> Result<ExitCode> {
     let (format, level) = (args.log_format, args.log_level.clone());
-    let settings = args.into_settings()?;
-    let _flush = log::init(format, &level)?;
+    let access = args.access_log.clone();
+    let mut settings = args.into_settings()?;
+    // Written to the end as long as it lives.
+    let log = log::init(format, &level, access.as_deref())?;
+    settings.access_file = log.file();
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -234,7 +254,12 @@ impl Args {
                     too_large: self.on_too_large,
                     timeout: self.on_timeout,
                 },
+                records: quota::Limits {
+                    rejects: self.access_log_rejects,
+                    sample: self.access_log_sample,
+                },
             },
+            access_file: None,
         })
     }
 }

@@ -55,6 +55,7 @@ impl<'p> Accepted<'p> {
         let vip = client.local_addr().ok()?;
         let mut record = Record::new(
             Arc::clone(&proxy.observer),
+            Arc::clone(&proxy.quota),
             proxy.shutdown.clone(),
             canonical(peer),
             canonical(vip),

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::reason::CloseReason;
+use super::record;
 use crate::socket::Socket;
 
 /// A hello and every byte received so far, which may be more than the hello.
@@ -49,7 +50,7 @@ impl Reading {
     /// Nothing has been read yet.
     pub(super) fn new(max_size: usize) -> Self {
         Self {
-            reader: HelloReader::new(max_size),
+            reader: HelloReader::new(max_size).with_ja4(record::is_written()),
             received: Vec::with_capacity(FIRST_BYTES),
         }
     }

@@ -67,6 +67,7 @@ impl Adopted {
         let (proxy, orphan) = (&self.active.0, &self.orphan);
         let mut record = Record::new(
             Arc::clone(&proxy.observer),
+            Arc::clone(&proxy.quota),
             proxy.shutdown.clone(),
             orphan.client,
             orphan.vip,

@@ -11,6 +11,7 @@ pub mod connect;
 mod hello;
 mod left;
 mod pending;
+pub mod quota;
 pub mod reason;
 pub mod record;
 mod reject;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 use crate::carry::Datapath;
 use pending::Pending;
+use quota::Quota;
 use record::Observer;
 use settings::Settings;
 
@@ -35,6 +37,7 @@ pub struct Proxy {
     table: Arc<ArcSwap<RouteTable>>,
     datapath: Arc<dyn Datapath>,
     observer: Arc<dyn Observer>,
+    quota: Arc<Quota>,
     pending: Pending,
     active: AtomicUsize,
     /// Becomes true when connections must end now.
@@ -52,11 +55,13 @@ impl Proxy {
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let pending = Pending::new(settings.max_pending_hellos);
+        let quota = Arc::new(Quota::new(settings.records));
         Self {
             settings,
             table,
             datapath,
             observer,
+            quota,
             pending,
             active: AtomicUsize::new(0),
             shutdown,
@@ -66,5 +71,10 @@ impl Proxy {
     /// Connections accepted and not over.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// Says which records were not written, at the end.
+    pub fn sum_up(&self) {
+        self.quota.sum_up();
     }
 }

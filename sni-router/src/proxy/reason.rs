@@ -93,6 +93,52 @@ impl CloseReason {
             Self::Internal => "internal",
         }
     }
+
+    /// Who closed first, unless somebody's FIN had come before. `None` where only that would tell,
+    /// and where the connection goes on.
+    pub const fn closer(self) -> Option<Closer> {
+        match self {
+            Self::Done | Self::Left => None,
+            Self::ClientReset | Self::ClientGone => Some(Closer::Client),
+            Self::EndpointReset => Some(Closer::Endpoint),
+            Self::IdleTimeout
+            | Self::MaxDuration
+            | Self::Drained
+            | Self::UnknownHost
+            | Self::NoSni
+            | Self::NotTls
+            | Self::MalformedHello
+            | Self::HelloTooLarge
+            | Self::HelloTimeout
+            | Self::TooManyHellos
+            | Self::NoListener
+            | Self::NoEndpoint
+            | Self::ConnectFailed
+            | Self::Internal => Some(Closer::Router),
+        }
+    }
+}
+
+/// Who closed a connection first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closer {
+    /// The client, by FIN or RST.
+    Client,
+    /// The endpoint, by FIN or RST.
+    Endpoint,
+    /// The router, since it had to.
+    Router,
+}
+
+impl Closer {
+    /// The label in logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Endpoint => "endpoint",
+            Self::Router => "router",
+        }
+    }
 }
 
 impl fmt::Display for CloseReason {

@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sni_router_core::hello::Hello;
+use humantime::format_rfc3339_millis;
+use sni_router_core::hello::{Hello, Ja4};
 use sni_router_core::name::Host;
 use sni_router_core::table::{Front, Route};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{Level, enabled, info};
 
 use super::connect::ConnectFailure;
-use super::reason::CloseReason;
-use crate::carry::{Decline, Kind, Traffic};
+use super::quota::Quota;
+use super::reason::{CloseReason, Closer};
+use crate::carry::{Decline, Direction, Kind, Traffic};
 
 /// Is told of every connection's steps; counts them.
 pub trait Observer: Send + Sync {
@@ -37,8 +39,11 @@ pub trait Observer: Send + Sync {
 /// What is known of a connection. Logged and counted when dropped.
 pub struct Record {
     observer: Arc<dyn Observer>,
+    quota: Arc<Quota>,
     shutdown: watch::Receiver<bool>,
     started: Instant,
+    /// The same by the wall clock, which may have been set since.
+    start: SystemTime,
     /// The client's address.
     pub client: SocketAddr,
     /// The address the client connected to.
@@ -61,7 +66,7 @@ pub struct Record {
     pub failed: String,
     /// What exactly was wrong with a malformed hello; else empty.
     pub detail: &'static str,
-    /// Bytes carried.
+    /// Bytes and FINs carried.
     pub traffic: Traffic,
     /// How it ended. [`CloseReason::Internal`] until somebody knows better.
     pub reason: CloseReason,
@@ -69,16 +74,19 @@ pub struct Record {
 
 impl Record {
     /// The record of a connection accepted now.
-    pub fn new(
+    pub(super) fn new(
         observer: Arc<dyn Observer>,
+        quota: Arc<Quota>,
         shutdown: watch::Receiver<bool>,
         client: SocketAddr,
         vip: SocketAddr,
     ) -> Self {
         Self {
             observer,
+            quota,
             shutdown,
             started: Instant::now(),
+            start: SystemTime::now(),
             client,
             vip,
             listener: None,
@@ -98,6 +106,7 @@ impl Record {
     /// It was accepted this long ago.
     pub fn began(&mut self, age: Duration) {
         self.started = self.started.checked_sub(age).unwrap_or(self.started);
+        self.start = self.start.checked_sub(age).unwrap_or(self.start);
     }
 
     /// When it was accepted.
@@ -110,7 +119,27 @@ impl Record {
         &*self.observer
     }
 
+    fn closer(&self) -> Option<Closer> {
+        match self.traffic.finished_first() {
+            Some(Direction::Up) => Some(Closer::Client),
+            Some(Direction::Down) => Some(Closer::Endpoint),
+            None => self.reason.closer(),
+        }
+    }
+
+    /// Writes it, unless nobody reads it or there are too many of its kind.
     fn log(&self) {
+        if !is_written() {
+            return;
+        }
+        let now = Instant::now();
+        let is_carried = self.datapath.is_some();
+        if let Some(suppressed) = self.quota.admit(self.reason, is_carried, now) {
+            self.write(now, suppressed);
+        }
+    }
+
+    fn write(&self, now: Instant, suppressed: u64) {
         let hello = self.hello.as_ref();
         let listener = self
             .listener
@@ -121,6 +150,7 @@ impl Record {
             .map(|host| host.as_str());
         let alpn = hello.map_or("", |hello| &hello.alpn);
         let versions = hello.map_or("", |hello| &hello.versions);
+        let ja4 = hello.and_then(|hello| hello.ja4.as_ref());
         let route = self.route.as_ref().map(|route| route.pattern.to_string());
         let backend = self
             .route
@@ -128,13 +158,16 @@ impl Record {
             .map(|route| route.backend.key.to_string());
         let endpoint = self.endpoint.map(|endpoint| endpoint.to_string());
         info!(
-            target: "access",
+            target: TARGET,
+            // A clock that was never set may be so early that a connection began before its epoch.
+            start = %format_rfc3339_millis(self.start.max(UNIX_EPOCH)),
             client = %self.client,
             vip = %self.vip,
             listener = listener.as_deref().unwrap_or(""),
             sni = sni.unwrap_or(""),
             alpn,
             tls = versions,
+            ja4 = ja4.map_or("", Ja4::as_str),
             ech = hello.is_some_and(|hello| hello.ech),
             route = route.as_deref().unwrap_or(""),
             backend = backend.as_deref().unwrap_or(""),
@@ -143,15 +176,25 @@ impl Record {
             declined = self.declined.map_or("", Decline::as_str),
             bytes_up = self.traffic.up(),
             bytes_down = self.traffic.down(),
-            duration_ms = self.started.elapsed().as_millis() as u64,
+            duration_ms = now.duration_since(self.started).as_millis() as u64,
             retries = self.retries,
             failed = self.failed,
             detail = self.detail,
+            closed_by = self.closer().map_or("", Closer::as_str),
             reason = self.reason.as_str(),
+            suppressed,
             "closed"
         );
     }
 }
+
+/// Whether there is an access log.
+pub(super) fn is_written() -> bool {
+    enabled!(target: TARGET, Level::INFO)
+}
+
+/// What [`observe::log`](crate::observe) knows records by.
+const TARGET: &str = "access";
 
 impl Drop for Record {
     fn drop(&mut self) {
@@ -173,6 +216,8 @@ pub struct HelloFacts {
     pub tls13: bool,
     /// Whether the name is the outer one of an encrypted hello.
     pub ech: bool,
+    /// The client's fingerprint, if there is an access log.
+    ja4: Option<Ja4>,
     /// `h2,http/1.1`, cut short.
     alpn: Box<str>,
     /// `1.3,1.2`, cut short.
@@ -187,6 +232,7 @@ impl HelloFacts {
             versions: listed(hello.versions.iter().map(|version| version_name(*version))),
             tls13: hello.versions.contains(&TLS_1_3),
             ech: hello.ech,
+            ja4: hello.ja4,
             server_name: hello.server_name,
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::sync::watch;
 
+use super::quota;
 use crate::carry::Limits;
 
 /// Settings of the connection path.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub max_duration: Option<Duration>,
     /// How each kind of rejection is answered.
     pub answers: Answers,
+    /// How many records are written.
+    pub records: quota::Limits,
 }
 
 impl Settings {

@@ -25,7 +25,7 @@ impl Carried {
     pub(super) async fn run(mut self, limits: &Limits, traffic: &Traffic) -> End {
         let sockets = &self.sockets;
         let end = tokio::select! {
-            end = sockets.carry(&mut self.up, &mut self.down) => end,
+            end = sockets.carry(&mut self.up, &mut self.down, traffic) => end,
             end = limits_reached(limits, || sockets.progress(traffic)) => end,
         };
         sockets.report(traffic);
@@ -49,11 +49,11 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    async fn carry(&self, up: &mut Flow, down: &mut Flow) -> End {
+    async fn carry(&self, up: &mut Flow, down: &mut Flow, traffic: &Traffic) -> End {
         let mut pause = SHORTEST_PAUSE;
         let mut moved = 0;
         loop {
-            if let Some(end) = self.look(up, down) {
+            if let Some(end) = self.look(up, down, traffic) {
                 return end;
             }
             let step = match (
@@ -95,7 +95,7 @@ impl Sockets {
     /// POLLERR means that the socket has an error. Its state would not do: CLOSE is also where a
     /// connection ends whose FINs were all acknowledged, while its last bytes still wait to be
     /// written to the other side.
-    fn look(&self, up: &mut Flow, down: &mut Flow) -> Option<End> {
+    fn look(&self, up: &mut Flow, down: &mut Flow, traffic: &Traffic) -> Option<End> {
         let mut fds = [
             PollFd::new(&self.client.socket, PollFlags::RDHUP),
             PollFd::new(&self.endpoint.socket, PollFlags::RDHUP),
@@ -113,11 +113,18 @@ impl Sockets {
         if endpoint.contains(PollFlags::ERR) {
             return Some(End::EndpointReset);
         }
-        if client.contains(PollFlags::RDHUP) {
+        let finished = [client, endpoint].map(|events| events.contains(PollFlags::RDHUP));
+        if finished[0] {
             up.source_finished();
         }
-        if endpoint.contains(PollFlags::RDHUP) {
+        if finished[1] {
             down.source_finished();
+        }
+        // Of two that are seen at once, nobody knows which was first.
+        match finished {
+            [true, false] => traffic.finished(Direction::Up),
+            [false, true] => traffic.finished(Direction::Down),
+            _ => {}
         }
         None
     }

@@ -148,6 +148,7 @@ async fn one_way(
             Pace::Finished => break,
         }
     }
+    traffic.finished(direction);
     SockRef::from(sink)
         .shutdown(std::net::Shutdown::Write)
         .map_err(|_| Broken::Sink)
