@@ -118,7 +118,7 @@ pub enum LogError {
         source: ParseError,
     },
     /// The file of access lines cannot be opened.
-    #[error("--access-log: cannot open {}: {source}", path.display())]
+    #[error("--access-log: cannot open {}", path.display())]
     Access {
         /// Its path.
         path: PathBuf,

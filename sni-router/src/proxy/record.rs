@@ -269,3 +269,6 @@ const TLS_1_3: u16 = 0x0304;
 
 /// Room for the protocols and versions of every common client.
 const LISTED_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests;
