@@ -1,8 +1,11 @@
-//! What the router writes to its standard error: JSON lines, among them one access record a connection.
+//! What the router writes to its standard error: JSON lines, among them one access record a connection,
+//! unless those have a file of their own.
 
 use std::collections::HashSet;
-use std::io::BufRead;
+use std::fs;
+use std::io::{BufRead, ErrorKind};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +17,8 @@ use crate::daemon::Datapath;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Access {
+    /// When it was accepted.
+    pub start: String,
     /// The client's address and port.
     pub client: String,
     /// Namespace and name of the Listener.
@@ -24,6 +29,10 @@ pub struct Access {
     pub sni: String,
     /// The application protocols in the hello.
     pub alpn: String,
+    /// The TLS versions in the hello.
+    pub tls: String,
+    /// The client's fingerprint.
+    pub ja4: String,
     /// The host pattern that matched.
     pub route: String,
     /// The Service and port.
@@ -44,8 +53,14 @@ pub struct Access {
     pub retries: u64,
     /// Which ones, and how.
     pub failed: String,
+    /// What is wrong with a malformed hello.
+    pub detail: String,
+    /// Who closed first.
+    pub closed_by: String,
     /// How the connection ended.
     pub reason: String,
+    /// Records of this reason that were left out before this one.
+    pub suppressed: u64,
 }
 
 impl Access {
@@ -55,6 +70,23 @@ impl Access {
         let is_excused = declined.contains(&self.declined.as_str());
         assert!(is_excused || self.datapath == datapath.name(), "{self:?}");
     }
+}
+
+/// The records in a file of them, so far; none where there is no file. Panics at a line that is no
+/// record.
+#[track_caller]
+pub fn read(path: &Path) -> Vec<Access> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Vec::new(),
+        Err(e) => panic!("{}: {e}", path.display()),
+    };
+    // The last line may be half written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| parse(line).unwrap_or_else(|| panic!("not a record: {line:?}")))
+        .collect()
 }
 
 /// The lines so far.

@@ -4,6 +4,7 @@
 //! Every test of a connection's behaviour runs once per datapath and checks, by the access log,
 //! that this datapath carried it.
 
+mod access_log;
 mod admin;
 mod adversity;
 mod attacks;
