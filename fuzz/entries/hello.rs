@@ -91,14 +91,21 @@ fn assert_ja4(ja4: &str, hello: &Hello) {
     let (head, rest) = offered.split_at(4);
     let (counts, alpn) = rest.split_at(4);
     assert_eq!(alpn.len(), 2, "{ja4}");
-    let name = if hello.server_name.is_some() { "d" } else { "i" };
+    let name = if hello.server_name.is_some() {
+        "d"
+    } else {
+        "i"
+    };
     let versions = ["13", "12", "11", "10", "s3", "s2", "d1", "d2", "d3", "00"];
     assert!(head.starts_with('t') && versions.contains(&&head[1..3]) && head.ends_with(name));
     assert!(counts.bytes().all(|b| b.is_ascii_digit()), "{ja4}");
     assert!(alpn.bytes().all(|b| b.is_ascii_alphanumeric()), "{ja4}");
     for hash in [suites, extensions] {
         assert_eq!(hash.len(), 12, "{ja4}");
-        assert!(hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{ja4}");
+        assert!(
+            hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
+            "{ja4}"
+        );
     }
 }
 

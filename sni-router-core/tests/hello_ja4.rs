@@ -191,7 +191,14 @@ fn last_hash_is_without_an_underscore_when_there_is_no_signature_algorithm() {
     };
     assert_eq!(list_of(&[0, 0]), "6d807ffa2a79");
     // What does not add up is the endpoint's to refuse, and counts as nothing.
-    for wrong in [&[][..], &[0], &[0, 1, 4], &[0, 3, 4, 3, 8], &[0, 2, 4, 3, 8], &[0, 9, 4, 3]] {
+    for wrong in [
+        &[][..],
+        &[0],
+        &[0, 1, 4],
+        &[0, 3, 4, 3, 8],
+        &[0, 2, 4, 3, 8],
+        &[0, 9, 4, 3],
+    ] {
         assert_eq!(list_of(wrong), "6d807ffa2a79", "{wrong:?}");
     }
     assert_ne!(list_of(&[0, 2, 4, 3]), "6d807ffa2a79");
@@ -210,7 +217,11 @@ fn example(fingerprint: &str, protocol: &str, offered: &str) -> Draft {
     let mut list = || lists.next().unwrap_or_default();
     let (suites, kinds, algorithms) = (list(), list(), list());
     let version = 0x0300 | u16::from_str_radix(&fingerprint[2..3], 16).unwrap() + 1;
-    let bytes = |list: Vec<u16>| list.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<_>>();
+    let bytes = |list: Vec<u16>| {
+        list.into_iter()
+            .flat_map(u16::to_be_bytes)
+            .collect::<Vec<_>>()
+    };
     let algorithms = vector16(&bytes(algorithms));
     let extensions = kinds.into_iter().map(|kind| {
         let data = match kind {

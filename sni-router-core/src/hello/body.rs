@@ -12,11 +12,7 @@ use super::{Hello, MalformedReason, extension};
 /// are checked here: it takes empty lists of cipher suites and compression methods, and where the
 /// length of the extensions runs past the end it reports none and leaves the bytes over, so that
 /// a name in them would be overlooked.
-pub(super) fn parse(
-    body: &[u8],
-    size: usize,
-    wants_ja4: bool,
-) -> Result<Hello, MalformedReason> {
+pub(super) fn parse(body: &[u8], size: usize, wants_ja4: bool) -> Result<Hello, MalformedReason> {
     let Ok((rest, contents)) = parse_tls_handshake_client_hello(body) else {
         return Err(MalformedReason::Body);
     };

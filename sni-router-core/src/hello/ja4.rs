@@ -120,7 +120,9 @@ fn two_digits(count: usize) -> [u8; 2] {
 /// First and last character of the first protocol, or of its hexadecimal digits where one of the
 /// two is neither a letter nor a digit.
 fn ends(protocols: &[Vec<u8>]) -> [u8; 2] {
-    let first = protocols.iter().find(|protocol| !is_grease_protocol(protocol));
+    let first = protocols
+        .iter()
+        .find(|protocol| !is_grease_protocol(protocol));
     let Some((&first, &last)) = first.and_then(|it| it.first().zip(it.last())) else {
         return *b"00";
     };
@@ -165,7 +167,11 @@ impl List {
         let hash = self.hash.finalize();
         std::array::from_fn(|index| {
             let byte = hash[index / 2];
-            hex(if index % 2 == 0 { byte >> 4 } else { byte & 0xf })
+            hex(if index % 2 == 0 {
+                byte >> 4
+            } else {
+                byte & 0xf
+            })
         })
     }
 }

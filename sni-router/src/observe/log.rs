@@ -59,9 +59,17 @@ pub fn init(format: Format, filter: &str, access: Option<&Path>) -> Result<Log, 
         Some(_) => Format::Json,
         None => format,
     };
-    subscriber(Formats { access, others: format }, filter, queues, colors)
-        .try_init()
-        .map_err(|_| LogError::Twice)?;
+    subscriber(
+        Formats {
+            access,
+            others: format,
+        },
+        filter,
+        queues,
+        colors,
+    )
+    .try_init()
+    .map_err(|_| LogError::Twice)?;
     Ok(log)
 }
 

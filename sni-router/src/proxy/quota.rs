@@ -165,9 +165,19 @@ mod tests {
 
     #[test]
     fn quota_of_all_numbers_does_what_it_says() {
-        for (rejects, admitted) in [(0, 0), (1, 1), (3, 3), (1_000_000_001, 100), (u32::MAX, 100)] {
+        for (rejects, admitted) in [
+            (0, 0),
+            (1, 1),
+            (3, 3),
+            (1_000_000_001, 100),
+            (u32::MAX, 100),
+        ] {
             let quota = quota(rejects, u32::MAX);
-            let admit = |_: &i32| quota.admit(CloseReason::NoSni, false, quota.start).is_some();
+            let admit = |_: &i32| {
+                quota
+                    .admit(CloseReason::NoSni, false, quota.start)
+                    .is_some()
+            };
             assert_eq!((0..100).filter(admit).count(), admitted, "{rejects}");
         }
     }
@@ -178,7 +188,11 @@ mod tests {
         let now = quota.start;
         let told: u64 = std::thread::scope(|scope| {
             let admit = || {
-                let one = |_| quota.admit(CloseReason::NoSni, false, now).map(|more| 1 + more);
+                let one = |_| {
+                    quota
+                        .admit(CloseReason::NoSni, false, now)
+                        .map(|more| 1 + more)
+                };
                 (0..1000).filter_map(one).collect::<Vec<_>>()
             };
             let threads = [(); 4].map(|()| scope.spawn(admit));

@@ -234,7 +234,11 @@ mod tests {
         let pipe = scratch.path().join("pipe");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
-        for path in [scratch.path().join("missing/log"), scratch.path().into(), pipe] {
+        for path in [
+            scratch.path().join("missing/log"),
+            scratch.path().into(),
+            pipe,
+        ] {
             let Err(error) = AccessFile::open(&path) else {
                 panic!("{} was opened", path.display());
             };

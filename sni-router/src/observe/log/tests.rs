@@ -72,12 +72,7 @@ fn answers_of_api_servers_are_never_logged() {
 fn access_lines_are_dropped_and_others_kept_when_nobody_reads() {
     let pipe = Pipe::default();
     let (queues, flush) = Queues::start(pipe.clone(), pipe.clone(), None);
-    let subscriber = subscriber(
-        TEXT,
-        parse("info".into(), "").unwrap(),
-        queues,
-        false,
-    );
+    let subscriber = subscriber(TEXT, parse("info".into(), "").unwrap(), queues, false);
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..ACCESS_LINES + 1000 {
             info!(target: ACCESS, "closed");
@@ -119,7 +114,10 @@ fn access_lines_with_a_file_are_json_and_there_whatever_the_filter_says() {
     }
     drop(log);
     let text = std::fs::read_to_string(&path).unwrap();
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines.len(), 3);
     assert!(lines.iter().all(|line| line["client"] == "192.0.2.1:1"));
     assert_eq!(pipe.text().matches("trouble").count(), 2);

@@ -15,7 +15,9 @@ const CURL: &[u8] = include_bytes!("../../../../fuzz/corpus/hello/curl.bin");
 
 #[test]
 fn record_has_the_fields_and_types_of_the_document() {
-    let rows = DOCUMENT.lines().skip_while(|line| *line != "| field | type | what |");
+    let rows = DOCUMENT
+        .lines()
+        .skip_while(|line| *line != "| field | type | what |");
     let documented: BTreeMap<_, _> = rows
         .skip(2)
         .map_while(|row| row.strip_prefix("| `")?.split_once("` | "))
@@ -53,7 +55,10 @@ fn start_is_the_wall_clock_at_accept_also_before_1970() {
     assert_eq!(start.len(), "2026-06-01T09:30:05.412Z".len());
     let start = humantime::parse_rfc3339(start).unwrap();
     let millisecond = Duration::from_millis(1);
-    assert!(start + millisecond > before && start <= SystemTime::now(), "{line}");
+    assert!(
+        start + millisecond > before && start <= SystemTime::now(),
+        "{line}"
+    );
 
     let ago = |age| {
         let line = only_line(|| {
@@ -74,7 +79,9 @@ fn whose_fin_came_first_has_closed_whatever_happened_then() {
     let closed_by = |reason, finished: &[Direction]| {
         let line = only_line(|| {
             let record = carried(reason);
-            finished.iter().for_each(|&direction| record.traffic.finished(direction));
+            finished
+                .iter()
+                .for_each(|&direction| record.traffic.finished(direction));
         });
         line["closed_by"].as_str().unwrap().to_owned()
     };
@@ -113,7 +120,10 @@ fn nothing_is_written_nor_counted_as_left_out_when_there_is_no_access_log() {
     record.quota = Arc::clone(&quota);
     let lines = lines("info,access=off", || drop(record));
     assert!(lines.is_empty(), "{lines:?}");
-    assert_eq!(quota.admit(CloseReason::NotTls, true, Instant::now()), Some(0));
+    assert_eq!(
+        quota.admit(CloseReason::NotTls, true, Instant::now()),
+        Some(0)
+    );
 }
 
 /// The record of a connection that was carried to this end.
@@ -182,7 +192,9 @@ fn lines(filter: &str, log: impl FnOnce()) -> Vec<Value> {
     let (mut file, mut text) = (&*file, String::new());
     file.rewind().unwrap();
     file.read_to_string(&mut text).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 struct Nobody;

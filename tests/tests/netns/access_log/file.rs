@@ -28,9 +28,12 @@ use super::{finish, record_of, with_file};
 fn rotation_under_load_loses_no_record(#[case] datapath: Datapath) {
     const ROTATIONS: usize = 20;
     let (rig, file) = with_file(datapath, &[]);
-    let server = Server::spawn(rig.endpoint.try_clone().expect("clone a socket"), |stream| {
-        read_to_end(&stream, SOON);
-    });
+    let server = Server::spawn(
+        rig.endpoint.try_clone().expect("clone a socket"),
+        |stream| {
+            read_to_end(&stream, SOON);
+        },
+    );
     let (hello, is_over) = (hello(HOST), AtomicBool::new(false));
     let connect = || {
         let mut connected = 0;
@@ -53,7 +56,10 @@ fn rotation_under_load_loses_no_record(#[case] datapath: Datapath) {
             until("a new file", SOON, || file.exists());
         }
         is_over.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|client| client.join().expect("a client")).sum()
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"))
+            .sum()
     });
     server.check();
     let records = || {
@@ -63,7 +69,9 @@ fn rotation_under_load_loses_no_record(#[case] datapath: Datapath) {
     until("every record", SOON, || records().len() >= connected);
     let records = records();
     assert_eq!(records.len(), connected);
-    let bad = records.iter().find(|record| record.reason != "done" || record.suppressed > 0);
+    let bad = records
+        .iter()
+        .find(|record| record.reason != "done" || record.suppressed > 0);
     assert!(bad.is_none(), "{bad:?}");
 }
 
@@ -81,7 +89,10 @@ fn rotation_that_fails_goes_on_with_the_file_from_before() {
     let moved = rig.lab.dir().join("moved");
     fs::rename(&directory, &moved).expect("move the directory");
     rig.router.signal(Signal::USR1);
-    let said = rig.router.log().wait_for_line("cannot be opened anew", SOON);
+    let said = rig
+        .router
+        .log()
+        .wait_for_line("cannot be opened anew", SOON);
     assert!(said.contains("WARN") && said.contains(path), "{said}");
     let pair = rig.open();
     finish(&pair, true);
@@ -107,11 +118,20 @@ fn full_disk_costs_records_and_nothing_else() {
         pair.exchange();
         finish(&pair, true);
     }
-    rig.router.log().wait_for_line("access lines cannot be written", SOON);
+    rig.router
+        .log()
+        .wait_for_line("access lines cannot be written", SOON);
     rig.router.terminate(SOON);
     let text = rig.router.log().text();
-    assert_eq!(text.matches("access lines cannot be written").count(), 1, "{text}");
-    let said = rig.router.log().wait_for_line("access lines could not be written", SOON);
+    assert_eq!(
+        text.matches("access lines cannot be written").count(),
+        1,
+        "{text}"
+    );
+    let said = rig
+        .router
+        .log()
+        .wait_for_line("access lines could not be written", SOON);
     assert!(said.contains("\"lost\":20"), "{said}");
 }
 
@@ -128,7 +148,10 @@ fn file_that_cannot_be_opened_is_an_error_at_the_start() {
     let mut router = Router::launch(&lab.net.router, &launch);
     assert_eq!(router.wait_exit(SOON).code(), Some(2));
     let said = router.log().wait_for_line("cannot open", SOON);
-    assert!(said.contains(path.to_str().expect("a path of the lab")), "{said}");
+    assert!(
+        said.contains(path.to_str().expect("a path of the lab")),
+        "{said}"
+    );
     assert!(said.contains("No such file"), "{said}");
 }
 
@@ -151,13 +174,32 @@ fn dash_is_standard_output() {
     let socket = lab.dir().join("admin.sock");
     let mut command = Command::new(binary());
     command
-        .args(["run", "--datapath", "userspace", "--claim-vips", "--pin-dir", "none"])
-        .args(["--access-log", "-", "--log-level", "off", "--admin", &lab.admin()])
+        .args([
+            "run",
+            "--datapath",
+            "userspace",
+            "--claim-vips",
+            "--pin-dir",
+            "none",
+        ])
+        .args([
+            "--access-log",
+            "-",
+            "--log-level",
+            "off",
+            "--admin",
+            &lab.admin(),
+        ])
         .arg("--manifests")
         .arg(lab.manifests())
         .stdout(File::create(&file).expect("make a file"))
         .stderr(Stdio::null());
-    let _router = Killed(lab.net.router.spawn(&mut command).expect("start sni-router"));
+    let _router = Killed(
+        lab.net
+            .router
+            .spawn(&mut command)
+            .expect("start sni-router"),
+    );
     until("the router is ready", Duration::from_secs(60), || {
         admin::get(&socket, "/readyz").is_some_and(|response| response.status == 200)
     });

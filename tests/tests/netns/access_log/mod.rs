@@ -34,14 +34,19 @@ fn with_file(datapath: Datapath, args: &[&str]) -> (Rig, PathBuf) {
 fn record_of(file: &Path, client: SocketAddr) -> Access {
     let client = client.to_string();
     until_some("the record of a client", SOON, || {
-        read(file).into_iter().find(|record| record.client == client)
+        read(file)
+            .into_iter()
+            .find(|record| record.client == client)
     })
 }
 
 /// Sends what is not TLS, and waits for the end.
 fn send_secret(rig: &Rig) -> SocketAddr {
     let client = rig.lab.connect(Family::V4);
-    write(&client, format!("GET /{SECRET} HTTP/1.1\r\n\r\n").as_bytes());
+    write(
+        &client,
+        format!("GET /{SECRET} HTTP/1.1\r\n\r\n").as_bytes(),
+    );
     read_to_end(&client, SOON);
     client.local_addr().expect("a connected socket")
 }
@@ -71,7 +76,10 @@ fn carried_connection_is_told_whole_and_its_bytes_are_not(#[case] datapath: Data
     .bytes(Some(HOST));
     let pair = Pair::greet(rig.lab.connect(Family::V4), &bytes, &rig.endpoint).answered();
     write(&pair.client, SECRET.as_bytes());
-    assert_eq!(read_exactly(&pair.server, SECRET.len(), SOON), SECRET.as_bytes());
+    assert_eq!(
+        read_exactly(&pair.server, SECRET.len(), SOON),
+        SECRET.as_bytes()
+    );
     finish(&pair, true);
 
     let record = record_of(&file, pair.address);
@@ -84,12 +92,19 @@ fn carried_connection_is_told_whole_and_its_bytes_are_not(#[case] datapath: Data
     assert!(record.ja4.starts_with("t13d"), "{record:?}");
     assert_eq!(&record.ja4[8..11], "h2_", "{record:?}");
     assert_eq!(record.ja4.len(), 36, "{record:?}");
-    assert_eq!(record.start.len(), "2026-06-01T09:30:05.412Z".len(), "{record:?}");
+    assert_eq!(
+        record.start.len(),
+        "2026-06-01T09:30:05.412Z".len(),
+        "{record:?}"
+    );
     assert_eq!(record.suppressed, 0, "{record:?}");
 
     let text = fs::read_to_string(&file).expect("the access log");
     assert!(!text.contains(SECRET));
-    assert!(rig.router.log().access().is_empty(), "also on standard error");
+    assert!(
+        rig.router.log().access().is_empty(),
+        "also on standard error"
+    );
     assert!(!rig.router.log().text().contains(SECRET));
 }
 
@@ -113,18 +128,33 @@ fn closed_by_names_whose_end_came_first(#[case] datapath: Datapath) {
         assert_eq!(closed_by(pair.address, "done"), expected);
     }
 
-    let Pair { client, server, address, .. } = rig.open();
+    let Pair {
+        client,
+        server,
+        address,
+        ..
+    } = rig.open();
     reset(client);
     assert_eq!(read_to_end(&server, SOON).1, End::Reset);
     assert_eq!(closed_by(address, "client_reset"), "client");
 
-    let Pair { client, server, address, .. } = rig.open();
+    let Pair {
+        client,
+        server,
+        address,
+        ..
+    } = rig.open();
     reset(server);
     assert_eq!(read_to_end(&client, SOON).1, End::Reset);
     assert_eq!(closed_by(address, "endpoint_reset"), "endpoint");
 
     // Whoever resets what the other side has ended did not begin.
-    let Pair { client, server, address, .. } = rig.open();
+    let Pair {
+        client,
+        server,
+        address,
+        ..
+    } = rig.open();
     server.shutdown(Shutdown::Write).expect("shutdown");
     assert_eq!(read_to_end(&client, SOON), (Vec::new(), End::Fin));
     reset(client);
@@ -144,7 +174,11 @@ fn rejected_connection_says_why_and_nothing_of_its_bytes(#[case] datapath: Datap
     let record = record_of(&file, send_secret(&rig));
     assert_eq!(record.reason, "not_tls", "{record:?}");
     assert_eq!(record.closed_by, "router", "{record:?}");
-    assert_eq!((&*record.sni, &*record.ja4, &*record.datapath), ("", "", ""), "{record:?}");
+    assert_eq!(
+        (&*record.sni, &*record.ja4, &*record.datapath),
+        ("", "", ""),
+        "{record:?}"
+    );
 
     let unknown = rig.lab.connect(Family::V4);
     write(&unknown, &hello("unknown.example.com"));

@@ -34,10 +34,22 @@ fn flood_of_rejects_leaves_few_records_that_add_up() {
     assert_eq!(record.suppressed, 0, "{record:?}");
 
     let of_flood = |record: &Access| record.reason == "not_tls";
-    let told = || log.access().into_iter().filter(of_flood).map(|one| 1 + one.suppressed).sum::<u64>();
-    let (written, counted) = (log.access().iter().filter(|one| of_flood(one)).count(), told());
+    let told = || {
+        log.access()
+            .into_iter()
+            .filter(of_flood)
+            .map(|one| 1 + one.suppressed)
+            .sum::<u64>()
+    };
+    let (written, counted) = (
+        log.access().iter().filter(|one| of_flood(one)).count(),
+        told(),
+    );
     let most = 5 + 5 * (took.as_secs() as usize + 2);
-    assert!((5..=most).contains(&written), "{written} records in {took:?}");
+    assert!(
+        (5..=most).contains(&written),
+        "{written} records in {took:?}"
+    );
     assert!(counted <= FLOOD, "{counted}");
     // The next record that there is room for tells of the rest. There is, after a fifth of a second.
     let (mut last, mut sent, mut at) = (send_secret(&rig), FLOOD + 1, Instant::now());
@@ -45,7 +57,9 @@ fn flood_of_rejects_leaves_few_records_that_add_up() {
         if at.elapsed() > Duration::from_millis(300) {
             (last, sent, at) = (send_secret(&rig), sent + 1, Instant::now());
         }
-        log.access().iter().any(|record| record.client == last.to_string())
+        log.access()
+            .iter()
+            .any(|record| record.client == last.to_string())
     });
     assert_eq!(told(), sent);
 
@@ -54,7 +68,10 @@ fn flood_of_rejects_leaves_few_records_that_add_up() {
         send_secret(&rig);
     }
     rig.router.terminate(SOON);
-    let said = rig.router.log().wait_for_line("left out of the access log", SOON);
+    let said = rig
+        .router
+        .log()
+        .wait_for_line("left out of the access log", SOON);
     assert!(said.contains("not_tls"), "{said}");
 }
 
@@ -69,7 +86,10 @@ fn no_record_of_rejects_is_written_when_none_is_wanted() {
     assert_eq!(rig.access(pair.address).reason, "done");
     assert_eq!(rig.router.log().access().len(), 1);
     rig.router.terminate(SOON);
-    let said = rig.router.log().wait_for_line("left out of the access log", SOON);
+    let said = rig
+        .router
+        .log()
+        .wait_for_line("left out of the access log", SOON);
     assert!(said.contains("\"suppressed\":3"), "{said}");
 }
 
@@ -87,8 +107,15 @@ fn sample_is_of_what_ended_well(#[case] datapath: Datapath) {
         assert_eq!(read_to_end(&pair.server, SOON).1, End::Reset);
     }
     let log = rig.router.log();
-    let of = |reason: &str| log.access().into_iter().filter(|one| one.reason == reason).collect::<Vec<_>>();
-    until("the records", SOON, || of("client_reset").len() == 3 && of("done").len() == 3);
+    let of = |reason: &str| {
+        log.access()
+            .into_iter()
+            .filter(|one| one.reason == reason)
+            .collect::<Vec<_>>()
+    };
+    until("the records", SOON, || {
+        of("client_reset").len() == 3 && of("done").len() == 3
+    });
     let suppressed: Vec<_> = of("done").iter().map(|one| one.suppressed).collect();
     assert_eq!(suppressed, [0, 9, 9]);
 }
