@@ -216,7 +216,7 @@ fn example(fingerprint: &str, protocol: &str, offered: &str) -> Draft {
     let mut lists = offered.split('_').map(numbers);
     let mut list = || lists.next().unwrap_or_default();
     let (suites, kinds, algorithms) = (list(), list(), list());
-    let version = 0x0300 | u16::from_str_radix(&fingerprint[2..3], 16).unwrap() + 1;
+    let version = 0x0301 + u16::from_str_radix(&fingerprint[2..3], 16).unwrap();
     let bytes = |list: Vec<u16>| {
         list.into_iter()
             .flat_map(u16::to_be_bytes)

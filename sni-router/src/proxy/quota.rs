@@ -91,9 +91,12 @@ impl Tally {
     }
 
     fn is_in_sample(&self, one_in: NonZeroU32) -> bool {
-        // Without a sample, workers need not share the count.
-        one_in == NonZeroU32::MIN
-            || self.sampled.fetch_add(1, Ordering::Relaxed) % u64::from(one_in.get()) == 0
+        if one_in == NonZeroU32::MIN {
+            // Workers need not share the count.
+            return true;
+        }
+        let before = self.sampled.fetch_add(1, Ordering::Relaxed);
+        before.is_multiple_of(one_in.get().into())
     }
 
     /// Looks before it writes, for the same reason.
