@@ -163,7 +163,7 @@ impl<'a> Bench<'a> {
 
     /// Opens connections, and looks at what they occupy while they do nothing.
     fn idle(&mut self, load: &Load) -> Result<Outcome> {
-        let before = Occupied::by(self)?;
+        let before = Occupied::at_rest(self)?;
         let mut child = start(&mut self.generate(load, Duration::ZERO, Duration::ZERO))?;
         let mut stdin = child.stdin.take().context("no pipe")?;
         let mut stdout = BufReader::new(child.stdout.take().context("no pipe")?);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -54,6 +56,21 @@ impl Occupied {
         Ok(occupied)
     }
 
+    /// The same once its processes have given back what they needed to start: 150 MB for a second, where
+    /// the kernel's own types are read. Memory that changes for ever is taken as it is in the end.
+    pub fn at_rest(bench: &Bench<'_>) -> Result<Self> {
+        let mut before = Self::by(bench)?;
+        for _ in 0..MOST_LOOKS {
+            thread::sleep(BETWEEN_LOOKS);
+            let now = Self::by(bench)?;
+            if now.rss == before.rss {
+                return Ok(now);
+            }
+            before = now;
+        }
+        Ok(before)
+    }
+
     /// Differences by connection. Client and endpoint have a socket each, which count as much as
     /// each of the system's.
     pub fn per_connection(&self, before: &Self, count: f64) -> BTreeMap<String, f64> {
@@ -74,6 +91,10 @@ impl Occupied {
         results.map(|(key, value)| (key.to_owned(), value)).into()
     }
 }
+
+/// A system that is at rest does not change for so long.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+const MOST_LOOKS: u32 = 10;
 
 /// `VmRSS: 1234 kB` in /proc/PID/status.
 fn rss(status: &str) -> u64 {
