@@ -9,6 +9,7 @@
 //! section 3.4.
 
 use core::net::{IpAddr, Ipv6Addr};
+use core::time::Duration;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -217,6 +218,14 @@ impl Flow {
 /// The clock of [`Flow::seen`]: about a second, and nothing to divide.
 pub const fn tick(monotonic_ns: u64) -> u32 {
     (monotonic_ns >> 30) as u32
+}
+
+/// The time between two readings of that clock; nothing where they are in the other order, since not
+/// everybody reads it as exactly.
+pub const fn since(then: u32, now: u32) -> Duration {
+    let ticks = now.wrapping_sub(then);
+    let ticks = if ticks > u32::MAX / 2 { 0 } else { ticks };
+    Duration::from_nanos((ticks as u64) << 30)
 }
 
 /// Whether `a` comes before `b` (RFC 9293, section 3.4).

@@ -3,6 +3,7 @@
 //! Nothing here opens a socket, reads a file, looks at a clock or knows tokio or aya, so every
 //! part can be fuzzed, property-tested and measured on its own.
 //!
+//! - [`addresses`] is a set of addresses, as a list of networks.
 //! - [`hello`] reads a ClientHello from bytes as they arrive.
 //! - [`name`] holds host names and host patterns that can only be built by parsing.
 //! - [`manifest`] turns texts of Kubernetes objects into typed objects, and those into a [`model`].
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod addresses;
 pub mod balance;
 pub mod hello;
 pub mod manifest;

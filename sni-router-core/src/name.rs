@@ -68,6 +68,18 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
+    /// The patterns that stand for `host`, or for no name at all, in the order of their precedence.
+    pub fn candidates(host: Option<&Host>) -> Vec<Self> {
+        let mut patterns = Vec::new();
+        if let Some(host) = host {
+            patterns.push(Self::Exact(host.clone()));
+            let parent = host.parent().and_then(|parent| parent.parse().ok());
+            patterns.extend(parent.map(Self::Wildcard));
+        }
+        patterns.push(Self::Any);
+        patterns
+    }
+
     /// Whether `host` is one of the names this pattern stands for.
     pub fn matches(&self, host: &Host) -> bool {
         match self {

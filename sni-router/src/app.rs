@@ -2,80 +2,45 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use sni_router_core::manifest::{Compiler, Options, Resolved};
+use sni_router_core::manifest::{Compiler, Resolved};
 use sni_router_core::model::Model;
 use sni_router_core::problem::Severity;
 use sni_router_core::table::RouteTable;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::carry::Adopt;
+use crate::answers::{Facts, Inside, Outcome};
+use crate::carry::{Adopt, Aside};
 use crate::claim::Claims;
 use crate::control::{Applied, Control};
-use crate::counted::{Counted, labels};
+use crate::counted::{self, Counted, labels};
 use crate::datapath::bpf::{Kernel, Pins, forward_logs};
-use crate::datapath::choose::{Choice, TcPorts, choose};
+use crate::datapath::choose::choose;
 use crate::datapath::tc::Tc;
+use crate::denied::Denied;
 use crate::limits;
 use crate::listen::{Groups, Steering};
-use crate::observe::admin::{Admin, AdminAddr};
-use crate::observe::log::AccessFile;
+use crate::observe::admin::{Admin, Answers};
 use crate::observe::metrics::{Metrics, Problems};
 use crate::observe::readiness::Readiness;
 use crate::proxy::Proxy;
-use crate::proxy::settings::Settings as ProxySettings;
+use crate::proxy::census::Census;
+use crate::proxy::gate::Gate;
 use crate::proxy::worker::Worker;
+use crate::settings::{Manifests, Settings};
 use crate::signals::{Signals, on_rotation, stop};
 use crate::source::Source;
 use crate::source::directory::Directory;
 use crate::source::dns::{Dns, SystemResolver};
-use crate::source::kubernetes::{self, Kubernetes};
+use crate::source::kubernetes::Kubernetes;
 use crate::source::read::read_dir;
-use crate::status::{self, Facts};
-use crate::takeover::{self, Inheritance, PinDir, Predecessor};
-
-/// Everything an operator can set.
-pub struct Settings {
-    /// Where the manifests are.
-    pub manifests: Manifests,
-    /// What shall carry connections.
-    pub datapath: Choice,
-    /// Ports towards endpoints that the `tc` datapath may use, and nobody else does.
-    pub tc_ports: TcPorts,
-    /// Where what outlives this process is pinned, for the `tc` datapath.
-    pub pins: PinDir,
-    /// Whether the router before this one is left to end by itself.
-    pub spare_predecessor: bool,
-    /// Whether VIPs that no interface has get a local route.
-    pub claim_vips: bool,
-    /// How manifests are read.
-    pub options: Options,
-    /// Where the admin API is served.
-    pub admin: Vec<AdminAddr>,
-    /// Worker threads, at least one.
-    pub workers: usize,
-    /// How long connections may take to finish at the end.
-    pub drain_timeout: Duration,
-    /// Settings of the connection path.
-    pub proxy: ProxySettings,
-    /// Where access lines go, if not to standard error.
-    pub access_file: Option<Arc<AccessFile>>,
-}
-
-/// Where manifests are.
-pub enum Manifests {
-    /// In files.
-    Directory(PathBuf),
-    /// Behind API servers.
-    Kubernetes(kubernetes::Settings),
-}
+use crate::takeover::{self, Inheritance, Predecessor};
 
 /// Runs until it is told to stop, and then until connections have finished or their time is over.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -84,13 +49,20 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut signals = Signals::new()?;
     let access_file = settings.access_file;
     on_rotation(move || access_file.iter().for_each(|file| file.reopen()))?;
+    let started = Instant::now().into_std();
+    let source_name = settings.manifests.to_string();
     let source = open(settings.manifests).await?;
+    let gate = Arc::new(Gate::default());
+    let denied = match settings.deny_file {
+        Some(path) => Some(Denied::open(path, Arc::clone(&gate)).await?),
+        None => None,
+    };
     let dns = Dns::start(SystemResolver::default());
     let clusters: Arc<Facts> = match &source {
         Source::Kubernetes(kubernetes) => Arc::new(kubernetes.facts()),
         Source::Directory(_) => Arc::new(Vec::new),
     };
-    let metrics = Metrics::new(labels()).with_clusters(status::metrics(Arc::clone(&clusters)));
+    let metrics = Metrics::new(labels()).with_clusters(counted::clusters(Arc::clone(&clusters)));
     let metrics = Arc::new(metrics);
     let readiness = Arc::new(Readiness::default());
 
@@ -111,11 +83,15 @@ pub async fn run(settings: Settings) -> Result<()> {
         0,
         None,
     )));
+    let aside = chosen.tc.clone().map(|tc| tc as Arc<dyn Aside>);
+    let census = Arc::new(Census::new(aside));
     let proxy = Arc::new(Proxy::new(
         settings.proxy,
         Arc::clone(&table),
         Arc::clone(&chosen.datapath),
         Arc::new(Counted(Arc::clone(&metrics))),
+        Arc::clone(&census),
+        Arc::clone(&gate),
         closing,
     ));
     // A thread per CPU stays on it: what it shares with the kernel's work for its connections stays
@@ -147,14 +123,37 @@ pub async fn run(settings: Settings) -> Result<()> {
         tc.tolerate(Arc::clone(pins));
         takeover::adopt(tc, &proxy, predecessor.is_none());
     }
-    let status = {
-        let counted = Arc::clone(&metrics);
-        status::status(&chosen, table, Arc::clone(&proxy), counted, clusters)
-    };
+    if let Some(denied) = denied {
+        tokio::spawn(denied.follow(Arc::clone(&census)));
+    }
+    let outcome = Arc::new(Outcome::default());
+    let reload = Arc::new(Notify::new());
+    let facts = chosen.kernel.as_ref().map(Kernel::facts);
+    let inside: Arc<dyn Answers> = Arc::new(Inside {
+        started,
+        source: source_name,
+        table,
+        census,
+        trace: proxy.trace(),
+        gate,
+        metrics: Arc::clone(&metrics),
+        clusters,
+        datapath: chosen.datapath.kind().as_str(),
+        declined: chosen.declined.clone(),
+        kernel: facts.zip(chosen.counters.clone()),
+        reload: Arc::clone(&reload),
+        log: settings.log,
+        outcome: Arc::clone(&outcome),
+    });
     let mut admin = Vec::new();
     for addr in &settings.admin {
         let (readiness, metrics) = (Arc::clone(&readiness), Arc::clone(&metrics));
-        admin.push(Admin::serve(addr, readiness, metrics, Arc::clone(&status)).await?);
+        let token = settings.admin_token.as_ref();
+        match Admin::serve(addr, token, readiness, metrics, Arc::clone(&inside)).await {
+            Ok(served) => admin.push(served),
+            Err(error) if settings.is_admin_default => warn!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
     }
 
     let mut inheritance = tc.clone().and_then(|tc| {
@@ -167,9 +166,13 @@ pub async fn run(settings: Settings) -> Result<()> {
             &mut control,
             &source,
             &dns,
-            &metrics,
-            &readiness,
             &mut signals,
+            &Observers {
+                metrics: &metrics,
+                readiness: &readiness,
+                outcome: &outcome,
+                reload: &reload,
+            },
             &mut inheritance,
         )
         .await;
@@ -219,7 +222,10 @@ pub async fn run(settings: Settings) -> Result<()> {
 
 async fn open(manifests: Manifests) -> Result<Source> {
     Ok(match manifests {
-        Manifests::Directory(path) => Source::Directory(Directory::open(path, read_dir).await?),
+        Manifests::Directory(path) => {
+            let directory = Directory::open(path, read_dir).await;
+            Source::Directory(directory.context("--manifests")?)
+        }
         Manifests::Kubernetes(clusters) => Source::Kubernetes(Kubernetes::start(clusters).await?),
     })
 }
@@ -259,6 +265,14 @@ fn steer(kernel: Option<&mut Kernel>, workers: &[Worker]) -> Result<Steering> {
     Ok(Steering::Lookup(kernel.rules()?))
 }
 
+/// Who is told what was applied, and who asks for manifests to be read again.
+struct Observers<'o> {
+    metrics: &'o Metrics,
+    readiness: &'o Readiness,
+    outcome: &'o Outcome,
+    reload: &'o Notify,
+}
+
 /// Why [`follow`] has ended.
 enum Why {
     /// The process was told to stop.
@@ -272,9 +286,8 @@ async fn follow(
     control: &mut Control,
     source: &Source,
     dns: &Dns,
-    metrics: &Metrics,
-    readiness: &Readiness,
     signals: &mut Signals,
+    observers: &Observers<'_>,
     inheritance: &mut Option<Inheritance>,
 ) -> Why {
     let mut snapshots = source.snapshots();
@@ -285,10 +298,15 @@ async fn follow(
         if let Some(snapshot) = snapshots.latest() {
             let applied = control.apply(&snapshot, &addresses).await;
             dns.want(&applied.build.model.external_names);
-            count(metrics, &applied, control.table.load().generation());
+            count(
+                observers.metrics,
+                &applied,
+                control.table.load().generation(),
+            );
+            observers.outcome.note(&applied);
             if applied.is_served {
                 source.write(&applied.build);
-                readiness.set_ready();
+                observers.readiness.set_ready();
                 if let Some((predecessor, tc, adopter)) = inheritance.take() {
                     tokio::spawn(predecessor.end(tc, adopter));
                 }
@@ -299,6 +317,7 @@ async fn follow(
                 Ok(()) = snapshots.changed() => break,
                 Ok(()) = resolved.changed() => break,
                 _ = signals.reload.recv() => source.reload(),
+                () = observers.reload.notified() => source.reload(),
                 () = sleep(GIVE_UP_TICK), if !control.vips_settled => {
                     control.vips_settled = control.give_up_vips().await;
                 }

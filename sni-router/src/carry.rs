@@ -4,16 +4,19 @@
 //! and answers when the connection has ended. It carries bytes, FIN and RST both ways, and
 //! watches the limits.
 
+mod traffic;
+
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
+
+pub use self::traffic::{Direction, Moved, Traffic};
 
 use crate::socket::Socket;
 
@@ -58,8 +61,20 @@ pub enum Outcome {
 
 /// A connection that the kernel carries without a socket of this process.
 pub trait Alone: Send {
+    /// The number by which [`Aside`] knows it.
+    fn number(&self) -> u32;
+
     /// Leaves it, and has `rest` told when it has ended.
     fn leave(self: Box<Self>, rest: Box<dyn Rest>);
+}
+
+/// The connections that the kernel carries alone.
+pub trait Aside: Send + Sync {
+    /// What one of them has moved; `None` if it is over.
+    fn moved(&self, number: u32) -> Option<Moved>;
+
+    /// Ends one of them, if it is not over: both sides get a RST.
+    fn end(&self, number: u32, end: End);
 }
 
 /// What this process keeps of a connection that the kernel carries alone. Dropped without having
@@ -79,6 +94,8 @@ pub trait Adopt: Send + Sync {
 /// A connection that an earlier process has left to the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Orphan {
+    /// The number by which [`Aside`] knows it.
+    pub number: u32,
     /// The client.
     pub client: SocketAddr,
     /// The address it has connected to.
@@ -239,6 +256,10 @@ pub enum End {
     MaxDuration,
     /// The router is shutting down.
     Shutdown,
+    /// An operator wanted it to end.
+    Closed,
+    /// The client's address is denied by now.
+    Denied,
     /// The router could not go on.
     Failed,
 }
@@ -252,70 +273,4 @@ pub struct Limits {
     pub max_duration: Option<Duration>,
     /// Becomes true when connections must end now.
     pub shutdown: watch::Receiver<bool>,
-}
-
-/// What was carried, readable while the connection lives.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    up: AtomicU64,
-    down: AtomicU64,
-    /// The direction whose sender was the first to send a FIN, by its number and one; 0 for none.
-    finished_first: AtomicU8,
-}
-
-impl Traffic {
-    /// Bytes from the client to the endpoint, the hello included.
-    pub fn up(&self) -> u64 {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    /// Bytes from the endpoint to the client.
-    pub fn down(&self) -> u64 {
-        self.down.load(Ordering::Relaxed)
-    }
-
-    /// Adds `bytes` to the count of one direction.
-    pub fn add(&self, direction: Direction, bytes: u64) {
-        self.of(direction).fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Sets the count of one direction.
-    pub fn set(&self, direction: Direction, bytes: u64) {
-        self.of(direction).store(bytes, Ordering::Relaxed);
-    }
-
-    /// The sender of one direction has sent its FIN.
-    pub fn finished(&self, direction: Direction) {
-        // Fails where the other one was first.
-        let _ = self.finished_first.compare_exchange(
-            0,
-            direction as u8 + 1,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-    }
-
-    /// The direction whose sender was the first to send a FIN, where that is known.
-    pub fn finished_first(&self) -> Option<Direction> {
-        let is_first = |direction: &Direction| {
-            self.finished_first.load(Ordering::Relaxed) == *direction as u8 + 1
-        };
-        [Direction::Up, Direction::Down].into_iter().find(is_first)
-    }
-
-    fn of(&self, direction: Direction) -> &AtomicU64 {
-        match direction {
-            Direction::Up => &self.up,
-            Direction::Down => &self.down,
-        }
-    }
-}
-
-/// One of the two ways through the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Client to endpoint.
-    Up,
-    /// Endpoint to client.
-    Down,
 }

@@ -1,12 +1,13 @@
-//! Counting what the proxy tells: the bridge between `proxy` and `observe`, which do not know each
-//! other.
+//! Counting what others tell: the bridge between them and `observe`, which do not know each other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use sni_router_core::table::Front;
 
+use crate::answers::Facts;
 use crate::carry::{Decline, Kind};
+use crate::observe::clusters::{ClusterMetrics, Clusters};
 use crate::observe::metrics::{Labels, Metrics};
 use crate::proxy::connect::ConnectFailure;
 use crate::proxy::reason::CloseReason;
@@ -57,13 +58,46 @@ impl Observer for Counted {
     }
 
     fn closed(&self, record: &Record) {
-        let listener = self
-            .0
-            .listener(record.listener.as_ref().map(|listener| &listener.key));
+        let listener = self.0.listener(
+            record
+                .connection
+                .listener
+                .as_ref()
+                .map(|listener| &listener.key),
+        );
         listener.closed(
             record.reason as usize,
-            record.datapath.map(|kind| kind as usize),
+            record.connection.datapath().map(|kind| kind as usize),
         );
-        self.0.bytes(record.traffic.up(), record.traffic.down());
+        self.0.bytes(
+            record.connection.traffic.up(),
+            record.connection.traffic.down(),
+        );
     }
+}
+
+/// How the clusters fare, as metrics want it.
+pub fn clusters(facts: Arc<Facts>) -> Clusters {
+    Box::new(move || {
+        let facts = facts().into_iter();
+        facts
+            .map(|facts| ClusterMetrics {
+                cluster: facts.cluster,
+                objects: facts
+                    .objects
+                    .into_iter()
+                    .map(|(kind, count)| (kind, count as u64))
+                    .collect(),
+                watch_errors: facts.watch_errors.into_iter().collect(),
+                is_stale: facts.stale_for.is_some(),
+                last_event: facts
+                    .last_event
+                    .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+                    .map(|since| since.as_secs_f64()),
+                definition_problems: facts.definition_problems.len() as u64,
+                is_leader: facts.is_leader,
+                writes: facts.writes.to_vec(),
+            })
+            .collect()
+    })
 }

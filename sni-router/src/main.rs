@@ -1,5 +1,7 @@
 //! sni-router: a TLS passthrough router. See README.md and ARCHITECTURE.md.
 
+mod answers;
+mod api;
 mod app;
 mod carry;
 mod claim;
@@ -7,15 +9,16 @@ mod cli;
 mod control;
 mod counted;
 mod datapath;
+mod denied;
 mod limits;
 mod listen;
 mod observe;
 mod orphans;
 mod proxy;
+mod settings;
 mod signals;
 mod socket;
 mod source;
-mod status;
 mod sys;
 mod takeover;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::totals::Totals;
-use crate::{cluster, lint, setup, test};
+use crate::{admin, cluster, lint, setup, test};
 
 /// Setup, lint, then every test there is.
 pub fn ci() -> Result<ExitCode> {
@@ -13,6 +13,7 @@ pub fn ci() -> Result<ExitCode> {
     lint::lint()?;
     Totals::of(|totals| {
         test::run(totals)?;
+        admin::run(totals)?;
         cluster::run(totals)
     })
 }

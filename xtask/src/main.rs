@@ -3,6 +3,7 @@
 //! Every verb sets up what is missing first, so any of them works on a fresh machine. Builds run
 //! as the user who asks; only finished programs that need root are started through `sudo -E`.
 
+mod admin;
 mod bench;
 mod ci;
 mod cluster;
@@ -12,6 +13,7 @@ mod demo;
 mod dist;
 mod lab;
 mod lint;
+mod packages;
 mod run;
 mod setup;
 mod test;
@@ -55,11 +57,13 @@ enum Verb {
     Test,
     /// Run the tests against a real Kubernetes API server; the first time, builds one with Go
     TestCluster,
+    /// Test the admin API with programs of others: a browser, and a fuzzer that reads its description
+    TestAdmin,
     /// Formatting, clippy for host and BPF, documentation, layers
     Lint,
     /// Build the static binary and an archive of it for a release, reproducibly
     Dist(dist::Args),
-    /// What CI runs: setup, lint, test, test-cluster
+    /// What CI runs: setup, lint, test, test-admin, test-cluster
     Ci,
 }
 
@@ -79,6 +83,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::demo(&args),
         Verb::Bench(args) => return bench::bench(&args),
         Verb::Test => return test::test(),
+        Verb::TestAdmin => return admin::test(),
         Verb::TestCluster => return cluster::test(),
         Verb::Dist(args) => dist::dist(&args)?,
         Verb::Lint => lint::lint()?,

@@ -28,7 +28,7 @@ pub fn run(totals: &mut Totals) -> Result<()> {
         totals.count(command.args(["--exclude", INTEGRATION]))
     })?;
     let binaries = step("build the integration tests", || {
-        build_integration(|name| name != CLUSTER)
+        build_integration(|name| name != CLUSTER && name != ADMIN)
     })?;
     step("integration tests", || {
         // The tests' own default is a thread a core.
@@ -94,6 +94,9 @@ pub fn check_machine() -> Result<()> {
 
 /// The test that needs a Kubernetes API server, which `test-cluster` provides.
 pub const CLUSTER: &str = "cluster";
+
+/// The test that needs a browser and a fuzzer, which `test-admin` provides.
+pub const ADMIN: &str = "admin";
 
 /// The package of the integration tests.
 const INTEGRATION: &str = "sni-router-tests";

@@ -21,6 +21,11 @@ impl Pause {
         self.0.swap(ms(now + PAUSE), Ordering::Relaxed) == 0
     }
 
+    /// One of its own that stands where this one does.
+    pub(super) fn copied(&self) -> Self {
+        Self(self.0.load(Ordering::Relaxed).into())
+    }
+
     /// There is no doubt any more.
     pub(super) fn end(&self) {
         // Mostly there is nothing to write, and the line stays in every core's cache.
@@ -62,6 +67,14 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
+    /// One of its own that stands where this one does.
+    pub(super) fn copied(&self) -> Self {
+        Self {
+            failures: self.failures.load(Ordering::Relaxed).into(),
+            pause: self.pause.copied(),
+        }
+    }
+
     pub(super) fn succeeded(&self) {
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);

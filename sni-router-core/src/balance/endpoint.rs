@@ -58,6 +58,20 @@ impl Endpoint {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing has succeeded since the last connect that failed: others are preferred.
+    pub fn is_failing(&self) -> bool {
+        self.pause.is_on()
+    }
+
+    /// One of its own that stands where this one does.
+    pub(super) fn copied(&self) -> Self {
+        Self {
+            active: self.active().into(),
+            pause: self.pause.copied(),
+            ..Self::new(self.addr, &self.cluster)
+        }
+    }
+
     pub(super) fn succeeded(&self) {
         self.successes.fetch_add(1, Ordering::Relaxed);
         self.pause.end();

@@ -20,7 +20,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use self::clusters::Clusters;
@@ -91,6 +91,23 @@ impl Backend {
         let lease = share.pick(self.key.method, client, tried, now)?;
         lease.endpoint().handed_out();
         Some(lease)
+    }
+
+    /// The endpoint that [`Self::pick`] would choose now, without choosing it: nothing is counted, and
+    /// nobody's turn is taken. Costs a copy of what is known of every endpoint.
+    pub fn preview(
+        &self,
+        client: IpAddr,
+        tried: &[SocketAddr],
+        now: Duration,
+    ) -> Option<SocketAddr> {
+        let copied = Self {
+            key: self.key.clone(),
+            shares: self.shares.iter().map(Share::copied).collect(),
+            turn: Arc::new(self.turn.load(Ordering::Relaxed).into()),
+        };
+        let lease = copied.pick(client, tried, now)?;
+        Some(lease.endpoint().addr())
     }
 
     /// A connect to an endpoint of this backend succeeded.

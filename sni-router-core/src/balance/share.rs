@@ -59,6 +59,19 @@ impl Share {
         new
     }
 
+    /// One of its own that stands where this one does.
+    pub(super) fn copied(&self) -> Self {
+        let endpoints = self.endpoints.iter();
+        Self {
+            endpoints: endpoints.map(|it| Arc::new(it.copied())).collect(),
+            tier: self.tier,
+            weight: self.weight,
+            doubt: Arc::new(self.doubt.copied()),
+            position: Arc::new(self.position.load(Ordering::Relaxed).into()),
+            maglev: OnceLock::new(),
+        }
+    }
+
     /// Chooses an endpoint, never one of `tried`, and one that is in doubt only where no other is
     /// left, or to try it again.
     pub(super) fn pick(

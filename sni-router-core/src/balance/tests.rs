@@ -33,6 +33,27 @@ fn no_method_picks_what_was_tried() {
 }
 
 #[test]
+fn preview_is_what_is_picked_next_and_changes_nothing() {
+    for method in METHODS {
+        let backend = backend(method, 5);
+        let mut held = Vec::new();
+        for turn in 0..40 {
+            if turn == 20 {
+                let failing = backend.endpoints().next().unwrap();
+                backend.record_failure(failing, NOW);
+            }
+            let client = IpAddr::from([10, 0, 0, turn % 7]);
+            let tried: Vec<_> = held.last().copied().into_iter().collect();
+            let expected = backend.preview(client, &tried, NOW);
+            assert_eq!(backend.preview(client, &tried, NOW), expected, "{method:?}");
+            let lease = backend.pick(client, &tried, NOW).unwrap();
+            assert_eq!(Some(lease.endpoint().addr()), expected, "{method:?}");
+            held.push(lease.endpoint().addr());
+        }
+    }
+}
+
+#[test]
 fn nothing_is_picked_when_there_is_no_endpoint() {
     for method in METHODS {
         assert!(backend(method, 0).pick(CLIENT, &[], NOW).is_none());

@@ -1,6 +1,5 @@
 //! `sni-router check`: what is wrong in a directory of manifests.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +12,7 @@ use sni_router_core::model::Cluster;
 use sni_router_core::problem::{Problem, Severity};
 
 use super::certificates::Certificates;
+use super::print;
 use crate::source::read::read_dir;
 
 /// Validate manifests: prints every problem at once.
@@ -20,6 +20,7 @@ use crate::source::read::read_dir;
 /// Exits with 0 where there is no error, 1 where there is one, 2 where the manifests cannot be
 /// read. Warnings and notes are no errors.
 #[derive(clap::Args, Debug)]
+#[command(mut_arg("directory", |arg| arg.required(true)))]
 pub struct Args {
     #[command(flatten)]
     manifests: Manifests,
@@ -34,7 +35,7 @@ pub struct Args {
 pub struct Manifests {
     /// Directory of manifests (*.yaml, *.yml, *.json; subdirectories too), or one file
     #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    directory: Option<PathBuf>,
 
     /// Only take Ingresses and Listeners of this class (repeatable)
     #[arg(long = "ingress-class", value_name = "NAME")]
@@ -61,11 +62,16 @@ enum Output {
 }
 
 impl Manifests {
+    /// Whether no directory is named.
+    pub fn is_none(&self) -> bool {
+        self.directory.is_none()
+    }
+
     /// Reads and builds them, without asking DNS.
     pub fn build(self) -> Result<Build> {
-        let snapshot = read_dir(&self.directory).with_context(|| {
-            format!("cannot read the manifests in {}", self.directory.display())
-        })?;
+        let directory = self.directory.context("name the directory of manifests")?;
+        let snapshot = read_dir(&directory)
+            .with_context(|| format!("cannot read the manifests in {}", directory.display()))?;
         let options = Options {
             ingress_classes: self.ingress_classes,
             default_listener: self.default_listener,
@@ -93,14 +99,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
-}
-
-/// Prints to standard output. That a reader like `head` has gone is no error.
-pub fn print(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 /// A problem as a line, with its place in front as compilers print it.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sni_router_core::manifest::crd::definition;
 
-use super::check::print;
+use super::print;
 
 /// Print the CustomResourceDefinition of Listener (citrix.com/v1).
 ///

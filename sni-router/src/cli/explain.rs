@@ -1,6 +1,7 @@
 //! `sni-router explain`: what a server name gets, and why.
 
 mod backend;
+mod live;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -13,14 +14,24 @@ use sni_router_core::name::{Host, HostPattern};
 use sni_router_core::problem::{ObjectRef, Severity};
 use sni_router_core::table::{Listener, Route, RouteTable};
 
-use super::check::{Manifests, print, problem_line};
+use super::admin::Admin;
+use super::check::{Manifests, problem_line};
+use super::print;
 
 /// Say which route, backend and endpoints a server name gets, and why.
 ///
-/// Looks it up in the same table that `run` uses, without asking DNS. Exits with 0 where a
-/// listener has a route for it, 1 where none has.
+/// Of a directory of manifests, it is looked up in the same table that `run` would use, without asking
+/// DNS; without one, a running router is asked, which also says which endpoint the next connection of
+/// --client gets. Exits with 0 where a listener has a route for it, 1 where none has.
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    #[command(flatten)]
+    admin: Admin,
+
+    /// As JSON, where a running router is asked
+    #[arg(long, conflicts_with = "directory")]
+    json: bool,
+
     #[command(flatten)]
     manifests: Manifests,
 
@@ -47,6 +58,9 @@ pub struct Args {
 
 /// Prints the explanation.
 pub fn run(args: Args) -> Result<ExitCode> {
+    if args.manifests.is_none() {
+        return live::run(&args);
+    }
     let host = args.host.as_deref().map(parse_host).transpose()?;
     let question = Question {
         host,
@@ -152,7 +166,7 @@ impl Question {
             ),
         }
         text.push_str("looked for, the first there is wins:\n");
-        for pattern in self.patterns() {
+        for pattern in HostPattern::candidates(self.host.as_ref()) {
             explain_pattern(listener, &pattern, taken, text);
             let lost = build.shadowed.iter().filter(|shadowed| {
                 shadowed.listener == listener.front.key && shadowed.pattern == pattern
@@ -177,18 +191,6 @@ impl Question {
             &format!("{}, from {}", route.pattern, route.origin),
         );
         backend::explain(&route.backend, self.client, text);
-    }
-
-    /// All patterns that could match, in the order of their precedence.
-    fn patterns(&self) -> Vec<HostPattern> {
-        let mut patterns = Vec::new();
-        if let Some(host) = &self.host {
-            patterns.push(HostPattern::Exact(host.clone()));
-            let parent = host.parent().and_then(|parent| parent.parse().ok());
-            patterns.extend(parent.map(HostPattern::Wildcard));
-        }
-        patterns.push(HostPattern::Any);
-        patterns
     }
 }
 

@@ -1,20 +1,32 @@
 //! The command line: one file a subcommand.
 
+mod admin;
 mod certificates;
 mod check;
+mod columns;
+mod connections;
 mod crd;
 mod detach;
 mod explain;
+mod generate;
 mod kubernetes;
+mod lists;
 mod run;
 mod status;
+mod steer;
+mod top;
+mod trace;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// A TLS passthrough router: reads the server name, lets the kernel move the bytes.
+///
+/// Exit codes: 0 where it is done, or the answer is yes; 1 where the answer is no; 2 where something
+/// failed, or the command line cannot be read.
 #[derive(Parser, Debug)]
 #[command(name = "sni-router", version, propagate_version = true)]
 pub struct Cli {
@@ -30,6 +42,28 @@ enum Command {
     Crd(crd::Args),
     Detach(detach::Args),
     Status(status::Args),
+    Connections(connections::Args),
+    Close(connections::CloseArgs),
+    /// List the Listeners that a running router serves
+    Listeners(lists::Args),
+    /// List the host patterns of a running router, in the order of its Listeners
+    Routes(lists::Args),
+    /// List the Services that a running router's routes lead to, with their endpoints
+    Backends(lists::Args),
+    /// List what is wrong in the configuration that a running router has in force. Exits with 1 where there
+    /// is an error
+    Problems(lists::Args),
+    /// Send no new connections to a Listener or an endpoint; those there are go on. Forgotten at the next
+    /// start
+    Drain(steer::DrainArgs),
+    /// Send new connections there again
+    Undrain(steer::DrainArgs),
+    Top(top::Args),
+    Trace(trace::Args),
+    Reload(steer::ReloadArgs),
+    LogLevel(steer::LogLevelArgs),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
 }
 
 /// Where systemd mounts a BPF file system, and a folder of ours in it.
@@ -44,7 +78,29 @@ impl Cli {
             Command::Explain(args) => explain::run(args),
             Command::Crd(args) => crd::run(args),
             Command::Detach(args) => detach::run(args),
-            Command::Status(args) => status::run(args),
+            Command::Status(args) => status::run(&args),
+            Command::Connections(args) => connections::run(&args),
+            Command::Close(args) => connections::close(&args),
+            Command::Listeners(args) => lists::listeners(&args),
+            Command::Routes(args) => lists::routes(&args),
+            Command::Backends(args) => lists::backends(&args),
+            Command::Problems(args) => lists::problems(&args),
+            Command::Drain(args) => steer::drain(&args, true),
+            Command::Undrain(args) => steer::drain(&args, false),
+            Command::Top(args) => top::run(&args),
+            Command::Trace(args) => trace::run(&args),
+            Command::Reload(args) => steer::reload(&args),
+            Command::LogLevel(args) => steer::log_level(&args),
+            Command::Completions(args) => generate::completions(&args),
+            Command::Man(args) => generate::man(&args),
         }
+    }
+}
+
+/// Prints to standard output. That a reader like `head` has gone is no error.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }

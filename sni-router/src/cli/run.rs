@@ -16,12 +16,13 @@ use tokio::runtime::Builder;
 
 use super::certificates::Certificates;
 use super::kubernetes::KubernetesArgs;
-use crate::app::{self, Manifests, Settings};
+use crate::app;
 use crate::datapath::choose::{Choice, TcPorts};
-use crate::observe::admin::AdminAddr;
-use crate::observe::log::{self, Format};
+use crate::observe::admin::{AdminAddr, Token};
+use crate::observe::log::{self, Format, Log};
 use crate::proxy::quota;
 use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
+use crate::settings::{Manifests, Settings};
 use crate::takeover::PinDir;
 
 /// Route TLS by server name, as a directory of manifests or the Kubernetes API says.
@@ -92,9 +93,24 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Certificates::Verify)]
     certificates: Certificates,
 
-    /// Serve health, readiness and metrics on IP:PORT or unix:PATH (repeatable)
+    /// Serve the admin API on IP:PORT or unix:PATH (repeatable) [default: unix:/run/sni-router/admin.sock,
+    /// if that can be had]
     #[arg(long, value_name = "ADDR")]
     admin: Vec<AdminAddr>,
+
+    /// Serve no admin API
+    #[arg(long, conflicts_with = "admin")]
+    no_admin: bool,
+
+    /// File with what calls to --admin over TCP must bring that change something, as `Authorization:
+    /// Bearer TOKEN`; others must not be able to read it [default: over TCP nothing can be changed]
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+
+    /// File of addresses and networks, one a line: connections of clients there are reset, those that
+    /// are carried, too. Watched
+    #[arg(long, value_name = "FILE")]
+    deny_file: Option<PathBuf>,
 
     /// How log lines look
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -180,10 +196,9 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     let (format, level) = (args.log_format, args.log_level.clone());
     let access = args.access_log.clone();
-    let mut settings = args.into_settings()?;
     // Written to the end as long as it lives.
     let log = log::init(format, &level, access.as_deref())?;
-    settings.access_file = log.file();
+    let settings = args.into_settings(&log)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -197,7 +212,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    fn into_settings(self) -> Result<Settings> {
+    fn into_settings(self, log: &Log) -> Result<Settings> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let certificates: CertificateCheck = self.certificates.into();
         let reads_secrets = certificates == CertificateCheck::Verify;
@@ -236,7 +251,16 @@ impl Args {
                 certificates,
             },
             manifests,
-            admin: self.admin,
+            is_admin_default: self.admin.is_empty(),
+            admin: match (self.no_admin, self.admin.is_empty()) {
+                (true, _) => Vec::new(),
+                (false, true) => vec![super::admin::at_home()?],
+                (false, false) => self.admin,
+            },
+            admin_token: self.admin_token_file.map(Token::open).transpose()?,
+            log: log.filter(),
+            access_file: log.file(),
+            deny_file: self.deny_file,
             workers: self.workers.map_or(cpus, usize::from),
             drain_timeout: self.drain_timeout,
             proxy: ProxySettings {
@@ -259,7 +283,6 @@ impl Args {
                     sample: self.access_log_sample,
                 },
             },
-            access_file: None,
         })
     }
 }

@@ -1,28 +1,23 @@
 //! `status`: what a running router is doing.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
-use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{Request, Response, header};
+use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::handshake;
-use hyper_util::rt::TokioIo;
-use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::runtime::Builder;
 
-use crate::observe::admin::AdminAddr;
+use super::admin::Admin;
+use super::columns::{bytes, time};
+use super::print;
+use crate::api::{Cluster, Status};
 
 /// Show what a running router is doing: listeners, connections by datapath, and why better datapaths
 /// were declined.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// The --admin address that the router was given
-    #[arg(long, value_name = "ADDR")]
-    admin: AdminAddr,
+    #[command(flatten)]
+    admin: Admin,
 
     /// As JSON, with everything there is
     #[arg(long)]
@@ -43,138 +38,91 @@ enum Probe {
 }
 
 /// Asks and prints.
-pub fn run(args: Args) -> Result<ExitCode> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(probe) = args.probe {
         let path = match probe {
             Probe::Healthz => "/healthz",
             Probe::Readyz => "/readyz",
         };
-        let answer = runtime.block_on(ask(&args.admin, path))?;
-        print!("{}", String::from_utf8_lossy(&answer));
+        let answer = args.admin.get_text(path)?;
+        print(&String::from_utf8_lossy(&answer))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let status = runtime.block_on(ask(&args.admin, "/api/v1/status"))?;
-    let status: Value = serde_json::from_slice(&status)
-        .with_context(|| format!("{} is no router's admin API", args.admin))?;
-    if args.json {
-        println!("{status:#}");
-    } else {
-        print!("{}", text(&status));
-    }
+    let status: Status = args.admin.get("/api/v1/status", &())?;
+    match args.json {
+        true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?)),
+        false => print(&text(&status)),
+    }?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The body of the answer.
-async fn ask(admin: &AdminAddr, path: &str) -> Result<Bytes> {
-    let nobody =
-        || format!("no router answers at {admin} (is it the --admin of `sni-router run`?)");
-    let response = match admin {
-        AdminAddr::Tcp(addr) => {
-            get(TcpStream::connect(addr).await.with_context(nobody)?, path).await
-        }
-        AdminAddr::Unix(socket) => {
-            get(
-                UnixStream::connect(socket).await.with_context(nobody)?,
-                path,
-            )
-            .await
-        }
-    }?;
-    let status = response.status();
-    let body = to_bytes(Body::new(response.into_body()), MOST_BYTES).await?;
-    if !status.is_success() {
-        bail!(
-            "{admin} answers {status}: {}",
-            String::from_utf8_lossy(&body).trim_end()
-        );
-    }
-    Ok(body)
-}
-
-async fn get(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    path: &str,
-) -> Result<Response<Incoming>> {
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(header::HOST, "localhost")
-        .body(Body::empty())?;
-    Ok(sender.send_request(request).await?)
-}
-
 /// For people.
-fn text(status: &Value) -> String {
+fn text(status: &Status) -> String {
     let mut lines = vec![
-        format!("sni-router {}", word(&status["version"])),
-        format!("generation   {}", word(&status["generation"])),
-        format!("datapath     {}", word(&status["datapath"])),
+        format!(
+            "sni-router   {}, process {}, for {}",
+            status.version,
+            status.pid,
+            time(status.uptime_seconds)
+        ),
+        format!("generation   {}", status.generation),
+        format!("datapath     {}", status.datapath),
     ];
-    if let Some(why) = status["declined"].as_str() {
+    if let Some(why) = &status.declined {
         lines.push(format!("             no better one: {why}"));
     }
-    lines.push(format!("connections  {}", word(&status["connections"])));
-    lines.extend(counts(&status["carried"]));
+    lines.push(format!(
+        "connections  {} now, {} so far, {} up, {} down",
+        status.connections,
+        status.opened,
+        bytes(status.bytes_up),
+        bytes(status.bytes_down)
+    ));
+    lines.extend(counts(&status.carried));
     lines.push("declined".to_owned());
-    lines.extend(counts(&status["declines"]));
-    let clusters = status["clusters"].as_array().into_iter().flatten();
-    lines.extend(clusters.map(cluster));
+    lines.extend(counts(&status.declines));
+    lines.push("closed".to_owned());
+    lines.extend(counts(&status.closed));
+    lines.extend(status.clusters.iter().map(cluster));
     lines.push("listeners".to_owned());
-    for listener in status["listeners"].as_array().into_iter().flatten() {
-        let vips: Vec<_> = listener["vips"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(word)
-            .collect();
+    for listener in &status.listeners {
+        let draining = if listener.draining { ", draining" } else { "" };
         lines.push(format!(
-            "  {:<24} {} port {}, {} routes",
-            word(&listener["name"]),
-            vips.join(" "),
-            word(&listener["port"]),
-            word(&listener["routes"]),
+            "  {:<24} {} port {}, {} routes, {} connections{draining}",
+            listener.name,
+            listener.vips.join(" "),
+            listener.port,
+            listener.routes,
+            listener.active,
         ));
     }
     lines.join("\n") + "\n"
 }
 
-fn cluster(cluster: &Value) -> String {
-    let name = word(&cluster["name"]);
-    let state = match (cluster["stale_for_seconds"].as_u64(), &cluster["why"]) {
+fn cluster(cluster: &Cluster) -> String {
+    let state = match (cluster.stale_for_seconds, &cluster.why) {
         (None, _) => "up to date".to_owned(),
-        (Some(age), Value::String(why)) => format!("not heard from for {age} s: {why}"),
-        (Some(_), _) => "as it was before the start".to_owned(),
+        (Some(age), Some(why)) => format!("not heard from for {age} s: {why}"),
+        (Some(_), None) => "as it was before the start".to_owned(),
     };
-    let role = match cluster["leader"] == true {
-        true => ", writes status",
-        false => "",
+    let role = if cluster.leader {
+        ", writes status"
+    } else {
+        ""
     };
-    let problems = cluster["definition_problems"].as_array();
-    let problems: Vec<_> = problems.into_iter().flatten().map(word).collect();
-    let problems = match problems.as_slice() {
+    let problems = match cluster.definition_problems.as_slice() {
         [] => String::new(),
         some => format!("\n    the definition of Listener {}", some.join("; ")),
     };
-    format!("cluster {name:<18} {state}{role}{problems}")
+    format!("cluster {:<18} {state}{role}{problems}", cluster.name)
 }
 
 /// A line for each number that is not zero.
-fn counts(of: &Value) -> Vec<String> {
-    let all = of.as_object().into_iter().flatten();
-    let some = all.filter(|(_, count)| count.as_i64() != Some(0));
+fn counts<N: Display + Default + PartialEq>(of: &BTreeMap<String, N>) -> Vec<String> {
+    let some = of.iter().filter(|(_, count)| **count != N::default());
     some.map(|(name, count)| format!("  {name:<24} {count}"))
         .collect()
 }
-
-fn word(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Of tens of thousands of listeners.
-const MOST_BYTES: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -186,34 +134,39 @@ mod tests {
     fn text_shows_what_is_not_zero() {
         let status = json!({
             "version": "1.0", "generation": 3, "datapath": "tc", "declined": null, "connections": 5,
+            "pid": 7, "uptime_seconds": 61.0, "opened": 9, "closed": {"done": 4}, "rejects": {}, "bytes_up": 1000,
+            "bytes_down": 1, "kernel": null,
             "carried": {"tc": 4, "sockmap": 1, "userspace": 0},
             "declines": {"no_port": 1, "in_flight": 0},
             "clusters": [
-                {"name": "east", "stale_for_seconds": null, "why": null, "leader": true,
+                {"name": "east", "objects": {}, "stale_for_seconds": null, "why": null, "leader": true,
                  "definition_problems": ["is too old"]},
-                {"name": "west", "stale_for_seconds": 9, "why": "Secret: refused", "leader": false,
+                {"name": "west", "objects": {}, "stale_for_seconds": 9, "why": "Secret: refused", "leader": false,
                  "definition_problems": []},
             ],
-            "listeners": [{"name": "a/b", "vips": ["1.2.3.4"], "port": 443, "routes": 2}],
+            "listeners": [{"name": "a/b", "vips": ["1.2.3.4"], "port": 443, "routes": 2,
+                "opened": 9, "active": 5, "draining": true}],
         });
-        let text = text(&status);
+        let text = text(&serde_json::from_value(status).unwrap());
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
         assert_eq!(
             lines,
             [
-                "sni-router 1.0",
+                "sni-router   1.0, process 7, for 1m 1s",
                 "generation   3",
                 "datapath     tc",
-                "connections  5",
+                "connections  5 now, 9 so far, 1.0 kB up, 1 B down",
                 "  sockmap                  1",
                 "  tc                       4",
                 "declined",
                 "  no_port                  1",
+                "closed",
+                "  done                     4",
                 "cluster east               up to date, writes status",
                 "    the definition of Listener is too old",
                 "cluster west               not heard from for 9 s: Secret: refused",
                 "listeners",
-                "  a/b                      1.2.3.4 port 443, 2 routes",
+                "  a/b                      1.2.3.4 port 443, 2 routes, 5 connections, draining",
             ]
         );
     }

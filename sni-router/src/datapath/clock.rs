@@ -4,16 +4,21 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::carry::{End, Limits};
+use crate::carry::{End, Limits, Traffic};
 
-/// Answers when a limit has been reached. `progress` returns a number that grows with every byte.
+/// Answers when a limit has been reached, or somebody wants an end. `progress` returns a number that grows with every byte.
 ///
 /// It looks at the number four times per idle timeout, so a byte costs nothing here, and an idle
 /// connection is ended after one to one and a quarter idle timeouts.
-pub async fn limits_reached(limits: &Limits, mut progress: impl FnMut() -> u64) -> End {
+pub async fn limits_reached(
+    limits: &Limits,
+    traffic: &Traffic,
+    mut progress: impl FnMut() -> u64,
+) -> End {
     let mut shutdown = limits.shutdown.clone();
     tokio::select! {
         end = timed_out(limits, &mut progress) => end,
+        end = traffic.hear() => end,
         closed = shutdown.wait_for(|now| *now) => {
             // The sender lives as long as the process; if it is gone, so are we.
             drop(closed);

@@ -42,6 +42,24 @@ impl ListenerMetrics {
         }
     }
 
+    /// Connections accepted so far.
+    pub fn opened_so_far(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Connections that ended so far.
+    pub fn closed_so_far(&self) -> u64 {
+        let counts = self.closed.iter();
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Those that ended for a reason.
+    fn closed_for(&self, reason: usize) -> u64 {
+        let each = self.datapaths + 1;
+        let counts = self.closed.iter().skip(reason * each).take(each);
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     fn new(reasons: usize, datapaths: usize) -> Self {
         let closed = (0..reasons * (datapaths + 1))
             .map(|_| AtomicU64::default())
@@ -93,6 +111,27 @@ impl Listeners {
         });
         // Another thread may have been first.
         self.by_key.load().get(key).map_or(new, Arc::clone)
+    }
+
+    /// Connections accepted so far.
+    pub(super) fn opened(&self) -> u64 {
+        self.all().iter().map(|it| it.opened_so_far()).sum()
+    }
+
+    /// Connections that ended so far, by reason.
+    pub(super) fn closed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = self.all();
+        let reasons = self.reasons.iter().enumerate();
+        reasons.map(move |(index, reason)| {
+            let counts = all.iter().map(|it| it.closed_for(index));
+            (*reason, counts.sum())
+        })
+    }
+
+    fn all(&self) -> Vec<Arc<ListenerMetrics>> {
+        let known = self.by_key.load();
+        let known = known.values().map(Arc::clone);
+        known.chain([Arc::clone(&self.none)]).collect()
     }
 
     /// By name, in order; connections to no listener come last, if there were any.

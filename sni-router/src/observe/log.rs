@@ -20,6 +20,7 @@ use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuar
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter, ParseError};
 use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::file::AccessFile;
@@ -50,7 +51,7 @@ pub fn init(format: Format, filter: &str, access: Option<&Path>) -> Result<Log, 
     if file.is_some() {
         filter = filter.add_directive(everything_of_access());
     }
-    let (queues, log) = match file {
+    let (queues, mut log) = match file {
         Some(file) => Queues::start(file.writer(), io::stderr(), Some(file)),
         None => Queues::start(io::stderr(), io::stderr(), None),
     };
@@ -59,17 +60,13 @@ pub fn init(format: Format, filter: &str, access: Option<&Path>) -> Result<Log, 
         Some(_) => Format::Json,
         None => format,
     };
-    subscriber(
-        Formats {
-            access,
-            others: format,
-        },
-        filter,
-        queues,
-        colors,
-    )
-    .try_init()
-    .map_err(|_| LogError::Twice)?;
+    let formats = Formats {
+        access,
+        others: format,
+    };
+    let (subscriber, reload) = subscriber(formats, filter, queues, colors);
+    subscriber.try_init().map_err(|_| LogError::Twice)?;
+    log.reload = Some(reload);
     Ok(log)
 }
 
@@ -80,6 +77,7 @@ pub const ACCESS: &str = "access";
 pub struct Log {
     access: NonBlocking,
     file: Option<Arc<AccessFile>>,
+    reload: Option<Reload>,
     access_guard: Option<WorkerGuard>,
     _others_guard: WorkerGuard,
 }
@@ -94,7 +92,37 @@ impl Log {
     pub fn file(&self) -> Option<Arc<AccessFile>> {
         self.file.clone()
     }
+
+    /// What is logged, to be changed.
+    pub fn filter(&self) -> Filter {
+        Filter {
+            reload: self.reload.clone(),
+            has_file: self.file.is_some(),
+        }
+    }
 }
+
+/// What is logged.
+#[derive(Clone)]
+pub struct Filter {
+    reload: Option<Reload>,
+    has_file: bool,
+}
+
+impl Filter {
+    /// Logs what this filter lets through from now on.
+    pub fn change(&self, filter: &str) -> Result<(), LogError> {
+        let mut filter = discreet(parse(filter.to_owned(), "filter")?);
+        if self.has_file {
+            filter = filter.add_directive(everything_of_access());
+        }
+        let reload = self.reload.as_ref().ok_or(LogError::Gone)?;
+        reload(filter).map_err(|_| LogError::Gone)
+    }
+}
+
+/// Puts another filter in the place of the one that is used.
+type Reload = Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
 impl Drop for Log {
     fn drop(&mut self) {
@@ -136,6 +164,9 @@ pub enum LogError {
     /// A bug.
     #[error("logging was set up twice")]
     Twice,
+    /// A bug as well.
+    #[error("there is no log whose filter could be changed")]
+    Gone,
 }
 
 fn parse(text: String, from: &'static str) -> Result<EnvFilter, LogError> {
@@ -162,7 +193,7 @@ fn subscriber<W>(
     filter: EnvFilter,
     writer: W,
     colors: bool,
-) -> Box<dyn Subscriber + Send + Sync>
+) -> (Box<dyn Subscriber + Send + Sync>, Reload)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -170,8 +201,11 @@ where
         .with_ansi(colors && formats.others == Format::Text)
         .with_writer(writer)
         .event_format(formats::Lines::new(formats))
-        .with_env_filter(filter);
-    Box::new(builder.finish())
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    let reload = Arc::new(move |filter| handle.reload(filter));
+    (Box::new(builder.finish()), reload)
 }
 
 /// One queue for access lines, one for all others, each with its thread.
@@ -200,6 +234,7 @@ impl Queues {
         let log = Log {
             access: access.clone(),
             file,
+            reload: None,
             access_guard: Some(access_guard),
             _others_guard: others_guard,
         };

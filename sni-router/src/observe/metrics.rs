@@ -105,6 +105,25 @@ impl Metrics {
         self.declines.all()
     }
 
+    /// Connections accepted so far.
+    pub fn opened_so_far(&self) -> u64 {
+        self.listeners.opened()
+    }
+
+    /// Connections that ended so far, by reason.
+    pub fn closed_so_far(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.listeners.closed()
+    }
+
+    /// Bytes carried so far: from clients, to them.
+    pub fn bytes_so_far(&self) -> (u64, u64) {
+        let mut counts = self.bytes.all().map(|(_, count)| count);
+        (
+            counts.next().unwrap_or_default(),
+            counts.next().unwrap_or_default(),
+        )
+    }
+
     /// Bytes were carried: `up` from the client, `down` to it.
     pub fn bytes(&self, up: u64, down: u64) {
         self.bytes.add(0, up);

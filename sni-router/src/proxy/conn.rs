@@ -3,13 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sni_router_core::balance::Lease;
 use sni_router_core::table::Route;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
-use super::connect::{Attempts, connect};
+use super::connect::{Attempts, Bounds, connect};
 use super::hello::{Greeting, Read, Reading};
 use super::left::{Active, Left, reason};
 use super::pending::Place;
@@ -26,20 +27,18 @@ pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr) {
     let Some(accepted) = Accepted::new(&proxy, client, peer) else {
         return;
     };
-    let greeted = match accepted.greet().await {
-        Ok(greeted) => greeted,
-        Err(Some(rejected)) => return rejected.answer(&proxy.settings).await,
-        Err(None) => return,
+    let connection = Arc::clone(&accepted.record.connection);
+    let established = tokio::select! {
+        biased;
+        established = accepted.establish() => established,
+        // The record says why.
+        _ = connection.traffic.hear() => return,
     };
-    let routed = match greeted.route() {
-        Ok(routed) => routed,
-        Err(rejected) => return rejected.answer(&proxy.settings).await,
-    };
-    let connected = match routed.connect().await {
-        Ok(connected) => connected,
-        Err(rejected) => return rejected.answer(&proxy.settings).await,
-    };
-    connected.carry(active).await;
+    match established {
+        Ok(connected) => connected.carry(active).await,
+        Err(Some(rejected)) => rejected.answer(&proxy.settings).await,
+        Err(None) => {}
+    }
 }
 
 /// A client of which nothing is known but its address.
@@ -50,23 +49,21 @@ struct Accepted<'p> {
 }
 
 impl<'p> Accepted<'p> {
-    /// `None` if the client is gone already, or came to an address of no listener.
-    fn new(proxy: &'p Proxy, client: Socket, peer: SocketAddr) -> Option<Self> {
+    /// `None` if the client is gone already, or is not served.
+    fn new(proxy: &'p Arc<Proxy>, client: Socket, peer: SocketAddr) -> Option<Self> {
         let vip = client.local_addr().ok()?;
-        let mut record = Record::new(
-            Arc::clone(&proxy.observer),
-            Arc::clone(&proxy.quota),
-            proxy.shutdown.clone(),
-            canonical(peer),
-            canonical(vip),
-        );
-        let table = proxy.table.load();
-        record.listener = table
-            .listener(record.vip)
-            .map(|listener| Arc::clone(&listener.front));
-        proxy.observer.accepted(record.listener.as_deref());
-        if record.listener.is_none() {
-            record.reason = CloseReason::NoListener;
+        let mut record = Record::new(proxy, canonical(peer), canonical(vip), Duration::ZERO);
+        let listener = record.connection.listener.as_deref();
+        proxy.observer.accepted(listener);
+        record.step("accepted", || {
+            let vip = record.connection.vip;
+            match listener {
+                Some(listener) => format!("at {vip}, of Listener {}", listener.key),
+                None => format!("at {vip}, of no Listener"),
+            }
+        });
+        if let Some(reason) = proxy.gate.refuses(peer.ip(), listener) {
+            record.reason = reason;
             reset(&client);
             return None;
         }
@@ -75,6 +72,12 @@ impl<'p> Accepted<'p> {
             client,
             record,
         })
+    }
+
+    /// From here to an endpoint. Fails with nothing if there is nobody to answer any more.
+    async fn establish(self) -> Result<Connected<'p>, Option<Rejected<'p>>> {
+        let routed = self.greet().await?.route()?;
+        Ok(routed.connect().await?)
     }
 
     /// Reads the hello. Fails with nothing if there is no way to wait for it; the client is gone then.
@@ -114,9 +117,17 @@ impl<'p> Accepted<'p> {
             mut record,
         } = self;
         let Greeting { hello, received } = greeting;
-        let took = record.started().elapsed();
+        let took = record.connection.age();
         record.observer().greeted(took, hello.size);
-        record.hello = Some(HelloFacts::of(hello));
+        record.hello = Some(HelloFacts::of(&hello));
+        if let Some(host) = hello.server_name {
+            // Nobody else has set it.
+            let _ = record.connection.host.set(host);
+        }
+        record.step("hello", || {
+            let (size, ms) = (hello.size, took.as_millis());
+            format!("of {size} bytes, {ms} ms after accept")
+        });
         Greeted {
             proxy,
             client,
@@ -141,16 +152,13 @@ impl<'p> Greeted<'p> {
         let Self {
             proxy,
             client,
-            mut record,
+            record,
             received,
         } = self;
-        let host = record
-            .hello
-            .as_ref()
-            .and_then(|hello| hello.server_name.as_ref());
+        let host = record.connection.host.get();
         // The table of now, not of accept: a route added meanwhile counts.
         let table = proxy.table.load();
-        let Some(listener) = table.listener(record.vip) else {
+        let Some(listener) = table.listener(record.connection.vip) else {
             return Err(Rejected::new(client, record, CloseReason::NoListener));
         };
         let Some(route) = listener.route(host).cloned() else {
@@ -161,7 +169,12 @@ impl<'p> Greeted<'p> {
             };
             return Err(Rejected::new(client, record, reason));
         };
-        record.route = Some(Arc::clone(&route));
+        // Nobody else has set it.
+        let _ = record.connection.route.set(Arc::clone(&route));
+        record.step("routed", || {
+            let (pattern, origin, backend) = (&route.pattern, &route.origin, &route.backend.key);
+            format!("by {pattern} of {origin} to Service {backend}")
+        });
         Ok(Routed {
             proxy,
             client,
@@ -196,8 +209,8 @@ impl<'p> Routed<'p> {
         let within = proxy.settings.connect_timeout;
         let from = Client {
             socket: &client,
-            addr: record.client,
-            vip: record.vip,
+            addr: record.connection.client,
+            vip: record.connection.vip,
         };
         let observer = &*proxy.observer;
         let result = connect(
@@ -205,7 +218,10 @@ impl<'p> Routed<'p> {
             &route.backend,
             &from,
             &received,
-            within,
+            Bounds {
+                within,
+                drained: &proxy.gate.drained_endpoints(),
+            },
             &mut attempts,
             observer,
         )
@@ -215,7 +231,14 @@ impl<'p> Routed<'p> {
         match result {
             Ok(connected) => {
                 record.observer().connected(start.elapsed(), record.retries);
-                record.endpoint = Some(connected.lease.endpoint().addr());
+                // Nobody else has set it.
+                let endpoint = connected.lease.endpoint().addr();
+                let _ = record.connection.endpoint.set(endpoint);
+                record.step("connected", || {
+                    let (ms, failed) = (start.elapsed().as_millis(), &record.failed);
+                    let separator = if failed.is_empty() { "" } else { ", after " };
+                    format!("to {endpoint} in {ms} ms{separator}{failed}")
+                });
                 let written = connected.hold.is_none();
                 let pair = Pair {
                     client,
@@ -261,9 +284,11 @@ impl Connected<'_> {
         let mut datapath: &dyn Datapath = &*proxy.datapath;
         loop {
             let kind = datapath.kind();
-            record.datapath = Some(kind);
+            record.connection.carried_by(kind);
             proxy.observer.carrying(kind);
-            match datapath.carry(pair, &limits, &record.traffic).await {
+            record.step("carried", || format!("by {}", kind.as_str()));
+            let traffic = &record.connection.traffic;
+            match datapath.carry(pair, &limits, traffic).await {
                 Ok(Outcome::Over(end)) => {
                     proxy.observer.carried(kind);
                     record.reason = reason(end);
@@ -271,11 +296,16 @@ impl Connected<'_> {
                 }
                 Ok(Outcome::Alone(flow)) => {
                     record.reason = CloseReason::Left;
-                    return flow.leave(Box::new(Left::new(record, kind, _lease, active)));
+                    let (connection, number) = (Arc::clone(&record.connection), flow.number());
+                    flow.leave(Box::new(Left::new(record, kind, Some(_lease), active)));
+                    return proxy.census.set_aside(&connection, number);
                 }
                 Err(refused) => {
                     proxy.observer.carried(kind);
                     record.observer().declined(refused.decline);
+                    record.step("declined", || {
+                        format!("by {}: {}", kind.as_str(), refused.decline)
+                    });
                     record.declined = Some(refused.decline);
                     let Some(next) = datapath.next() else { return };
                     datapath = next;

@@ -25,6 +25,14 @@ pub(super) struct Connected {
     pub(super) hold: Option<Hold>,
 }
 
+/// How far to go.
+pub(super) struct Bounds<'b> {
+    /// How long all of it may take.
+    pub(super) within: Duration,
+    /// Endpoints that get no new connections.
+    pub(super) drained: &'b [SocketAddr],
+}
+
 /// What trying cost, for the record.
 #[derive(Default)]
 pub(super) struct Attempts {
@@ -88,16 +96,16 @@ pub(super) async fn connect(
     backend: &Backend,
     client: &Client<'_>,
     hello: &[u8],
-    within: Duration,
+    bounds: Bounds<'_>,
     attempts: &mut Attempts,
     observer: &dyn Observer,
 ) -> Result<Connected, CloseReason> {
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + bounds.within;
     let limit = most_attempts(backend);
-    let mut tried: Vec<SocketAddr> = Vec::new();
-    while let Some(lease) = backend.pick(client.addr.ip(), &tried, uptime()) {
+    let (mut avoided, mut tried) = (bounds.drained.to_vec(), 0);
+    while let Some(lease) = backend.pick(client.addr.ip(), &avoided, uptime()) {
         let addr = lease.endpoint().addr();
-        let left = limit.saturating_sub(tried.len());
+        let left = limit.saturating_sub(tried);
         let error =
             match timeout_at(share(deadline, left), greet(datapath, addr, client, hello)).await {
                 Ok(Ok((stream, hold))) => {
@@ -119,14 +127,15 @@ pub(super) async fn connect(
         let separator = if attempts.log.is_empty() { "" } else { "; " };
         // Writing to a string cannot fail.
         let _ = write!(attempts.log, "{separator}{addr}: {error}");
-        tried.push(addr);
-        if tried.len() >= limit || Instant::now() >= deadline {
+        avoided.push(addr);
+        tried += 1;
+        if tried >= limit || Instant::now() >= deadline {
             break;
         }
         // Where connecting fails at once, nothing above has waited.
         yield_now().await;
     }
-    Err(if tried.is_empty() {
+    Err(if tried == 0 {
         CloseReason::NoEndpoint
     } else {
         CloseReason::ConnectFailed
@@ -147,8 +156,8 @@ fn is_own(error: &io::Error) -> bool {
     )
 }
 
-/// How long this process has been connecting.
-fn uptime() -> Duration {
+/// How long this process has been connecting: the clock of [`Backend::pick`].
+pub fn uptime() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
 }

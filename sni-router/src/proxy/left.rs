@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sni_router_core::balance::Lease;
-use tokio::time::Instant;
 
 use super::Proxy;
 use super::reason::CloseReason;
@@ -15,12 +14,13 @@ use crate::carry::{Adopt, Direction, End, Kind, Orphan, Rest};
 pub(super) struct Left {
     record: Record,
     kind: Kind,
-    _lease: Lease,
+    /// Not known of a connection that an earlier process accepted.
+    _lease: Option<Lease>,
     _active: Active,
 }
 
 impl Left {
-    pub(super) fn new(record: Record, kind: Kind, lease: Lease, active: Active) -> Self {
+    pub(super) fn new(record: Record, kind: Kind, lease: Option<Lease>, active: Active) -> Self {
         Self {
             record,
             kind,
@@ -33,8 +33,8 @@ impl Left {
 impl Rest for Left {
     fn ended(mut self: Box<Self>, end: End, up: u64, down: u64) {
         self.record.reason = reason(end);
-        self.record.traffic.set(Direction::Up, up);
-        self.record.traffic.set(Direction::Down, down);
+        self.record.connection.traffic.set(Direction::Up, up);
+        self.record.connection.traffic.set(Direction::Down, down);
     }
 }
 
@@ -47,54 +47,13 @@ impl Drop for Left {
 impl Adopt for Arc<Proxy> {
     fn adopt(&self, orphan: Orphan) -> Box<dyn Rest> {
         self.observer.carrying(orphan.kind);
-        Box::new(Adopted {
-            orphan,
-            adopted: Instant::now(),
-            active: Active::enter(self),
-        })
-    }
-}
-
-/// A connection that an earlier process accepted: what its hello said is not known any more.
-struct Adopted {
-    orphan: Orphan,
-    adopted: Instant,
-    active: Active,
-}
-
-impl Adopted {
-    fn record(&self) -> Record {
-        let (proxy, orphan) = (&self.active.0, &self.orphan);
-        let mut record = Record::new(
-            Arc::clone(&proxy.observer),
-            Arc::clone(&proxy.quota),
-            proxy.shutdown.clone(),
-            orphan.client,
-            orphan.vip,
-        );
-        record.began(orphan.age + self.adopted.elapsed());
-        let table = proxy.table.load();
-        let listener = table.listener(orphan.vip);
-        record.listener = listener.map(|listener| Arc::clone(&listener.front));
-        record.endpoint = Some(orphan.endpoint);
-        record.datapath = Some(orphan.kind);
+        let mut record = Record::new(self, orphan.client, orphan.vip, orphan.age);
         record.reason = CloseReason::Left;
-        record
-    }
-}
-
-impl Rest for Adopted {
-    fn ended(self: Box<Self>, end: End, up: u64, down: u64) {
-        let mut record = self.record();
-        record.reason = reason(end);
-        record.traffic.set(Direction::Up, up);
-        record.traffic.set(Direction::Down, down);
-    }
-}
-
-impl Drop for Adopted {
-    fn drop(&mut self) {
-        self.active.0.observer.carried(self.orphan.kind);
+        // Nobody else has set it.
+        let _ = record.connection.endpoint.set(orphan.endpoint);
+        record.connection.carried_by(orphan.kind);
+        self.census.set_aside(&record.connection, orphan.number);
+        Box::new(Left::new(record, orphan.kind, None, Active::enter(self)))
     }
 }
 
@@ -123,6 +82,8 @@ pub(super) fn reason(end: End) -> CloseReason {
         End::Idle => CloseReason::IdleTimeout,
         End::MaxDuration => CloseReason::MaxDuration,
         End::Shutdown => CloseReason::Drained,
+        End::Closed => CloseReason::Closed,
+        End::Denied => CloseReason::Denied,
         End::Failed => CloseReason::Internal,
     }
 }

@@ -6,8 +6,10 @@
 //! This module knows sockets and the route table; it does not know where the table comes from,
 //! what a datapath does, or who counts.
 
+pub mod census;
 mod conn;
 pub mod connect;
+pub mod gate;
 mod hello;
 mod left;
 mod pending;
@@ -16,6 +18,7 @@ pub mod reason;
 pub mod record;
 mod reject;
 pub mod settings;
+pub mod trace;
 pub mod worker;
 
 use std::sync::Arc;
@@ -26,10 +29,13 @@ use sni_router_core::table::RouteTable;
 use tokio::sync::watch;
 
 use crate::carry::Datapath;
+use census::Census;
+use gate::Gate;
 use pending::Pending;
 use quota::Quota;
 use record::Observer;
 use settings::Settings;
+use trace::Trace;
 
 /// What every connection needs, shared by all workers.
 pub struct Proxy {
@@ -38,6 +44,9 @@ pub struct Proxy {
     datapath: Arc<dyn Datapath>,
     observer: Arc<dyn Observer>,
     quota: Arc<Quota>,
+    census: Arc<Census>,
+    gate: Arc<Gate>,
+    trace: Arc<Trace>,
     pending: Pending,
     active: AtomicUsize,
     /// Becomes true when connections must end now.
@@ -52,6 +61,8 @@ impl Proxy {
         table: Arc<ArcSwap<RouteTable>>,
         datapath: Arc<dyn Datapath>,
         observer: Arc<dyn Observer>,
+        census: Arc<Census>,
+        gate: Arc<Gate>,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let pending = Pending::new(settings.max_pending_hellos);
@@ -62,10 +73,18 @@ impl Proxy {
             datapath,
             observer,
             quota,
+            census,
+            gate,
+            trace: Arc::default(),
             pending,
             active: AtomicUsize::new(0),
             shutdown,
         }
+    }
+
+    /// Where the steps of single connections are told.
+    pub fn trace(&self) -> Arc<Trace> {
+        Arc::clone(&self.trace)
     }
 
     /// Connections accepted and not over.

@@ -17,6 +17,12 @@ pub enum CloseReason {
     MaxDuration,
     /// The router was shutting down and the drain timeout had passed.
     Drained,
+    /// An operator ended it.
+    Closed,
+    /// The client's address is denied.
+    Denied,
+    /// The listener takes no new connections.
+    ListenerDraining,
     /// It goes on: the kernel carries it, and only this process has ended.
     Left,
     /// The hello names a host that no route of the listener takes.
@@ -47,13 +53,16 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Done,
         Self::ClientReset,
         Self::EndpointReset,
         Self::IdleTimeout,
         Self::MaxDuration,
         Self::Drained,
+        Self::Closed,
+        Self::Denied,
+        Self::ListenerDraining,
         Self::Left,
         Self::UnknownHost,
         Self::NoSni,
@@ -69,6 +78,25 @@ impl CloseReason {
         Self::Internal,
     ];
 
+    /// Whether a client was turned away, rather than carried to some end.
+    pub const fn is_reject(self) -> bool {
+        matches!(
+            self,
+            Self::Denied
+                | Self::ListenerDraining
+                | Self::UnknownHost
+                | Self::NoSni
+                | Self::NotTls
+                | Self::MalformedHello
+                | Self::HelloTooLarge
+                | Self::HelloTimeout
+                | Self::TooManyHellos
+                | Self::NoListener
+                | Self::NoEndpoint
+                | Self::ConnectFailed
+        )
+    }
+
     /// The label in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -78,6 +106,9 @@ impl CloseReason {
             Self::IdleTimeout => "idle_timeout",
             Self::MaxDuration => "max_duration",
             Self::Drained => "drained",
+            Self::Closed => "closed",
+            Self::Denied => "denied",
+            Self::ListenerDraining => "listener_draining",
             Self::Left => "left",
             Self::UnknownHost => "unknown_host",
             Self::NoSni => "no_sni",
@@ -104,6 +135,9 @@ impl CloseReason {
             Self::IdleTimeout
             | Self::MaxDuration
             | Self::Drained
+            | Self::Closed
+            | Self::Denied
+            | Self::ListenerDraining
             | Self::UnknownHost
             | Self::NoSni
             | Self::NotTls

@@ -2,19 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use humantime::format_rfc3339_millis;
 use sni_router_core::hello::{Hello, Ja4};
-use sni_router_core::name::Host;
-use sni_router_core::table::{Front, Route};
-use tokio::sync::watch;
+use sni_router_core::table::Front;
 use tracing::{Level, enabled, info};
 
+use super::Proxy;
+use super::census::Connection;
 use super::connect::ConnectFailure;
-use super::quota::Quota;
+use super::left::reason;
 use super::reason::{CloseReason, Closer};
-use crate::carry::{Decline, Direction, Kind, Traffic};
+use crate::carry::{Decline, Direction, Kind};
 
 /// Is told of every connection's steps; counts them.
 pub trait Observer: Send + Sync {
@@ -38,26 +38,11 @@ pub trait Observer: Send + Sync {
 
 /// What is known of a connection. Logged and counted when dropped.
 pub struct Record {
-    observer: Arc<dyn Observer>,
-    quota: Arc<Quota>,
-    shutdown: watch::Receiver<bool>,
-    started: Instant,
-    /// The same by the wall clock, which may have been set since.
-    start: SystemTime,
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The address the client connected to.
-    pub vip: SocketAddr,
-    /// The listener of that address.
-    pub listener: Option<Arc<Front>>,
+    proxy: Arc<Proxy>,
+    /// What others may see of it while it lives.
+    pub connection: Arc<Connection>,
     /// The hello.
     pub hello: Option<HelloFacts>,
-    /// The route of its name.
-    pub route: Option<Arc<Route>>,
-    /// The endpoint connected to.
-    pub endpoint: Option<SocketAddr>,
-    /// The datapath that carried it.
-    pub datapath: Option<Kind>,
     /// Why a better datapath did not.
     pub declined: Option<Decline>,
     /// Endpoints that failed before.
@@ -66,61 +51,40 @@ pub struct Record {
     pub failed: String,
     /// What exactly was wrong with a malformed hello; else empty.
     pub detail: &'static str,
-    /// Bytes and FINs carried.
-    pub traffic: Traffic,
     /// How it ended. [`CloseReason::Internal`] until somebody knows better.
     pub reason: CloseReason,
 }
 
 impl Record {
-    /// The record of a connection accepted now.
-    pub(super) fn new(
-        observer: Arc<dyn Observer>,
-        quota: Arc<Quota>,
-        shutdown: watch::Receiver<bool>,
-        client: SocketAddr,
-        vip: SocketAddr,
-    ) -> Self {
+    /// The record of a connection that was accepted `age` ago.
+    pub fn new(proxy: &Arc<Proxy>, client: SocketAddr, vip: SocketAddr, age: Duration) -> Self {
+        let table = proxy.table.load();
+        let listener = table.listener(vip);
+        let listener = listener.map(|listener| Arc::clone(&listener.front));
         Self {
-            observer,
-            quota,
-            shutdown,
-            started: Instant::now(),
-            start: SystemTime::now(),
-            client,
-            vip,
-            listener: None,
+            proxy: Arc::clone(proxy),
+            connection: proxy.census.enter(client, vip, listener, age),
             hello: None,
-            route: None,
-            endpoint: None,
-            datapath: None,
             declined: None,
             retries: 0,
             failed: String::new(),
             detail: "",
-            traffic: Traffic::default(),
             reason: CloseReason::Internal,
         }
     }
 
-    /// It was accepted this long ago.
-    pub fn began(&mut self, age: Duration) {
-        self.started = self.started.checked_sub(age).unwrap_or(self.started);
-        self.start = self.start.checked_sub(age).unwrap_or(self.start);
-    }
-
-    /// When it was accepted.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
     /// Who counts.
     pub fn observer(&self) -> &dyn Observer {
-        &*self.observer
+        &*self.proxy.observer
+    }
+
+    /// It has come so far.
+    pub fn step(&self, phase: &'static str, detail: impl FnOnce() -> String) {
+        self.proxy.trace.step(&self.connection, phase, detail);
     }
 
     fn closer(&self) -> Option<Closer> {
-        match self.traffic.finished_first() {
+        match self.connection.traffic.finished_first() {
             Some(Direction::Up) => Some(Closer::Client),
             Some(Direction::Down) => Some(Closer::Endpoint),
             None => self.reason.closer(),
@@ -133,36 +97,35 @@ impl Record {
             return;
         }
         let now = Instant::now();
-        let is_carried = self.datapath.is_some();
-        if let Some(suppressed) = self.quota.admit(self.reason, is_carried, now) {
-            self.write(now, suppressed);
+        let is_carried = self.connection.datapath().is_some();
+        let quota = &self.proxy.quota;
+        if let Some(suppressed) = quota.admit(self.reason, is_carried, now) {
+            self.write(suppressed);
         }
     }
 
-    fn write(&self, now: Instant, suppressed: u64) {
+    fn write(&self, suppressed: u64) {
         let hello = self.hello.as_ref();
-        let listener = self
+        let connection = &*self.connection;
+        let listener = connection
             .listener
             .as_ref()
             .map(|listener| listener.key.to_string());
-        let sni = hello
-            .and_then(|hello| hello.server_name.as_ref())
-            .map(|host| host.as_str());
+        let sni = connection.host.get().map(|host| host.as_str());
         let alpn = hello.map_or("", |hello| &hello.alpn);
         let versions = hello.map_or("", |hello| &hello.versions);
         let ja4 = hello.and_then(|hello| hello.ja4.as_ref());
-        let route = self.route.as_ref().map(|route| route.pattern.to_string());
-        let backend = self
-            .route
-            .as_ref()
-            .map(|route| route.backend.key.to_string());
-        let endpoint = self.endpoint.map(|endpoint| endpoint.to_string());
+        let route = connection.route.get();
+        let backend = route.map(|route| route.backend.key.to_string());
+        let route = route.map(|route| route.pattern.to_string());
+        let endpoint = connection.endpoint.get().map(ToString::to_string);
         info!(
             target: TARGET,
+            id = connection.id,
             // A clock that was never set may be so early that a connection began before its epoch.
-            start = %format_rfc3339_millis(self.start.max(UNIX_EPOCH)),
-            client = %self.client,
-            vip = %self.vip,
+            start = %format_rfc3339_millis(connection.start.max(UNIX_EPOCH)),
+            client = %connection.client,
+            vip = %connection.vip,
             listener = listener.as_deref().unwrap_or(""),
             sni = sni.unwrap_or(""),
             alpn,
@@ -172,11 +135,11 @@ impl Record {
             route = route.as_deref().unwrap_or(""),
             backend = backend.as_deref().unwrap_or(""),
             endpoint = endpoint.as_deref().unwrap_or(""),
-            datapath = self.datapath.map_or("", Kind::as_str),
+            datapath = connection.datapath().map_or("", Kind::as_str),
             declined = self.declined.map_or("", Decline::as_str),
-            bytes_up = self.traffic.up(),
-            bytes_down = self.traffic.down(),
-            duration_ms = now.duration_since(self.started).as_millis() as u64,
+            bytes_up = connection.traffic.up(),
+            bytes_down = connection.traffic.down(),
+            duration_ms = connection.age().as_millis() as u64,
             retries = self.retries,
             failed = self.failed,
             detail = self.detail,
@@ -198,11 +161,25 @@ const TARGET: &str = "access";
 
 impl Drop for Record {
     fn drop(&mut self) {
-        // Dropped in the middle of a phase: by the end of the process, or by a bug.
-        if self.reason == CloseReason::Internal && *self.shutdown.borrow() {
-            self.reason = CloseReason::Drained;
+        if self.reason == CloseReason::Internal {
+            // Dropped in the middle of a phase: somebody wanted an end, or it is a bug.
+            if let Some(end) = self.connection.traffic.told() {
+                self.reason = reason(end);
+            } else if *self.proxy.shutdown.borrow() {
+                self.reason = CloseReason::Drained;
+            }
         }
-        self.observer.closed(self);
+        self.proxy.census.strike(&self.connection);
+        self.step("closed", || {
+            let traffic = &self.connection.traffic;
+            let (up, down, detail) = (traffic.up(), traffic.down(), self.detail);
+            let separator = if detail.is_empty() { "" } else { ": " };
+            format!(
+                "{}{separator}{detail}, {up} bytes up, {down} down",
+                self.reason
+            )
+        });
+        self.observer().closed(self);
         self.log();
     }
 }
@@ -210,8 +187,6 @@ impl Drop for Record {
 /// What the record keeps of a hello: little, since it lives as long as the connection, and a client
 /// can offer thousands of protocols.
 pub struct HelloFacts {
-    /// The server name.
-    pub server_name: Option<Host>,
     /// Whether TLS 1.3 was offered.
     pub tls13: bool,
     /// Whether the name is the outer one of an encrypted hello.
@@ -226,14 +201,13 @@ pub struct HelloFacts {
 
 impl HelloFacts {
     /// Keeps what is needed.
-    pub fn of(hello: Hello) -> Self {
+    pub fn of(hello: &Hello) -> Self {
         Self {
             alpn: listed(hello.alpn_names()),
             versions: listed(hello.versions.iter().map(|version| version_name(*version))),
             tls13: hello.versions.contains(&TLS_1_3),
             ech: hello.ech,
             ja4: hello.ja4,
-            server_name: hello.server_name,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Snapshots of a directory of manifests.
+//! Snapshots of a directory of manifests, or of another file.
 //!
 //! A change only marks the directory dirty; a moment later the whole of it is read again, and
 //! published if it says something else. What cannot be read changes nothing: the last snapshot
@@ -80,7 +80,7 @@ impl<S> Drop for Directory<S> {
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// The system does not let us read it.
-    #[error("cannot read the manifests in {}: {source} ({})", path.display(), remedy(source))]
+    #[error("cannot read {}: {source} ({})", path.display(), remedy(source))]
     Unreadable {
         /// The directory.
         path: PathBuf,
@@ -88,7 +88,7 @@ pub enum DirectoryError {
         source: io::Error,
     },
     /// A bug.
-    #[error("reading the manifests in {} panicked (please report this)", .0.display())]
+    #[error("reading {} panicked (please report this)", .0.display())]
     Panicked(PathBuf),
 }
 
@@ -104,8 +104,8 @@ impl DirectoryError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "create it, or name another one with --manifests",
-        io::ErrorKind::NotADirectory => "--manifests takes a directory, not a file",
+        io::ErrorKind::NotFound => "create it, or name another one",
+        io::ErrorKind::NotADirectory => "name a directory, not a file",
         io::ErrorKind::PermissionDenied => "let the user the router runs as read it",
         _ => "check the file system it is on",
     }
@@ -168,7 +168,9 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
         loop {
             tokio::select! {
                 () = self.source.changed.notified() => self.settle().await,
-                () = self.reload.notified() => info!("reading the manifests again, as asked"),
+                () = self.reload.notified() => {
+                    info!("reading {} again, as asked", self.source.path.display());
+                },
                 () = sleep(pause) => {
                     let began = Instant::now();
                     let dirty = self.looks_different().await;
@@ -230,10 +232,7 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
 
     fn publish(&mut self, snapshot: S) {
         if self.read_error.take().is_some() {
-            info!(
-                "the manifests in {} can be read again",
-                self.source.path.display()
-            );
+            info!("{} can be read again", self.source.path.display());
         }
         self.publish.send_if_modified(|last| {
             let differs = **last != snapshot;

@@ -26,6 +26,7 @@ mod interfaces;
 mod lab;
 mod lifetime;
 mod load;
+mod operate;
 mod path_mtu;
 mod ports;
 mod pressure;

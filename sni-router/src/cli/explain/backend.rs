@@ -7,6 +7,7 @@ use sni_router_core::balance::Backend;
 use sni_router_core::model::{Method, Share};
 
 use super::line;
+use crate::answers::method_name;
 
 pub(super) fn explain(backend: &Backend, client: Option<IpAddr>, text: &mut String) {
     let key = &backend.key;
@@ -62,12 +63,4 @@ fn endpoints(backend: &Backend, of: impl Fn(&str) -> bool) -> String {
         return "none known without DNS or a running cluster: the client gets an alert".into();
     }
     endpoints.join(", ")
-}
-
-fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::RoundRobin => "round robin",
-        Method::LeastConnection => "least connections",
-        Method::SourceIpHash => "hash of the client's address",
-    }
 }

@@ -16,6 +16,7 @@ use aya::util::KernelVersion;
 use sni_router_common::names;
 use tracing::debug;
 
+use super::facts::KernelFacts;
 use super::load::{LoadError, program};
 use super::lock;
 use super::pins::Pins;
@@ -45,14 +46,20 @@ pub struct Hooks {
     pins: Option<Arc<Pins>>,
     /// What is attached, by the number of the interface. Without a link where that is pinned only.
     links: HashMap<u32, (Layer, Option<SchedClassifierLinkId>)>,
+    facts: Arc<KernelFacts>,
 }
 
 impl Hooks {
-    pub(super) fn new(ebpf: Arc<Mutex<Ebpf>>, pins: Option<Arc<Pins>>) -> Self {
+    pub(super) fn new(
+        ebpf: Arc<Mutex<Ebpf>>,
+        pins: Option<Arc<Pins>>,
+        facts: Arc<KernelFacts>,
+    ) -> Self {
         Self {
             ebpf,
             pins,
             links: HashMap::new(),
+            facts,
         }
     }
 
@@ -71,6 +78,7 @@ impl Hooks {
         }
         let link = self.attach_anew(index, interface, layer)?;
         self.links.insert(index, (layer, link));
+        self.facts.attach(index, interface, layer.program());
         Ok(())
     }
 
@@ -113,6 +121,7 @@ impl Hooks {
         let Some((layer, link)) = self.links.remove(&index) else {
             return;
         };
+        self.facts.detach(index);
         if let Some(pins) = self.pins.as_ref().filter(|pins| pins.is_owned()) {
             // Fails where there is none.
             let _ = fs::remove_file(pins.link(index));

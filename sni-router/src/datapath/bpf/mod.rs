@@ -4,6 +4,7 @@
 //! kernel detaches the programs and frees the maps.
 
 mod counters;
+mod facts;
 mod flows;
 mod hooks;
 mod load;
@@ -23,6 +24,7 @@ use aya::programs::{SchedClassifier, SkLookup, SkSkb};
 use sni_router_common::names;
 
 pub use counters::Counters;
+pub use facts::KernelFacts;
 pub use flows::{Flows, foreign as foreign_flows, is_full, open as open_flows};
 pub use hooks::{Hooks, Layer, remove_filter};
 pub use load::LoadError;
@@ -38,6 +40,7 @@ pub struct Kernel {
     ebpf: Arc<Mutex<Ebpf>>,
     pins: Option<Arc<Pins>>,
     flows: Option<Arc<Flows>>,
+    facts: Arc<KernelFacts>,
 }
 
 impl Kernel {
@@ -50,10 +53,12 @@ impl Kernel {
         verified(|| lookup.load())?;
         let verdict: &mut SkSkb = program(&mut ebpf, names::PROG_VERDICT)?;
         verified(|| verdict.load())?;
+        let facts = KernelFacts::new(pins.as_ref().map(|pins| pins.dir()));
         Ok(Self {
             ebpf: Arc::new(Mutex::new(ebpf)),
             pins,
             flows: None,
+            facts: Arc::new(facts),
         })
     }
 
@@ -80,7 +85,13 @@ impl Kernel {
 
     /// Where `snir_tc` can be attached, once it is loaded.
     pub fn hooks(&self) -> Hooks {
-        Hooks::new(Arc::clone(&self.ebpf), self.pins.clone())
+        let facts = Arc::clone(&self.facts);
+        Hooks::new(Arc::clone(&self.ebpf), self.pins.clone(), facts)
+    }
+
+    /// What there is.
+    pub fn facts(&self) -> Arc<KernelFacts> {
+        Arc::clone(&self.facts)
     }
 
     /// Attaches `snir_lookup` to the network namespace of this process.

@@ -26,7 +26,7 @@ impl Carried {
         let sockets = &self.sockets;
         let end = tokio::select! {
             end = sockets.carry(&mut self.up, &mut self.down, traffic) => end,
-            end = limits_reached(limits, || sockets.progress(traffic)) => end,
+            end = limits_reached(limits, traffic, || sockets.progress(traffic)) => end,
         };
         sockets.report(traffic);
         if end != End::Done {

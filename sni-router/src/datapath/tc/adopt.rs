@@ -2,10 +2,10 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use foldhash::HashMap;
-use sni_router_common::flow::{self, Flow, FlowKey, tick};
+use sni_router_common::flow::{self, Flow, FlowKey, since, tick};
 use tracing::info;
 
 use super::learn::monotonic_ns;
@@ -77,10 +77,10 @@ impl Registry {
             return false;
         }
         let now = Instant::now();
-        let age = tick(monotonic_ns()).wrapping_sub(up.since);
-        let age = Duration::from_nanos(u64::from(age) << 30);
+        let age = since(up.since, tick(monotonic_ns()));
         let (client, vip) = sides(&keys[0]);
         let rest = adopter.adopt(Orphan {
+            number: id,
             client,
             vip,
             endpoint,

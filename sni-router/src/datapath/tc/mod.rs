@@ -37,7 +37,8 @@ use self::registry::Registry;
 use self::source::SourcePort;
 use super::bpf::{Flows, Pins};
 use crate::carry::{
-    Adopt, Client, Datapath, Decline, Hold, Kind, Limits, Outcome, Pair, Refused, Traffic,
+    Adopt, Aside, Client, Datapath, Decline, End, Hold, Kind, Limits, Moved, Outcome, Pair,
+    Refused, Traffic,
 };
 use crate::sys::repair;
 
@@ -193,5 +194,15 @@ impl Datapath for Tc {
 
     fn next(&self) -> Option<&dyn Datapath> {
         Some(&*self.next)
+    }
+}
+
+impl Aside for Tc {
+    fn moved(&self, number: u32) -> Option<Moved> {
+        self.registry.moved(number)
+    }
+
+    fn end(&self, number: u32, end: End) {
+        self.registry.end(number, end);
     }
 }

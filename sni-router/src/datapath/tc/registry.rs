@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers};
+use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers, since, tick};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::learn::{Plan, Sides};
+use super::learn::{Plan, Sides, monotonic_ns};
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
 use super::source::SourcePort;
-use crate::carry::{Alone, End, Limits, Rest};
+use crate::carry::{Alone, End, Limits, Moved, Rest};
 use crate::datapath::bpf::Flows;
 
 /// See the module.
@@ -194,6 +194,22 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// What a flow that was left alone has moved; `None` if it is over.
+    pub(super) fn moved(&self, id: u32) -> Option<Moved> {
+        let keys = lock(&self.entries).get(&id)?.keys;
+        let [Some(up), Some(down)] = self.both(id, &keys) else {
+            return None;
+        };
+        let now = tick(monotonic_ns());
+        Some(Moved {
+            up: up.bytes(),
+            down: down.bytes(),
+            idle: since(up.seen, now).min(since(down.seen, now)),
+        })
+    }
+}
+
 impl Carried {
     /// The endpoint's direction as it is now; `None` once the flow has ended, also if nobody has
     /// said so yet.
@@ -234,6 +250,10 @@ impl Carried {
 }
 
 impl Alone for Carried {
+    fn number(&self) -> u32 {
+        self.id
+    }
+
     fn leave(mut self: Box<Self>, rest: Box<dyn Rest>) {
         if let Some(source) = self.source.take() {
             source.leave();

@@ -65,7 +65,7 @@ async fn carry(pair: Pair, limits: &Limits, traffic: &Traffic) -> End {
     traffic.set(Direction::Up, forwarded);
     let end = tokio::select! {
         end = both_ways(&sides, &unsent, mapped.is_some(), traffic) => end,
-        end = limits_reached(limits, || progress(&sides, traffic)) => end,
+        end = limits_reached(limits, traffic, || progress(&sides, traffic)) => end,
     };
     if end != End::Done {
         // The side that is still there shall learn that the stream was cut: RST, not FIN.

@@ -47,6 +47,28 @@ fn filter_is_refused_with_its_origin_when_it_means_nothing() {
 }
 
 #[test]
+fn filter_can_be_changed_and_a_bad_one_changes_nothing() {
+    let pipe = Pipe::default();
+    pipe.open();
+    let (queues, mut log) = Queues::start(pipe.clone(), pipe.clone(), None);
+    let (subscriber, reload) = subscriber(TEXT, parse("info".into(), "").unwrap(), queues, false);
+    log.reload = Some(reload);
+    let filter = log.filter();
+    tracing::subscriber::with_default(subscriber, || {
+        debug!("first");
+        filter.change("debug,access=off").unwrap();
+        debug!("second");
+        info!(target: ACCESS, "third");
+        assert!(filter.change("access=loud").is_err());
+        debug!("fourth");
+    });
+    drop(log);
+    let text = pipe.text();
+    let seen = ["first", "second", "third", "fourth"].map(|word| text.contains(word));
+    assert_eq!(seen, [false, true, false, true]);
+}
+
+#[test]
 fn answers_of_api_servers_are_never_logged() {
     let pipe = Pipe::default();
     pipe.open();
@@ -57,7 +79,7 @@ fn answers_of_api_servers_are_never_logged() {
         "kube_client=trace,info",
     ] {
         let filter = discreet(parse(filter.into(), "").unwrap());
-        let subscriber = subscriber(TEXT, filter, queues.clone(), false);
+        let (subscriber, _) = subscriber(TEXT, filter, queues.clone(), false);
         tracing::subscriber::with_default(subscriber, || {
             warn!(target: "kube_client::client", "PRIVATE");
             warn!("trouble");
@@ -72,7 +94,7 @@ fn answers_of_api_servers_are_never_logged() {
 fn access_lines_are_dropped_and_others_kept_when_nobody_reads() {
     let pipe = Pipe::default();
     let (queues, flush) = Queues::start(pipe.clone(), pipe.clone(), None);
-    let subscriber = subscriber(TEXT, parse("info".into(), "").unwrap(), queues, false);
+    let (subscriber, _) = subscriber(TEXT, parse("info".into(), "").unwrap(), queues, false);
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..ACCESS_LINES + 1000 {
             info!(target: ACCESS, "closed");
@@ -105,7 +127,7 @@ fn access_lines_with_a_file_are_json_and_there_whatever_the_filter_says() {
     for filter in ["warn", "warn,access=off", "off"] {
         let filter = parse(filter.into(), "").unwrap();
         let filter = filter.add_directive(everything_of_access());
-        let subscriber = subscriber(formats, filter, queues.clone(), true);
+        let (subscriber, _) = subscriber(formats, filter, queues.clone(), true);
         tracing::subscriber::with_default(subscriber, || {
             info!(target: ACCESS, client = "192.0.2.1:1", "closed");
             warn!("trouble");
@@ -134,7 +156,7 @@ fn logged(format: Format, filter: &str, log: impl FnOnce()) -> Vec<String> {
         access: format,
         others: format,
     };
-    tracing::subscriber::with_default(subscriber(formats, filter, queues, false), log);
+    tracing::subscriber::with_default(subscriber(formats, filter, queues, false).0, log);
     drop(flush);
     pipe.text().lines().map(str::to_owned).collect()
 }

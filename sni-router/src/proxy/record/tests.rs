@@ -2,13 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _};
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::time::{Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 use sni_router_core::hello::{DEFAULT_MAX_SIZE, HelloReader, Progress};
+use sni_router_core::model::Model;
+use sni_router_core::table::RouteTable;
+use tokio::sync::watch;
 
+use super::super::census::Census;
 use super::super::quota::Limits;
+use super::super::settings::{Answer, Answers, Settings};
 use super::*;
+use crate::carry::{self, Datapath, Outcome, Pair, Refused, Traffic};
 
 const DOCUMENT: &str = include_str!("../../../../docs/access-log.md");
 const CURL: &[u8] = include_bytes!("../../../../fuzz/corpus/hello/curl.bin");
@@ -62,8 +72,8 @@ fn start_is_the_wall_clock_at_accept_also_before_1970() {
 
     let ago = |age| {
         let line = only_line(|| {
-            let mut record = accepted(CloseReason::Done);
-            record.began(age);
+            let mut record = Record::new(&proxy(100), CLIENT, VIP, age);
+            record.reason = CloseReason::Done;
         });
         humantime::parse_rfc3339(line["start"].as_str().unwrap()).unwrap()
     };
@@ -81,7 +91,7 @@ fn whose_fin_came_first_has_closed_whatever_happened_then() {
             let record = carried(reason);
             finished
                 .iter()
-                .for_each(|&direction| record.traffic.finished(direction));
+                .for_each(|&direction| record.connection.traffic.finished(direction));
         });
         line["closed_by"].as_str().unwrap().to_owned()
     };
@@ -101,27 +111,23 @@ fn whose_fin_came_first_has_closed_whatever_happened_then() {
 
 #[test]
 fn rejects_beyond_the_quota_are_counted_by_the_next_that_is_written() {
-    let quota = quota(1);
-    let reject = || {
-        let mut record = accepted(CloseReason::NotTls);
-        record.quota = Arc::clone(&quota);
-        record
-    };
+    let proxy = proxy(1);
+    let reject = || rejected(&proxy);
     let first = only_line(|| (0..5).for_each(|_| drop(reject())));
     assert_eq!(first["suppressed"], 0);
     let later = Instant::now() + Duration::from_secs(2);
+    let quota = &proxy.quota;
     assert_eq!(quota.admit(CloseReason::NotTls, false, later), Some(4));
 }
 
 #[test]
 fn nothing_is_written_nor_counted_as_left_out_when_there_is_no_access_log() {
-    let quota = quota(0);
-    let mut record = accepted(CloseReason::NotTls);
-    record.quota = Arc::clone(&quota);
+    let proxy = proxy(0);
+    let record = rejected(&proxy);
     let lines = lines("info,access=off", || drop(record));
     assert!(lines.is_empty(), "{lines:?}");
     assert_eq!(
-        quota.admit(CloseReason::NotTls, true, Instant::now()),
+        proxy.quota.admit(CloseReason::NotTls, true, Instant::now()),
         Some(0)
     );
 }
@@ -133,29 +139,66 @@ fn carried(reason: CloseReason) -> Record {
     let Progress::Hello(hello) = reader.advance(CURL) else {
         panic!("a hello of the corpus");
     };
-    record.hello = Some(HelloFacts::of(hello));
-    record.endpoint = Some("198.51.100.9:8443".parse().unwrap());
-    record.datapath = Some(Kind::Userspace);
-    record.traffic.set(Direction::Up, CURL.len() as u64);
+    record.hello = Some(HelloFacts::of(&hello));
+    let connection = &record.connection;
+    connection.host.set(hello.server_name.unwrap()).unwrap();
+    let endpoint = "198.51.100.9:8443".parse().unwrap();
+    connection.endpoint.set(endpoint).unwrap();
+    connection.carried_by(Kind::Userspace);
+    connection.traffic.set(Direction::Up, CURL.len() as u64);
     record
 }
 
 /// The record of one that was not.
 fn accepted(reason: CloseReason) -> Record {
-    let (_, shutdown) = watch::channel(false);
-    let (client, vip) = ("192.0.2.7:4711", "198.51.100.1:443");
-    let [client, vip] = [client, vip].map(|addr| addr.parse().unwrap());
-    let mut record = Record::new(Arc::new(Nobody), quota(100), shutdown, client, vip);
+    let mut record = Record::new(&proxy(100), CLIENT, VIP, Duration::ZERO);
     record.reason = reason;
     record
 }
 
-fn quota(rejects: u32) -> Arc<Quota> {
-    Arc::new(Quota::new(Limits {
-        rejects,
-        sample: NonZeroU32::MIN,
-    }))
+fn rejected(proxy: &Arc<Proxy>) -> Record {
+    let mut record = Record::new(proxy, CLIENT, VIP, Duration::ZERO);
+    record.reason = CloseReason::NotTls;
+    record
 }
+
+/// One that serves nothing, with a quota of rejects.
+fn proxy(rejects: u32) -> Arc<Proxy> {
+    let answer = Answer::Reset;
+    let settings = Settings {
+        hello_timeout: Duration::ZERO,
+        hello_max_size: 0,
+        max_pending_hellos: 0,
+        connect_timeout: Duration::ZERO,
+        idle_timeout: Duration::ZERO,
+        max_duration: None,
+        answers: Answers {
+            unknown_host: answer,
+            no_sni: answer,
+            not_tls: answer,
+            malformed: answer,
+            too_large: answer,
+            timeout: answer,
+        },
+        records: Limits {
+            rejects,
+            sample: NonZeroU32::MIN,
+        },
+    };
+    let table = RouteTable::compile(&Model::default(), 0, None);
+    Arc::new(Proxy::new(
+        settings,
+        Arc::new(ArcSwap::from_pointee(table)),
+        Arc::new(Nothing),
+        Arc::new(Nobody),
+        Arc::new(Census::new(None)),
+        Arc::default(),
+        watch::channel(false).1,
+    ))
+}
+
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), 4711);
+const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 443);
 
 /// Field names and JSON types.
 fn types(line: &Value) -> BTreeMap<&str, &'static str> {
@@ -208,4 +251,25 @@ impl Observer for Nobody {
     fn carried(&self, _: Kind) {}
     fn declined(&self, _: Decline) {}
     fn closed(&self, _: &Record) {}
+}
+
+struct Nothing;
+
+impl Datapath for Nothing {
+    fn carry<'a>(
+        &'a self,
+        _: Pair,
+        _: &'a carry::Limits,
+        _: &'a Traffic,
+    ) -> Pin<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>> {
+        unreachable!("nothing is carried")
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Userspace
+    }
+
+    fn next(&self) -> Option<&dyn Datapath> {
+        None
+    }
 }

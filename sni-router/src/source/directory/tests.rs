@@ -130,7 +130,7 @@ async fn opening_fails_with_path_and_remedy_when_there_is_no_directory() {
         .unwrap()
         .to_string();
     assert!(error.contains("/does/not/exist"), "{error}");
-    assert!(error.contains("--manifests"), "{error}");
+    assert!(error.contains("create it"), "{error}");
 }
 
 struct Watched {

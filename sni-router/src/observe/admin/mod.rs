@@ -1,34 +1,32 @@
-//! The admin API: health, readiness, metrics and status, over HTTP.
+//! The admin API: health, readiness, metrics, what is going on, and what can be done about it, over HTTP.
 //!
-//! It answers questions and changes nothing, so it asks nobody who they are; on TCP it only
-//! refuses what a web page could make a browser ask (DNS rebinding).
+//! Whoever may open the Unix socket may do everything. On TCP anybody may ask, and a call that changes
+//! something needs a token; what a web page could make a browser ask is refused.
 
-use std::convert::Infallible;
+mod answers;
+mod calls;
+mod dashboard;
+mod guard;
+
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::uri::Authority;
-use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::middleware::{from_fn, from_fn_with_state};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
+pub use self::answers::{Answers, Refused};
+use self::calls::Served;
+pub use self::guard::Token;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
 use super::unix_socket::{self, SocketFile};
-
-/// Makes the answer of `/api/v1/status`.
-pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// The API, served as long as this lives.
 pub struct Admin {
@@ -37,17 +35,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves at `addr`. Needs a tokio runtime.
+    /// Serves at `addr`. On TCP, calls that change something need the token; without one, there are
+    /// none. Needs a tokio runtime.
     pub async fn serve(
         addr: &AdminAddr,
+        token: Option<&Token>,
         readiness: Arc<Readiness>,
         metrics: Arc<Metrics>,
-        status: Status,
+        answers: Arc<dyn Answers>,
     ) -> Result<Self, AdminError> {
-        let answers = Answers {
+        let served = Served {
             readiness,
             metrics,
-            status,
+            answers,
         };
         let bind_error = |source| AdminError::Bind {
             addr: addr.clone(),
@@ -56,28 +56,30 @@ impl Admin {
         match addr {
             AdminAddr::Tcp(addr) => {
                 let listener = TcpListener::bind(addr).await.map_err(bind_error)?;
-                Ok(Self::on_tcp(listener, answers))
+                Ok(Self::on_tcp(listener, served, token.cloned()))
             }
             AdminAddr::Unix(path) => {
                 let (listener, file) = unix_socket::bind(path).map_err(bind_error)?;
-                Ok(Self::on_unix(listener, file, answers))
+                Ok(Self::on_unix(listener, file, served))
             }
         }
     }
 
-    fn on_tcp(listener: TcpListener, answers: Answers) -> Self {
+    fn on_tcp(listener: TcpListener, served: Served, token: Option<Token>) -> Self {
         if let Ok(addr) = listener.local_addr() {
             info!("the admin API is at http://{addr}");
         }
-        let router = router(answers).layer(from_fn(refuse_names));
-        let task = tokio::spawn(async move { served(axum::serve(listener, router).await) });
+        let router = calls::router(served)
+            .layer(from_fn_with_state(token, guard::ask_for_token))
+            .layer(from_fn(guard::refuse_browsers));
+        let task = tokio::spawn(async move { ended(axum::serve(listener, router).await) });
         Self { task, _file: None }
     }
 
-    fn on_unix(listener: UnixListener, file: SocketFile, answers: Answers) -> Self {
+    fn on_unix(listener: UnixListener, file: SocketFile, served: Served) -> Self {
         info!("the admin API is at {}", file.path().display());
-        let router = router(answers);
-        let task = tokio::spawn(async move { served(axum::serve(listener, router).await) });
+        let router = calls::router(served);
+        let task = tokio::spawn(async move { ended(axum::serve(listener, router).await) });
         Self {
             task,
             _file: Some(file),
@@ -162,82 +164,11 @@ fn remedy(addr: &AdminAddr, error: &io::Error) -> &'static str {
 }
 
 /// Serving has no end but the end of the task; a failed accept is tried again.
-fn served(end: io::Result<()>) {
+fn ended(end: io::Result<()>) {
     if let Err(error) = end {
         error!("the admin API stopped: {error}");
     }
 }
-
-/// What the answers are made of.
-struct Answers {
-    readiness: Arc<Readiness>,
-    metrics: Arc<Metrics>,
-    status: Status,
-}
-
-fn router(answers: Answers) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/status", get(status))
-        .fallback(async || (StatusCode::NOT_FOUND, INDEX))
-        .with_state(Arc::new(answers))
-}
-
-async fn ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
-    match answers.readiness.check() {
-        Ok(()) => (StatusCode::OK, "ready\n".into()),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-    }
-}
-
-async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
-    match answers.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
-}
-
-async fn status(State(answers): State<Arc<Answers>>) -> Json<serde_json::Value> {
-    Json((answers.status)())
-}
-
-/// A web page may give its own name our address, and so make the browser of somebody who can
-/// reach us read the answers to it. The browser then still sends that name.
-async fn refuse_names(request: Request, next: Next) -> Result<Response, Infallible> {
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .map(|host| host.as_bytes());
-    let names = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str().as_bytes());
-    if host.into_iter().chain(names).all(is_address) {
-        return Ok(next.run(request).await);
-    }
-    Ok((StatusCode::FORBIDDEN, NAME_REFUSED).into_response())
-}
-
-fn is_address(host: &[u8]) -> bool {
-    let Ok(authority) = Authority::try_from(host) else {
-        return false;
-    };
-    let host = authority.host();
-    let ip = host
-        .strip_prefix('[')
-        .and_then(|ip| ip.strip_suffix(']'))
-        .unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
-}
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-const INDEX: &str = "there are: /healthz /readyz /metrics /api/v1/status\n";
-
-const NAME_REFUSED: &str = "the admin API only answers requests to an IP address or localhost, \
-    so that no web page can read it through a browser\n";
 
 #[cfg(test)]
 mod tests;

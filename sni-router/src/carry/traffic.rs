@@ -1,0 +1,146 @@
+//! What a connection moves, and the word that it is to end: what its task shares with whoever asks.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use sni_router_common::flow::{since, tick};
+use tokio::sync::Notify;
+
+use super::End;
+
+/// What a connection has moved so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes from the client to the endpoint, the hello included.
+    pub up: u64,
+    /// Bytes from the endpoint to the client.
+    pub down: u64,
+    /// Time since anything moved, about a second exact.
+    pub idle: Duration,
+}
+
+/// What is carried, readable while the connection lives, and the word that it is to end.
+#[derive(Debug)]
+pub struct Traffic {
+    up: AtomicU64,
+    down: AtomicU64,
+    /// The direction whose sender was the first to send a FIN, by its number and one; 0 for none.
+    finished_first: AtomicU8,
+    /// When anything moved last, in ticks.
+    moved: AtomicU32,
+    told: OnceLock<End>,
+    heard: Notify,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            finished_first: AtomicU8::new(0),
+            moved: AtomicU32::new(now()),
+            told: OnceLock::new(),
+            heard: Notify::new(),
+        }
+    }
+}
+
+impl Traffic {
+    /// Bytes from the client to the endpoint, the hello included.
+    pub fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the endpoint to the client.
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// All of it.
+    pub fn moved(&self) -> Moved {
+        Moved {
+            up: self.up(),
+            down: self.down(),
+            idle: since(self.moved.load(Ordering::Relaxed), now()),
+        }
+    }
+
+    /// Adds `bytes` to the count of one direction.
+    pub fn add(&self, direction: Direction, bytes: u64) {
+        self.of(direction).fetch_add(bytes, Ordering::Relaxed);
+        self.moved.store(now(), Ordering::Relaxed);
+    }
+
+    /// Sets the count of one direction.
+    pub fn set(&self, direction: Direction, bytes: u64) {
+        if self.of(direction).swap(bytes, Ordering::Relaxed) != bytes {
+            self.moved.store(now(), Ordering::Relaxed);
+        }
+    }
+
+    /// The sender of one direction has sent its FIN.
+    pub fn finished(&self, direction: Direction) {
+        // Fails where the other one was first.
+        let _ = self.finished_first.compare_exchange(
+            0,
+            direction as u8 + 1,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The direction whose sender was the first to send a FIN, where that is known.
+    pub fn finished_first(&self) -> Option<Direction> {
+        let is_first = |direction: &Direction| {
+            self.finished_first.load(Ordering::Relaxed) == *direction as u8 + 1
+        };
+        [Direction::Up, Direction::Down].into_iter().find(is_first)
+    }
+
+    /// Tells whoever carries the connection to end it. The first word counts.
+    pub fn tell(&self, end: End) {
+        if self.told.set(end).is_ok() {
+            self.heard.notify_one();
+        }
+    }
+
+    /// What was told.
+    pub fn told(&self) -> Option<End> {
+        self.told.get().copied()
+    }
+
+    /// Waits until somebody tells. Nobody else may wait at the same time.
+    pub async fn hear(&self) -> End {
+        loop {
+            if let Some(end) = self.told() {
+                return end;
+            }
+            self.heard.notified().await;
+        }
+    }
+
+    fn of(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
+        }
+    }
+}
+
+/// One of the two ways through the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Client to endpoint.
+    Up,
+    /// Endpoint to client.
+    Down,
+}
+
+/// Now, on the clock of the programs in the kernel. Read for every piece of a stream, so from where it
+/// costs no system call and is only as new as the last timer interrupt.
+fn now() -> u32 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    tick(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}

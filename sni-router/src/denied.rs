@@ -1,0 +1,94 @@
+//! Clients that are not served, as a file says.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sni_router_core::addresses::{AddressError, AddressSet};
+use tokio::time::sleep;
+use tracing::{error, info};
+
+use crate::carry::End;
+use crate::proxy::census::Census;
+use crate::proxy::gate::Gate;
+use crate::source::directory::Directory;
+
+/// The addresses, and the lines that are none.
+type List = (AddressSet, Vec<AddressError>);
+
+/// A file of addresses and networks that is watched.
+pub struct Denied {
+    path: PathBuf,
+    file: Directory<List>,
+    gate: Arc<Gate>,
+}
+
+impl Denied {
+    /// Reads the file. From now on, the gate is closed to its addresses.
+    pub async fn open(path: PathBuf, gate: Arc<Gate>) -> Result<Self> {
+        let file = Directory::open(path.clone(), read).await;
+        let file = file.with_context(|| format!("--deny-file {}", path.display()))?;
+        let denied = Self { path, file, gate };
+        denied.close_gate();
+        Ok(denied)
+    }
+
+    /// Follows the file for ever, and ends connections whose client comes to be denied.
+    pub async fn follow(self, census: Arc<Census>) {
+        let mut lists = self.file.snapshots();
+        loop {
+            let (denied, _) = &*Arc::clone(&lists.borrow_and_update());
+            self.end(denied, &census);
+            // Without a change, for those that another router has accepted and left.
+            let tick = async {
+                match denied.is_empty() {
+                    true => std::future::pending().await,
+                    false => sleep(LATE_TICK).await,
+                }
+            };
+            tokio::select! {
+                changed = lists.changed() => match changed {
+                    Ok(()) => self.close_gate(),
+                    Err(_) => return,
+                },
+                () = tick => {}
+            }
+        }
+    }
+
+    fn close_gate(&self) {
+        let (denied, errors) = &*Arc::clone(&self.file.snapshots().borrow());
+        for error in errors {
+            error!(
+                "{}: {error}; the other lines are in force",
+                self.path.display()
+            );
+        }
+        self.gate.deny(denied.clone());
+    }
+
+    fn end(&self, denied: &AddressSet, census: &Census) {
+        if denied.is_empty() {
+            return;
+        }
+        // Who was let in before the gate was closed had been written down before.
+        let found = census.filter(|connection| denied.contains(connection.client.ip()));
+        for connection in &found {
+            census.end(connection, End::Denied);
+        }
+        if !found.is_empty() {
+            info!(
+                connections = found.len(),
+                "ended, since their clients are denied now"
+            );
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<List> {
+    std::fs::read_to_string(path).map(|text| AddressSet::read(&text))
+}
+
+const LATE_TICK: Duration = Duration::from_secs(30);
