@@ -63,7 +63,11 @@ pub fn debian(below: &Path, package: &str, program: &str) -> Result<Program> {
         unpack_debian(below, package, &root).with_context(|| format!("get {package} with apt"))?;
     }
     if root.join(program).exists() {
-        let dirs = ["usr/lib", "lib"].map(|dir| root.join(dir).join(TRIPLE).display().to_string());
+        let below = ["usr/lib", "lib"].map(|dir| root.join(dir).join(TRIPLE));
+        // PulseAudio's own, which a browser is linked with.
+        let private = [below[0].join("pulseaudio")];
+        let dirs = below.iter().chain(&private);
+        let dirs: Vec<_> = dirs.map(|dir| dir.display().to_string()).collect();
         return Ok(Program {
             path: root.join(program),
             libraries: Some(dirs.join(":")),

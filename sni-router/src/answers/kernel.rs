@@ -25,6 +25,7 @@ pub(super) fn kernel(inside: &Inside) -> Kernel {
             .map(|(name, capacity)| Map {
                 name: name.to_owned(),
                 capacity: capacity.into(),
+                used: None,
             })
             .collect(),
         interfaces: facts.map(|facts| facts.interfaces()).unwrap_or_default(),

@@ -88,4 +88,6 @@ pub struct Map {
     pub name: String,
     /// How many entries it has room for; of a ring buffer, how many bytes.
     pub capacity: u64,
+    /// How many it has, where that is known without counting them.
+    pub used: Option<u64>,
 }
