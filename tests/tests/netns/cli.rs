@@ -80,3 +80,20 @@ fn explain_names_route_backend_and_endpoints() {
         assert!(wild.contains(word), "{word}: {wild}");
     }
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let output = Command::new(binary())
+        .args(["completions", "bash"])
+        .output();
+    let script = text(&output.expect("run sni-router"));
+    let scratch = Scratch::create(&unique_name());
+    let output = run(&["man"], scratch.path());
+    assert!(output.status.success(), "{}", text(&output));
+    for verb in ["run", "connections", "log-level", "top"] {
+        assert!(script.contains(verb), "{verb}");
+        let page = scratch.path().join(format!("sni-router-{verb}.1"));
+        let page = fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+        assert!(page.contains(".TH"), "{page}");
+    }
+}

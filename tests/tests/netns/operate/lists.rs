@@ -1,7 +1,10 @@
 //! What is served, what is wrong, and changing what is read and logged.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
-use sni_router_tests::daemon::Datapath;
+use sni_router_tests::daemon::{Datapath, binary};
 use sni_router_tests::rig::{HOST, Lab, Rig};
 use sni_router_tests::wait::{SOON, until};
 
@@ -76,4 +79,37 @@ fn kernel_shows_the_interfaces_that_are_looked_at() {
     let interfaces = kernel["interfaces"].to_string();
     assert!(interfaces.contains("(snir_tc_ether)"), "{kernel}");
     assert!(kernel["counters"]["lookup_steered"].is_u64(), "{kernel}");
+}
+
+#[test]
+fn top_tells_rates_a_line_a_second() {
+    let rig = Rig::start(Datapath::Tc, &[]);
+    let mut command = Command::new(binary());
+    command.args(["top", "--json", "--admin", &rig.lab.admin()]);
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.expect("run sni-router");
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut rates = lines
+        .map_while(Result::ok)
+        .map(|line| serde_json::from_str::<Value>(&line).expect("JSON"));
+    // The first one is of a second in which nothing happened.
+    assert_eq!(rates.next().expect("a line")["opened"], 0.0);
+    let _pair = rig.open();
+    let opened = rates
+        .take(20)
+        .find(|line| line["opened"].as_f64() > Some(0.0));
+    child.kill().expect("kill it");
+    child.wait().expect("its end");
+    let opened = opened.expect("a second with a new connection");
+    assert_eq!(opened["carried"]["tc"], 1, "{opened}");
+    let endpoint = &opened["endpoints"][0];
+    assert_eq!(endpoint["address"], rig.lab.endpoint(0).to_string());
+
+    let output = operate(&rig.lab, &["top"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output).contains("top needs a terminal"),
+        "{}",
+        text(&output)
+    );
 }
