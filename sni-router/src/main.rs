@@ -21,6 +21,7 @@ mod socket;
 mod source;
 mod sys;
 mod takeover;
+mod tcp_table;
 
 use std::process::ExitCode;
 
