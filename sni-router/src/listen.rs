@@ -155,4 +155,4 @@ fn socket(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Connections waiting for accept, per socket; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;

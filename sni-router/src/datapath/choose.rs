@@ -195,15 +195,22 @@ async fn tc(
 fn flows(kernel: &mut Kernel, ports: &TcPorts) -> Result<Arc<Flows>, ChooseError> {
     reserve::check(&ports.range, ports.reserve)?;
     for source in &ports.sources {
-        let is_broadcast = matches!(source, IpAddr::V4(source) if source.is_broadcast());
-        if source.is_unspecified() || source.is_loopback() || source.is_multicast() || is_broadcast
-        {
-            return Err(ChooseError::NoSource(*source));
-        }
-        // A port of the kernel's choice, given back at once.
-        UdpSocket::bind((*source, 0)).map_err(|error| ChooseError::Source(*source, error))?;
+        check_source(*source)?;
     }
     Ok(kernel.load_tc(ports.range.clone())?)
+}
+
+/// Whether endpoints can be connected to from this address.
+pub fn check_source(source: IpAddr) -> Result<(), ChooseError> {
+    let is_broadcast = matches!(source, IpAddr::V4(source) if source.is_broadcast());
+    if source.is_unspecified() || source.is_loopback() || source.is_multicast() || is_broadcast {
+        return Err(ChooseError::NoSource(source));
+    }
+    // A port of the kernel's choice, given back at once.
+    let bound = UdpSocket::bind((source, 0));
+    bound
+        .map(drop)
+        .map_err(|error| ChooseError::Source(source, error))
 }
 
 /// Attaches `snir_tc` to every interface, and to those that come.

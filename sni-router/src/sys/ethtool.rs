@@ -12,6 +12,12 @@ pub fn has_lro(interface: &str) -> io::Result<bool> {
     Ok(flags(interface, ETHTOOL_GFLAGS, 0)? & ETH_FLAG_LRO != 0)
 }
 
+/// Whether the interface merges packets so that they can be taken apart again: generic receive
+/// offload.
+pub fn has_gro(interface: &str) -> io::Result<bool> {
+    Ok(flags(interface, ETHTOOL_GGRO, 0)? != 0)
+}
+
 /// Turns large receive offload off. True if it was on. Needs CAP_NET_ADMIN if it is.
 pub fn disable_lro(interface: &str) -> io::Result<bool> {
     let has = flags(interface, ETHTOOL_GFLAGS, 0)?;
@@ -67,6 +73,7 @@ struct Value {
 // include/uapi/linux/ethtool.h
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETHTOOL_GGRO: u32 = 0x2b;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
 #[cfg(test)]
@@ -77,6 +84,11 @@ mod tests {
     fn the_loopback_interface_has_no_lro_to_turn_off() {
         assert!(!has_lro("lo").unwrap());
         assert!(!disable_lro("lo").unwrap());
+    }
+
+    #[test]
+    fn the_loopback_interface_merges_what_can_be_taken_apart() {
+        assert!(has_gro("lo").unwrap());
     }
 
     #[test]

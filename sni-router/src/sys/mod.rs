@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod ethtool;
+pub mod query;
 pub mod readable;
 pub mod repair;
 pub mod shared;

@@ -128,20 +128,25 @@ fn check_capabilities() -> Result<(), LoadError> {
     let Ok(sets) = capabilities(None) else {
         return Ok(());
     };
-    let has = |one| sets.effective.contains(one);
-    if has(CapabilitySet::SYS_ADMIN) && has(CapabilitySet::NET_ADMIN) {
-        return Ok(());
+    let missing = missing_capabilities(sets.effective).into_iter().next();
+    missing.map_or(Ok(()), |name| Err(LoadError::Capability(name)))
+}
+
+/// What a process with these effective capabilities lacks to load the programs.
+pub fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
+    // CAP_SYS_ADMIN stands in for the other two.
+    if effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN) {
+        return Vec::new();
     }
-    for (capability, name) in [
+    let needed = [
         (CapabilitySet::BPF, "CAP_BPF"),
         (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
         (CapabilitySet::PERFMON, "CAP_PERFMON"),
-    ] {
-        if !has(capability) {
-            return Err(LoadError::Capability(name));
-        }
-    }
-    Ok(())
+    ];
+    let missing = needed
+        .into_iter()
+        .filter(|(one, _)| !effective.contains(*one));
+    missing.map(|(_, name)| name).collect()
 }
 
 /// Log statements below this level cost the programs one load. aya-log counts from 1, error, to 5,

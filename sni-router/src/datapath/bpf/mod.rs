@@ -10,6 +10,7 @@ mod hooks;
 mod load;
 mod logger;
 mod pins;
+mod probe;
 mod rules;
 mod sockets;
 
@@ -27,9 +28,10 @@ pub use counters::Counters;
 pub use facts::KernelFacts;
 pub use flows::{Flows, foreign as foreign_flows, is_full, open as open_flows};
 pub use hooks::{Hooks, Layer, remove_filter};
-pub use load::LoadError;
+pub use load::{LoadError, missing_capabilities};
 pub use logger::forward as forward_logs;
-pub use pins::{PinError, Pins, remove_all};
+pub use pins::{PinError, Pins, Survey, remove_all, survey};
+pub use probe::{Taken, probe, program_names};
 pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
 

@@ -15,7 +15,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::fs::{Access, FlockOperation, access, flock, statfs};
 use rustix::io::Errno;
 use sni_router_common::names::{ABI, MAP_ENDED, MAP_FLOWS, MAP_PORTS, MAP_SEEN};
 use thiserror::Error;
@@ -76,16 +76,12 @@ impl Pins {
 
     /// Where this version's maps and links are.
     pub fn dir(&self) -> PathBuf {
-        self.root.join(format!("v{ABI}"))
+        own_version(&self.root)
     }
 
     /// The directories that other versions have left.
     pub fn foreign(&self) -> Vec<PathBuf> {
-        let own = self.dir();
-        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let dirs = entries.map(|entry| entry.path());
-        dirs.filter(|dir| *dir != own && dir.join(MAP_FLOWS).exists())
-            .collect()
+        foreign(&self.root)
     }
 
     /// Another process may own it from now on.
@@ -113,8 +109,38 @@ impl Pins {
     }
 
     pub(super) fn link(&self, interface: u32) -> PathBuf {
-        self.dir().join(format!("link-{interface}"))
+        self.dir().join(format!("{LINK}{interface}"))
     }
+}
+
+/// What is below a directory of pins for the network namespace of this process, whoever's it is.
+#[derive(Debug)]
+pub struct Survey {
+    /// Whether something can be pinned there.
+    pub is_writable: bool,
+    /// The process that owns it, or owned it when it ended.
+    pub owner: Option<u32>,
+    /// On how many interfaces a pinned link has `snir_tc` run.
+    pub links: usize,
+    /// The directories of other versions.
+    pub foreign: Vec<PathBuf>,
+}
+
+/// Looks, and touches nothing.
+pub fn survey(dir: &Path) -> Result<Survey, PinError> {
+    let there = check_file_system(dir)?;
+    let root = of_namespace(dir).map_err(|error| PinError::Directory(dir.to_owned(), error))?;
+    let links = fs::read_dir(own_version(&root)).into_iter().flatten();
+    let is_link = |name: &str| name.starts_with(LINK);
+    Ok(Survey {
+        is_writable: access(there, Access::WRITE_OK | Access::EXEC_OK).is_ok(),
+        owner: owner(&root),
+        links: links
+            .flatten()
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_link))
+            .count(),
+        foreign: foreign(&root),
+    })
 }
 
 /// Removes a directory of pins of another version.
@@ -135,11 +161,23 @@ fn of_namespace(dir: &Path) -> io::Result<PathBuf> {
     Ok(dir.join(netns_cookie(&socket)?.to_string()))
 }
 
-/// Of `dir`, or of what of it is there already.
-fn check_file_system(dir: &Path) -> Result<(), PinError> {
+fn own_version(root: &Path) -> PathBuf {
+    root.join(format!("v{ABI}"))
+}
+
+fn foreign(root: &Path) -> Vec<PathBuf> {
+    let own = own_version(root);
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let dirs = entries.map(|entry| entry.path());
+    dirs.filter(|dir| *dir != own && dir.join(MAP_FLOWS).exists())
+        .collect()
+}
+
+/// Of `dir`, or of what of it is there already, which is the answer.
+fn check_file_system(dir: &Path) -> Result<&Path, PinError> {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
     match statfs(there) {
-        Ok(info) if info.f_type == BPF_FS_MAGIC => Ok(()),
+        Ok(info) if info.f_type == BPF_FS_MAGIC => Ok(there),
         Ok(_) => Err(PinError::NotBpf(dir.to_owned())),
         Err(error) => Err(PinError::Directory(dir.to_owned(), error.into())),
     }
@@ -151,6 +189,9 @@ fn owner(root: &Path) -> Option<u32> {
 
 /// A symbolic link, since a BPF file system has no files with contents.
 const OWNER: &str = "owner";
+
+/// What the names of links begin with; the number of the interface follows.
+const LINK: &str = "link-";
 
 // include/uapi/linux/magic.h
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;

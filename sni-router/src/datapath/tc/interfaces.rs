@@ -200,24 +200,28 @@ impl Interface {
                 LinkAttribute::IfName(name) => Some(name.clone()),
                 _ => None,
             })?;
-        let layer = match link.header.link_layer_type {
-            LinkLayerType::Ether => Some(Layer::Ether),
-            LinkLayerType::None
-            | LinkLayerType::Rawip
-            | LinkLayerType::Tunnel
-            | LinkLayerType::Tunnel6
-            | LinkLayerType::Sit
-            | LinkLayerType::Ipgre
-            | LinkLayerType::Ip6gre
-            | LinkLayerType::Ppp => Some(Layer::Ip),
-            LinkLayerType::Loopback => return None,
-            _ => None,
-        };
-        Some(Self {
+        let kind = link.header.link_layer_type;
+        (kind != LinkLayerType::Loopback).then(|| Self {
             index: link.header.index,
             name,
-            layer,
+            layer: layer(kind),
         })
+    }
+}
+
+/// Where packets of interfaces of this type start; `None` where that is nothing we know.
+pub fn layer(kind: LinkLayerType) -> Option<Layer> {
+    match kind {
+        LinkLayerType::Ether => Some(Layer::Ether),
+        LinkLayerType::None
+        | LinkLayerType::Rawip
+        | LinkLayerType::Tunnel
+        | LinkLayerType::Tunnel6
+        | LinkLayerType::Sit
+        | LinkLayerType::Ipgre
+        | LinkLayerType::Ip6gre
+        | LinkLayerType::Ppp => Some(Layer::Ip),
+        _ => None,
     }
 }
 

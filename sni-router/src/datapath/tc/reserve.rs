@@ -55,10 +55,7 @@ pub fn check(range: &RangeInclusive<u16>, reserve: bool) -> Result<(), ReserveEr
             chosen: chosen.split_whitespace().collect::<Vec<_>>().join("-"),
         });
     }
-    let separator = if reserved.is_empty() { "" } else { "," };
-    // The kernel merges what overlaps.
-    let more = format!("{reserved}{separator}{first}-{last}");
-    fs::write(RESERVED, more).map_err(|error| ReserveError::Setting {
+    fs::write(RESERVED, with(&reserved, range)).map_err(|error| ReserveError::Setting {
         path: RESERVED,
         error,
     })
@@ -66,7 +63,7 @@ pub fn check(range: &RangeInclusive<u16>, reserve: bool) -> Result<(), ReserveEr
 
 /// The first port of the range that the kernel chooses from `chosen`, as `32768 60999`, unless it
 /// is among `reserved`, as `8080,9000-9100`.
-fn overlap(range: &RangeInclusive<u16>, chosen: &str, reserved: &str) -> Option<u16> {
+pub fn overlap(range: &RangeInclusive<u16>, chosen: &str, reserved: &str) -> Option<u16> {
     let mut bounds = chosen.split_whitespace().map(str::parse::<u16>);
     let (Some(Ok(low)), Some(Ok(high))) = (bounds.next(), bounds.next()) else {
         return None;
@@ -76,6 +73,12 @@ fn overlap(range: &RangeInclusive<u16>, chosen: &str, reserved: &str) -> Option<
         .clone()
         .filter(|port| (low..=high).contains(port))
         .find(|port| !reserved.iter().any(|ports| ports.contains(port)))
+}
+
+/// `reserved` and `range`, as the kernel takes it: what overlaps, it merges.
+pub fn with(reserved: &str, range: &RangeInclusive<u16>) -> String {
+    let separator = if reserved.is_empty() { "" } else { "," };
+    format!("{reserved}{separator}{}-{}", range.start(), range.end())
 }
 
 fn ports(text: &str) -> Option<RangeInclusive<u16>> {
