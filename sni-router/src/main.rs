@@ -10,6 +10,7 @@ mod control;
 mod counted;
 mod datapath;
 mod denied;
+mod doctor;
 mod limits;
 mod listen;
 mod observe;

@@ -1,6 +1,6 @@
 //! `sni-router check`: what is wrong in a directory of manifests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,6 +37,13 @@ pub struct Manifests {
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
 
+    #[command(flatten)]
+    reading: Reading,
+}
+
+/// How manifests are read; as `run` takes it.
+#[derive(clap::Args, Debug)]
+pub struct Reading {
     /// Only take Ingresses and Listeners of this class (repeatable)
     #[arg(long = "ingress-class", value_name = "NAME")]
     ingress_classes: Vec<String>,
@@ -70,7 +77,14 @@ impl Manifests {
     /// Reads and builds them, without asking DNS.
     pub fn build(self) -> Result<Build> {
         let directory = self.directory.context("name the directory of manifests")?;
-        let snapshot = read_dir(&directory)
+        self.reading.build(&directory)
+    }
+}
+
+impl Reading {
+    /// Reads and builds the manifests in a directory, without asking DNS.
+    pub fn build(self, directory: &Path) -> Result<Build> {
+        let snapshot = read_dir(directory)
             .with_context(|| format!("cannot read the manifests in {}", directory.display()))?;
         let options = Options {
             ingress_classes: self.ingress_classes,
@@ -128,7 +142,8 @@ fn as_text(build: &Build) -> String {
     lines.join("\n") + "\n"
 }
 
-fn count(number: usize, what: &str) -> String {
+/// `1 error`, `2 errors`.
+pub fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
 }

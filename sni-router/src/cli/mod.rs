@@ -7,6 +7,7 @@ mod columns;
 mod connections;
 mod crd;
 mod detach;
+mod doctor;
 mod explain;
 mod generate;
 mod kubernetes;
@@ -41,6 +42,7 @@ enum Command {
     Explain(explain::Args),
     Crd(crd::Args),
     Detach(detach::Args),
+    Doctor(doctor::Args),
     Status(status::Args),
     Connections(connections::Args),
     Close(connections::CloseArgs),
@@ -78,6 +80,7 @@ impl Cli {
             Command::Explain(args) => explain::run(args),
             Command::Crd(args) => crd::run(args),
             Command::Detach(args) => detach::run(args),
+            Command::Doctor(args) => doctor::run(args),
             Command::Status(args) => status::run(&args),
             Command::Connections(args) => connections::run(&args),
             Command::Close(args) => connections::close(&args),

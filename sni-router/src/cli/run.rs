@@ -232,11 +232,7 @@ impl Args {
                 reserve: self.reserve_ports,
                 sources: self.tc_source,
             },
-            pins: match self.pin_dir {
-                None => PinDir::Preferred(super::PIN_DIR.into()),
-                Some(dir) if dir.as_os_str() == "none" => PinDir::Nowhere,
-                Some(dir) => PinDir::Demanded(dir),
-            },
+            pins: pin_dir(self.pin_dir),
             spare_predecessor: self.spare_predecessor,
             claim_vips: self.claim_vips,
             options: Options {
@@ -303,8 +299,17 @@ const CONTROL_THREADS: usize = 1;
 /// What blocks a thread at the end gets so long.
 const LAST_BLOCKING: Duration = Duration::from_secs(1);
 
+/// What `--pin-dir` means.
+pub fn pin_dir(flag: Option<PathBuf>) -> PinDir {
+    match flag {
+        None => PinDir::Preferred(super::PIN_DIR.into()),
+        Some(dir) if dir.as_os_str() == "none" => PinDir::Nowhere,
+        Some(dir) => PinDir::Demanded(dir),
+    }
+}
+
 /// Of a flag: `10000-29999`.
-fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let wrong = || format!("`{text}` is not a range of ports, as 10000-29999");
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let first: u16 = first.parse().map_err(|_| wrong())?;
