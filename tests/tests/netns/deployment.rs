@@ -77,7 +77,7 @@ fn probe(admin: &str, what: &str) -> bool {
 }
 
 /// Every capability that the DaemonSet does not add, as setpriv(1) names them.
-fn without() -> Vec<String> {
+pub(super) fn without() -> Vec<String> {
     let spec = container();
     let capabilities = &spec["securityContext"]["capabilities"];
     assert_eq!(capabilities["drop"][0], "ALL");

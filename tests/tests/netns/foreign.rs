@@ -89,6 +89,18 @@ fn foreign_program_sees_every_packet_that_is_not_of_a_flow(#[case] comes: Comes)
 }
 
 /// A filter of clsact that copies packets to another interface, as for a capture.
+pub(super) fn add_filter(ns: &Namespace) {
+    ns.batch("link add copies type ifb\nlink set copies up\n");
+    ns.output("tc", &words("qdisc add dev client clsact"));
+    ns.output(
+        "tc",
+        &words(
+            "filter add dev client ingress pref 1 protocol ip u32 match ip protocol 6 0xff \
+             action mirred egress mirror dev copies",
+        ),
+    );
+}
+
 #[rstest]
 #[case::before(true)]
 #[case::after(false)]
@@ -96,23 +108,12 @@ fn filter_of_clsact_sees_packets_that_are_not_of_a_flow(#[case] comes_before: bo
     let lab = Lab::new(1);
     Rig::site(&lab).write_to(&lab.manifests());
     let listener = lab.listen(0);
-    let add = |ns: &Namespace| {
-        ns.batch("link add copies type ifb\nlink set copies up\n");
-        ns.output("tc", &words("qdisc add dev client clsact"));
-        ns.output(
-            "tc",
-            &words(
-                "filter add dev client ingress pref 1 protocol ip u32 match ip protocol 6 0xff \
-                 action mirred egress mirror dev copies",
-            ),
-        );
-    };
     if comes_before {
-        add(&lab.net.router);
+        add_filter(&lab.net.router);
     }
     let router = lab.start(Datapath::Tc, &[]);
     if !comes_before {
-        add(&lab.net.router);
+        add_filter(&lab.net.router);
     }
     let mut rig = Rig::of(router, listener, lab, Datapath::Tc);
     let own = rig.lab.net.router.listen(own_address());
@@ -162,7 +163,7 @@ fn own_address() -> SocketAddr {
 }
 
 /// Attaches a program that marks every packet and lets it go on.
-fn attach_foreign(ns: &Namespace, order: LinkOrder) -> Ebpf {
+pub(super) fn attach_foreign(ns: &Namespace, order: LinkOrder) -> Ebpf {
     let object = marking_object();
     ns.run(|| {
         let mut ebpf = EbpfLoader::new().load(&object).expect("load");
@@ -177,7 +178,7 @@ fn attach_foreign(ns: &Namespace, order: LinkOrder) -> Ebpf {
     })
 }
 
-/// `skb->mark = MARK; return TC_ACT_UNSPEC`, as a compiler would deliver it.
+/// `skb->mark = MARK; return TC_ACT_UNSPEC`.
 fn marking_object() -> Vec<u8> {
     let [m0, m1, m2, m3] = MARK.to_le_bytes();
     let code = [
@@ -190,13 +191,18 @@ fn marking_object() -> Vec<u8> {
         // exit
         [0x95, 0, 0, 0, 0, 0, 0, 0],
     ];
+    object_of("classifier", "mark", &code)
+}
+
+/// A program of this kind, as a compiler would deliver it.
+pub(super) fn object_of(kind: &str, name: &str, code: &[[u8; 8]]) -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
+    let section = object.add_section(Vec::new(), kind.as_bytes().to_vec(), SectionKind::Text);
     object.append_section_data(section, &code.concat(), 8);
     object.add_symbol(Symbol {
-        name: b"mark".to_vec(),
+        name: name.as_bytes().to_vec(),
         value: 0,
-        size: size_of_val(&code) as u64,
+        size: size_of_val(code) as u64,
         kind: SymbolKind::Text,
         scope: SymbolScope::Linkage,
         weak: false,

@@ -16,6 +16,7 @@ mod conntrack;
 mod crowd;
 mod deployment;
 mod differential;
+mod doctor;
 mod endings;
 mod endpoints;
 mod foreign;
