@@ -124,7 +124,8 @@ fn owners(host: &Host) -> BTreeMap<u64, u32> {
 fn who(facts: &Facts, pid: Option<u32>) -> String {
     let name = |pid| facts.host.read(&format!("proc/{pid}/comm"));
     match pid.map(|pid| (pid, name(pid))) {
-        Some((pid, Ok(name))) => format!("{name} (process {pid})"),
+        // A program chooses its name, and this goes to a terminal of root.
+        Some((pid, Ok(name))) => format!("{} (process {pid})", name.escape_debug()),
         _ => "another program".to_owned(),
     }
 }
@@ -160,6 +161,13 @@ mod tests {
                 .contains("nginx (process 12) listens on 192.0.2.1:443"),
             "{found:?}"
         );
+        sample.write("proc/12/comm", "\x1b]0;x");
+        let found = sample.worst(vip_ports);
+        assert!(
+            found.what.starts_with("\\u{1b}]0;x (process 12)"),
+            "{found:?}"
+        );
+        sample.write("proc/12/comm", "nginx");
         listens(&sample, "00000000:01BB", 4711);
         let found = sample.worst(vip_ports);
         assert_eq!(found.level, Level::Note);
