@@ -69,7 +69,7 @@ pub(crate) fn check(stream: &[u8]) {
 }
 
 /// A reader that also fingerprints gives the same answer, and a fingerprint of the right shape with
-/// every hello.
+/// every hello that has no endless list.
 fn fingerprint_adds_nothing_else(stream: &[u8], whole: &Progress) {
     let fingerprinted = HelloReader::new(DEFAULT_MAX_SIZE)
         .with_ja4(true)
@@ -78,8 +78,10 @@ fn fingerprint_adds_nothing_else(stream: &[u8], whole: &Progress) {
         assert_eq!(&fingerprinted, whole);
         return;
     };
-    let ja4 = hello.ja4.expect("it was asked for");
-    assert_ja4(ja4.as_str(), &hello);
+    match hello.ja4 {
+        Some(ja4) => assert_ja4(ja4.as_str(), &hello),
+        None => assert!(hello.size > 2 * 512, "it was asked for"),
+    }
     assert_eq!(&Progress::Hello(Hello { ja4: None, ..hello }), whole);
 }
 

@@ -1,6 +1,6 @@
 //! JA4 fingerprints of ClientHellos. What real clients have is in `hello_corpus.rs`.
 
-use sni_router_core::hello::{DEFAULT_MAX_SIZE, HelloReader, Progress};
+use sni_router_core::hello::{DEFAULT_MAX_SIZE, HelloReader, Ja4, Progress};
 
 use hello_support::{
     ALPN, Draft, SERVER_NAME, SUPPORTED_VERSIONS, alpn, server_name, supported_versions, vector16,
@@ -130,7 +130,38 @@ fn counts_leave_grease_out_and_end_at_99() {
     assert_eq!(with(6, 7), "0607");
     assert_eq!(with(99, 99), "9999");
     assert_eq!(with(100, 100), "9999");
-    assert_eq!(with(3000, 3000), "9999");
+    assert_eq!(with(500, 500), "9999");
+}
+
+/// Sorting and hashing the longest lists would cost a hundred times what reading them does.
+#[test]
+fn hello_with_a_list_longer_than_any_clients_has_no_fingerprint() {
+    let named = || Draft::named("www.example.com");
+    let numbers = |count: u16| (0..count).flat_map(|n| (0x1000 + n).to_be_bytes());
+    let with_suites = |count| {
+        let mut draft = named();
+        draft.cipher_suites = numbers(count).collect();
+        draft
+    };
+    let with_extensions = |count| {
+        let mut draft = named();
+        let more = (1..count).map(|n| (100 + n, vec![]));
+        draft.extensions.as_mut().unwrap().extend(more);
+        draft
+    };
+    let with_signatures = |count| {
+        let mut draft = named();
+        let list = vector16(&numbers(count).collect::<Vec<_>>());
+        let extensions = draft.extensions.as_mut().unwrap();
+        extensions.push((SIGNATURE_ALGORITHMS, list));
+        draft
+    };
+    for draft in [with_suites(512), with_extensions(512), with_signatures(512)] {
+        assert!(fingerprint(&draft).is_some());
+    }
+    for draft in [with_suites(513), with_extensions(513), with_signatures(513)] {
+        assert!(fingerprint(&draft).is_none());
+    }
 }
 
 /// The examples of the specification, and its rule for one character.
@@ -246,10 +277,14 @@ fn numbers(list: &str) -> Vec<u16> {
 }
 
 fn ja4(draft: &Draft) -> String {
+    fingerprint(draft).expect("it was asked for").to_string()
+}
+
+fn fingerprint(draft: &Draft) -> Option<Ja4> {
     let stream = draft.stream();
     let mut reader = HelloReader::new(4 * DEFAULT_MAX_SIZE).with_ja4(true);
     match reader.advance(&stream) {
-        Progress::Hello(hello) => hello.ja4.expect("it was asked for").to_string(),
+        Progress::Hello(hello) => hello.ja4,
         other => panic!("{other:?}"),
     }
 }

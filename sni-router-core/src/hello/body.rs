@@ -52,7 +52,7 @@ pub(super) fn parse(body: &[u8], size: usize, wants_ja4: bool) -> Result<Hello, 
     };
 
     let versions = versions.unwrap_or_else(|| vec![contents.version.0]);
-    let ja4 = wants_ja4.then(|| {
+    let ja4 = if wants_ja4 {
         Ja4::of(Offer {
             versions: &versions,
             has_name: server_name.is_some(),
@@ -62,7 +62,9 @@ pub(super) fn parse(body: &[u8], size: usize, wants_ja4: bool) -> Result<Hello, 
             alpn: &alpn,
             signatures,
         })
-    });
+    } else {
+        None
+    };
     Ok(Hello {
         server_name,
         alpn,

@@ -32,16 +32,24 @@ pub(super) struct Offer<'h, E> {
 }
 
 impl Ja4 {
-    /// The fingerprint of what is offered, whatever that is.
-    pub(super) fn of(offer: Offer<'_, impl Iterator<Item = u16> + Clone>) -> Self {
+    /// The fingerprint of what is offered, whatever that is; `None` where a list is longer than
+    /// any client's, and would only cost time.
+    pub(super) fn of(offer: Offer<'_, impl Iterator<Item = u16> + Clone>) -> Option<Self> {
         let mut suites = offer.suites;
+        let extensions = offer.extensions.filter(|&kind| !is_grease(kind));
+        let extension_count = extensions.clone().count();
+        // Two bytes are the length of the list.
+        let signature_count = offer.signatures.len().saturating_sub(2) / 2;
+        let counts = [suites.len(), extension_count, signature_count];
+        if counts.iter().any(|&count| count > LONGEST) {
+            return None;
+        }
         suites.retain(|&suite| !is_grease(suite));
         suites.sort_unstable();
-        let extensions = offer.extensions.filter(|&kind| !is_grease(kind));
 
         let [version, version_end] = version(offer.versions);
         let [suites_tens, suites_ones] = two_digits(suites.len());
-        let [extensions_tens, extensions_ones] = two_digits(extensions.clone().count());
+        let [extensions_tens, extensions_ones] = two_digits(extension_count);
         let [alpn_first, alpn_last] = ends(offer.alpn);
         let offered = [
             b't',
@@ -74,7 +82,7 @@ impl Ja4 {
         text[..OFFERED].copy_from_slice(&offered);
         text[SUITES..SUITES + DIGITS].copy_from_slice(&suites_list.digits());
         text[EXTENSIONS..].copy_from_slice(&extensions_list.digits());
-        Self(text)
+        Some(Self(text))
     }
 
     /// As the specification writes it: 36 characters of ASCII.
@@ -184,6 +192,10 @@ fn hex(nibble: u8) -> u8 {
 /// server_name and ALPN are told in front of the hashes, so that the last one is the same for a
 /// client whatever it asks for.
 const IN_THE_OPEN: [u16; 2] = [0, 16];
+
+/// Numbers in a list. There are fewer cipher suites than that, and the largest hello has room for
+/// 32,000, which take more than a millisecond to sort and to hash.
+const LONGEST: usize = 512;
 
 /// Bytes of what is told in front of the hashes.
 const OFFERED: usize = 10;

@@ -66,7 +66,8 @@ pub struct Hello {
     /// look the same. Type inner, which a client-facing server sends on to a backend, does not
     /// count: there `server_name` is the true one.
     pub ech: bool,
-    /// The fingerprint, where [`HelloReader::with_ja4`] has asked for it.
+    /// The fingerprint, where [`HelloReader::with_ja4`] has asked for it. `None` also for what has
+    /// more than 512 cipher suites, extensions or signature algorithms.
     pub ja4: Option<Ja4>,
     /// Bytes of stream up to the end of the hello, record headers included. What follows (early
     /// data, for one) was not looked at.
