@@ -19,7 +19,7 @@ pub enum Counter {
     /// sk_skb: buffers passed to the daemon, since the peer's socket is gone.
     VerdictNoPeer = 6,
     /// sk_skb: events lost, since the ring was full. The daemon then looks at every slot.
-    EventLost = 7,
+    VerdictEventLost = 7,
     /// tc: packets of flows sent on.
     TcRedirected = 8,
     /// tc: packets of flows passed to the daemon's own socket, which still sends the hello.
@@ -43,11 +43,19 @@ pub enum Counter {
     /// tc: packets of flows dropped, since they were fragments, had IP options or extension headers,
     /// or were malformed. The stack, which knows no such connection, would answer with a reset.
     TcOdd = 18,
+    /// tc: bytes that flows from clients have gone on by. What is sent again is not counted again.
+    TcBytesUp = 19,
+    /// tc: the same of flows from endpoints.
+    TcBytesDown = 20,
+    /// sk_skb: bytes redirected to endpoints.
+    VerdictBytesUp = 21,
+    /// sk_skb: bytes redirected to clients.
+    VerdictBytesDown = 22,
 }
 
 impl Counter {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::LookupSteered,
         Self::LookupNoSocket,
         Self::LookupAssignFailed,
@@ -55,7 +63,7 @@ impl Counter {
         Self::VerdictPassed,
         Self::VerdictNoSlot,
         Self::VerdictNoPeer,
-        Self::EventLost,
+        Self::VerdictEventLost,
         Self::TcRedirected,
         Self::TcHeld,
         Self::TcReopened,
@@ -67,9 +75,13 @@ impl Counter {
         Self::TcTranslated,
         Self::TcUnbelieved,
         Self::TcOdd,
+        Self::TcBytesUp,
+        Self::TcBytesDown,
+        Self::VerdictBytesUp,
+        Self::VerdictBytesDown,
     ];
 
-    /// The name in metrics and logs.
+    /// The name in logs: the program, then what it counts.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::LookupSteered => "lookup_steered",
@@ -79,7 +91,7 @@ impl Counter {
             Self::VerdictPassed => "verdict_passed",
             Self::VerdictNoSlot => "verdict_no_slot",
             Self::VerdictNoPeer => "verdict_no_peer",
-            Self::EventLost => "event_lost",
+            Self::VerdictEventLost => "verdict_event_lost",
             Self::TcRedirected => "tc_redirected",
             Self::TcHeld => "tc_held",
             Self::TcReopened => "tc_reopened",
@@ -91,7 +103,19 @@ impl Counter {
             Self::TcTranslated => "tc_translated",
             Self::TcUnbelieved => "tc_unbelieved",
             Self::TcOdd => "tc_odd",
+            Self::TcBytesUp => "tc_bytes_up",
+            Self::TcBytesDown => "tc_bytes_down",
+            Self::VerdictBytesUp => "verdict_bytes_up",
+            Self::VerdictBytesDown => "verdict_bytes_down",
         }
+    }
+
+    /// Whether it counts bytes; else it counts packets, connections or events.
+    pub const fn is_bytes(self) -> bool {
+        matches!(
+            self,
+            Self::TcBytesUp | Self::TcBytesDown | Self::VerdictBytesUp | Self::VerdictBytesDown
+        )
     }
 }
 
@@ -106,6 +130,15 @@ mod tests {
     fn all_lists_every_counter_at_its_number() {
         for (index, counter) in Counter::ALL.into_iter().enumerate() {
             assert_eq!(counter as usize, index);
+        }
+    }
+
+    #[test]
+    fn names_begin_with_the_program() {
+        for counter in Counter::ALL {
+            let (program, what) = counter.as_str().split_once('_').unwrap();
+            assert!(["lookup", "verdict", "tc"].contains(&program), "{program}");
+            assert_eq!(what.starts_with("bytes_"), counter.is_bytes(), "{what}");
         }
     }
 }

@@ -176,7 +176,7 @@ fn cluster_that_is_away_costs_one_connection_a_pause() {
                 failed.push(now.as_millis());
                 backend.record_failure(lease.endpoint(), now);
             } else {
-                backend.record_success(lease.endpoint());
+                backend.record_success(lease.endpoint(), Duration::ZERO);
             }
         }
         assert_eq!(failed.len(), 3 + 9, "{method:?}: {failed:?}");
@@ -184,7 +184,7 @@ fn cluster_that_is_away_costs_one_connection_a_pause() {
         let back = now + PAUSE;
         let lease = backend.pick(client(0), &[], back).unwrap();
         assert_eq!(cluster_of(lease.endpoint()), 0);
-        backend.record_success(lease.endpoint());
+        backend.record_success(lease.endpoint(), Duration::ZERO);
         assert_eq!(counts(&backend, 2, 100), [100, 0]);
     }
 }
@@ -205,7 +205,7 @@ fn few_endpoints_that_are_away_do_not_take_the_others_out_of_service() {
                     let lease = backend.pick(client(number), &tried, now).unwrap();
                     first = first.or(Some(cluster_of(lease.endpoint())));
                     if !is_away(lease.endpoint().addr()) {
-                        backend.record_success(lease.endpoint());
+                        backend.record_success(lease.endpoint(), Duration::ZERO);
                         break;
                     }
                     backend.record_failure(lease.endpoint(), now);
@@ -330,7 +330,7 @@ proptest! {
                 // A bit an endpoint, of which the first clusters' are down more often.
                 let bit = cluster * 5 + usize::from(at.ip().to_string().ends_with('1'));
                 if (down >> bit) & 1 == 0 {
-                    backend.record_success(lease.endpoint());
+                    backend.record_success(lease.endpoint(), Duration::ZERO);
                     let memory = &mut memory[cluster];
                     (memory.news, memory.until) = (0, None);
                     memory.endpoints.remove(&at);

@@ -4,15 +4,21 @@ use sni_router_common::counter::Counter;
 
 use crate::maps::COUNT;
 
-/// Adds one. The array has an entry for every counter, so the look-up cannot fail; the verifier
+/// Adds one.
+#[inline(always)] // as below
+pub fn one(counter: Counter) {
+    add(counter, 1);
+}
+
+/// Adds some. The array has an entry for every counter, so the look-up cannot fail; the verifier
 /// wants the check.
 #[inline(always)] // a call would cost more than the addition
-pub fn one(counter: Counter) {
+pub fn add(counter: Counter, more: u64) {
     if let Some(value) = COUNT.get_ptr_mut(counter as u32) {
         // SAFETY: the entry belongs to this CPU, and a BPF program is not interrupted by itself.
         #[allow(unsafe_code, reason = "map values are raw pointers")]
         unsafe {
-            *value += 1;
+            *value += more;
         }
     }
 }

@@ -65,6 +65,12 @@ pub fn decide(ctx: &SkBuffContext) -> Verdict {
         pass(stream, slot, len, &before);
         return Verdict::NoPeer;
     }
+    // Even slots are clients' (`names::MAP_SOCKS`).
+    if slot & 1 == 0 {
+        count::add(Counter::VerdictBytesUp, len);
+    } else {
+        count::add(Counter::VerdictBytesDown, len);
+    }
     if before.redirected < before.notify_at && after >= before.notify_at {
         notify(slot);
     }
@@ -88,7 +94,7 @@ fn pass(stream: *mut Stream, slot: u32, len: u64, before: &Progress) -> Verdict 
 
 fn notify(slot: u32) {
     if EVENTS.output::<[u8; 4]>(&slot.to_ne_bytes(), 0).is_err() {
-        count::one(Counter::EventLost);
+        count::one(Counter::VerdictEventLost);
     }
 }
 

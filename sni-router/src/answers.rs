@@ -24,6 +24,7 @@ use crate::api::{
 };
 use crate::control::Applied;
 use crate::datapath::bpf::{Counters, KernelFacts};
+use crate::measured::Bytes;
 use crate::observe::admin::{Answers, Refused};
 use crate::observe::log::Filter;
 use crate::observe::metrics::Metrics;
@@ -52,6 +53,8 @@ pub struct Inside {
     pub gate: Arc<Gate>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Bytes carried.
+    pub bytes: Bytes,
     /// How clusters fare.
     pub clusters: Arc<Facts>,
     /// The best datapath there is.
@@ -115,8 +118,8 @@ impl Inside {
             },
             active: endpoint.active(),
             chosen: endpoint.total(),
-            connected: endpoint.successes(),
-            failed: endpoint.failures(),
+            connected: endpoint.connects().successes,
+            failed: endpoint.connects().failures,
         });
         Backend {
             name: backend.key.to_string(),
@@ -128,7 +131,7 @@ impl Inside {
 
 impl Answers for Inside {
     fn status(&self) -> Status {
-        let (bytes_up, bytes_down) = self.metrics.bytes_so_far();
+        let (bytes_up, bytes_down) = self.bytes.both_ways();
         let counters = self.kernel.as_ref().map(|(_, counters)| counters);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

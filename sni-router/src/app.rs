@@ -26,6 +26,8 @@ use crate::datapath::tc::Tc;
 use crate::denied::Denied;
 use crate::limits;
 use crate::listen::{Groups, Steering};
+use crate::measured::{Bytes, Measured};
+use crate::meter::Meter;
 use crate::observe::admin::{Admin, Answers};
 use crate::observe::metrics::{Metrics, Problems};
 use crate::observe::readiness::Readiness;
@@ -74,7 +76,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     let pins = pins.map(Arc::new);
     let wanted = settings.datapath;
-    let mut chosen = choose(wanted, &settings.tc_ports, pins.clone(), limits).await?;
+    let meter = Meter::new(settings.workers + 1);
+    let mut chosen = choose(wanted, &settings.tc_ports, pins.clone(), limits, &meter).await?;
     if let Some(kernel) = &chosen.kernel {
         forward_logs(kernel);
     }
@@ -123,6 +126,19 @@ pub async fn run(settings: Settings) -> Result<()> {
         tc.tolerate(Arc::clone(pins));
         takeover::adopt(tc, &proxy, predecessor.is_none());
     }
+    let bytes = Bytes {
+        meter,
+        counters: chosen.counters.clone(),
+    };
+    let measured = Measured {
+        table: Arc::clone(&table),
+        bytes: bytes.clone(),
+        counters: chosen.counters.clone(),
+        fill: chosen.fill.clone(),
+        proxy: Arc::downgrade(&proxy),
+        lookups: dns.lookups(),
+    };
+    metrics.measure(measured.sampler());
     if let Some(denied) = denied {
         tokio::spawn(denied.follow(Arc::clone(&census)));
     }
@@ -137,6 +153,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         trace: proxy.trace(),
         gate,
         metrics: Arc::clone(&metrics),
+        bytes,
         clusters,
         datapath: chosen.datapath.kind().as_str(),
         declined: chosen.declined.clone(),

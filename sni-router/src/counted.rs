@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sni_router_core::table::Front;
+use sni_router_core::table::{Front, Route};
 
 use crate::answers::Facts;
 use crate::carry::{Decline, Kind};
@@ -35,6 +35,14 @@ impl Observer for Counted {
 
     fn greeted(&self, took: Duration, size: usize) {
         self.0.hello(took, size);
+    }
+
+    fn routed(&self, route: &Route) {
+        route.tally.opened();
+    }
+
+    fn adopted(&self) {
+        self.0.adopted();
     }
 
     fn connect_failed(&self, failure: ConnectFailure) {
@@ -69,10 +77,11 @@ impl Observer for Counted {
             record.reason as usize,
             record.connection.datapath().map(|kind| kind as usize),
         );
-        self.0.bytes(
-            record.connection.traffic.up(),
-            record.connection.traffic.down(),
-        );
+        if let Some(route) = record.connection.route.get() {
+            route
+                .tally
+                .closed(record.connection.datapath().is_some());
+        }
     }
 }
 

@@ -13,6 +13,8 @@ mod denied;
 mod doctor;
 mod limits;
 mod listen;
+mod measured;
+mod meter;
 mod observe;
 mod orphans;
 mod proxy;

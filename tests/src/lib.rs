@@ -12,6 +12,7 @@
 //! - [`tls`] holds real TLS servers and clients: rustls, `openssl s_client` and curl.
 //! - [`wire`] impairs packets on their way; [`ways`] compares the way through the router with the
 //!   direct one.
+//! - [`openmetrics`] reads what `/metrics` answers, [`documented`] what docs/metrics.md says of it.
 //! - [`rig`] puts them together for the tests.
 //! - [`cluster`] is a real Kubernetes control plane, for the tests of `cargo xtask test-cluster`.
 //!
@@ -26,9 +27,11 @@ pub mod bpffs;
 pub mod bulk;
 pub mod cluster;
 pub mod daemon;
+pub mod documented;
 pub mod intruder;
 pub mod netns;
 pub mod object;
+pub mod openmetrics;
 pub mod packet;
 pub mod position;
 pub mod raw;

@@ -77,7 +77,10 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Setup => setup::setup()?,
+        Verb::Setup => {
+            setup::setup()?;
+            setup::promtool()?;
+        }
         Verb::Build => run::build()?,
         Verb::Run { args } => run::run(&args)?,
         Verb::Demo(args) => return demo::demo(&args),

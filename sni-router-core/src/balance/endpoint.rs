@@ -21,8 +21,9 @@ pub struct Endpoint {
     cluster: Cluster,
     active: AtomicUsize,
     total: AtomicU64,
-    successes: AtomicU64,
-    failures: AtomicU64,
+    connects: ConnectCounts,
+    /// Counts the same of all those that are too many.
+    others: Option<Arc<ConnectCounts>>,
     /// In doubt since a connect failed.
     pub(super) pause: Pause,
 }
@@ -48,14 +49,10 @@ impl Endpoint {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Connects that succeeded, as told by [`Backend::record_success`](super::Backend::record_success).
-    pub fn successes(&self) -> u64 {
-        self.successes.load(Ordering::Relaxed)
-    }
-
-    /// Connects that failed, as told by [`Backend::record_failure`](super::Backend::record_failure).
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// Connects, as told by [`Backend::record_success`](super::Backend::record_success) and
+    /// [`Backend::record_failure`](super::Backend::record_failure).
+    pub fn connects(&self) -> Connects {
+        self.connects.read()
     }
 
     /// Whether nothing has succeeded since the last connect that failed: others are preferred.
@@ -68,18 +65,27 @@ impl Endpoint {
         Self {
             active: self.active().into(),
             pause: self.pause.copied(),
-            ..Self::new(self.addr, &self.cluster)
+            ..Self::new(self.addr, &self.cluster, None)
         }
     }
 
-    pub(super) fn succeeded(&self) {
-        self.successes.fetch_add(1, Ordering::Relaxed);
+    /// Whether it is one of the first [`PLACES`], which metrics tell one by one.
+    pub fn is_counted_alone(&self) -> bool {
+        self.others.is_none()
+    }
+
+    pub(super) fn succeeded(&self, took: Duration) {
+        for connects in [&self.connects].into_iter().chain(self.others.as_deref()) {
+            connects.succeeded(took);
+        }
         self.pause.end();
     }
 
     /// Whether it was not in doubt before.
     pub(super) fn failed(&self, now: Duration) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        for connects in [&self.connects].into_iter().chain(self.others.as_deref()) {
+            connects.failures.fetch_add(1, Ordering::Relaxed);
+        }
         self.pause.begin(now)
     }
 
@@ -87,15 +93,49 @@ impl Endpoint {
         self.total.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn new(addr: SocketAddr, cluster: &Cluster) -> Self {
+    fn new(addr: SocketAddr, cluster: &Cluster, others: Option<&Arc<ConnectCounts>>) -> Self {
         Self {
             addr,
             cluster: cluster.clone(),
             active: AtomicUsize::new(0),
             total: AtomicU64::new(0),
-            successes: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
+            connects: ConnectCounts::default(),
+            others: others.map(Arc::clone),
             pause: Pause::default(),
+        }
+    }
+}
+
+/// How connecting went, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connects {
+    /// Connects that succeeded.
+    pub successes: u64,
+    /// Connects that failed, and not because of this host.
+    pub failures: u64,
+    /// How long those took that succeeded, all together.
+    pub took: Duration,
+}
+
+#[derive(Debug, Default)]
+struct ConnectCounts {
+    successes: AtomicU64,
+    failures: AtomicU64,
+    took_us: AtomicU64,
+}
+
+impl ConnectCounts {
+    fn succeeded(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.took_us.fetch_add(us, Ordering::Relaxed);
+        self.successes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Connects {
+        Connects {
+            successes: self.successes.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            took: Duration::from_micros(self.took_us.load(Ordering::Relaxed)),
         }
     }
 }
@@ -138,6 +178,10 @@ impl Drop for Lease {
 #[derive(Debug, Default)]
 pub(crate) struct EndpointPool {
     services: HashMap<ServicePort, Known, RandomState>,
+    /// How many are counted alone.
+    alone: usize,
+    /// Of all that are not.
+    others: Arc<ConnectCounts>,
 }
 
 /// What is known of a Service port.
@@ -159,6 +203,7 @@ impl EndpointPool {
                 .collect(),
             doubt: Arc::clone(&known.doubt),
         };
+        let alone = previous.alive().filter(|(_, _, it)| it.is_counted_alone());
         Self {
             services: previous
                 .services
@@ -166,7 +211,22 @@ impl EndpointPool {
                 .map(|(service, known)| (service.clone(), alive(known)))
                 .filter(|(_, known)| !known.endpoints.is_empty())
                 .collect(),
+            alone: alone.count(),
+            others: Arc::clone(&previous.others),
         }
+    }
+
+    /// Those in use, with their Service and port.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = (&ObjectKey, &str, Arc<Endpoint>)> {
+        self.services.iter().flat_map(|(service, known)| {
+            let endpoints = known.endpoints.values().filter_map(Weak::upgrade);
+            endpoints.map(move |endpoint| (&service.service, &*service.port, endpoint))
+        })
+    }
+
+    /// Connects to those that are not counted alone.
+    pub(crate) fn other_connects(&self) -> Connects {
+        self.others.read()
     }
 
     /// The endpoints `addrs` of a Service port, new where they are not in use, and what doubt
@@ -180,11 +240,19 @@ impl EndpointPool {
             service: share.service.clone(),
             port: share.port.clone(),
         };
-        let known = self.services.entry(service).or_default();
+        let Self {
+            services,
+            alone,
+            others,
+        } = self;
+        let known = services.entry(service).or_default();
         let of = |addr: &SocketAddr| {
             let slot = known.endpoints.entry(*addr).or_default();
             slot.upgrade().unwrap_or_else(|| {
-                let endpoint = Arc::new(Endpoint::new(*addr, &share.service.cluster));
+                let others = (*alone >= PLACES).then_some(&*others);
+                *alone += usize::from(others.is_none());
+                let endpoint = Endpoint::new(*addr, &share.service.cluster, others);
+                let endpoint = Arc::new(endpoint);
                 *slot = Arc::downgrade(&endpoint);
                 endpoint
             })
@@ -200,3 +268,6 @@ struct ServicePort {
     service: ObjectKey,
     port: String,
 }
+
+/// Endpoints that are counted one by one: first come, first served.
+pub const PLACES: usize = 1_000;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use self::clusters::Clusters;
 pub(crate) use self::endpoint::EndpointPool;
-pub use self::endpoint::{Endpoint, Lease};
+pub use self::endpoint::{Connects, Endpoint, Lease, PLACES};
 use self::share::Share;
 use crate::model::{self, BackendKey};
 
@@ -110,9 +110,9 @@ impl Backend {
         Some(lease.endpoint().addr())
     }
 
-    /// A connect to an endpoint of this backend succeeded.
-    pub fn record_success(&self, endpoint: &Endpoint) {
-        endpoint.succeeded();
+    /// A connect to an endpoint of this backend succeeded, and took so long.
+    pub fn record_success(&self, endpoint: &Endpoint, took: Duration) {
+        endpoint.succeeded(took);
         if let Some(share) = self.share_of(endpoint) {
             share.doubt.succeeded();
         }

@@ -142,7 +142,7 @@ fn endpoint_that_failed_costs_one_connection_a_pause() {
         assert_eq!(meet(PAUSE), 1, "{method:?}");
         assert_eq!(meet(PAUSE * 2), 1, "{method:?}");
         let back = backend.endpoints().find(|e| e.addr() == gone).unwrap();
-        backend.record_success(back);
+        backend.record_success(back, Duration::ZERO);
         assert!(meet(PAUSE * 2) >= 10, "{method:?}");
     }
 }

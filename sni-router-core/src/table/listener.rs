@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::tally::Tally;
 use crate::balance::Backend;
 use crate::model::{ObjectKey, Vip};
 use crate::name::{Host, HostPattern};
@@ -95,4 +96,6 @@ pub struct Route {
     pub origin: ObjectRef,
     /// Where they go.
     pub backend: Arc<Backend>,
+    /// How many took it. The same in all tables that have the route.
+    pub tally: Arc<Tally>,
 }

@@ -5,6 +5,7 @@
 //! forgotten. Look-ups allocate nothing and take no lock.
 
 mod listener;
+mod tally;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,8 +14,11 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 pub use self::listener::{Front, Listener, Route};
-use crate::balance::{Backend, EndpointPool};
-use crate::model::{self, BackendKey, Model, Vip};
+pub use self::tally::{Counts, PLACES, Tally};
+use self::tally::{Giving, Tallies};
+use crate::balance::{Backend, Connects, Endpoint, EndpointPool};
+use crate::model::{self, BackendKey, Model, ObjectKey, Vip};
+use crate::name::HostPattern;
 
 /// All listeners of one generation, with the routes, backends and endpoints behind them.
 #[derive(Debug)]
@@ -25,11 +29,13 @@ pub struct RouteTable {
     by_port: HashMap<u16, Arc<Listener>, RandomState>,
     backends: HashMap<BackendKey, Arc<Backend>, RandomState>,
     endpoints: EndpointPool,
+    tallies: Tallies,
 }
 
 impl RouteTable {
     /// Compiles `model` as the table of `generation`, the successor of `previous`.
     ///
+    /// Routes keep their counts by listener and pattern, also those that were gone for a while.
     /// Endpoints keep their counts by Service port and address, also those that were gone for a
     /// while but still carry connections. Backends keep their balancing position by key.
     ///
@@ -42,6 +48,10 @@ impl RouteTable {
             endpoints: previous
                 .map(|table| EndpointPool::carried_from(&table.endpoints))
                 .unwrap_or_default(),
+            tallies: match previous {
+                Some(table) => table.tallies.give(table.generation, generation),
+                None => Tallies::default().give(0, generation),
+            },
         };
         let listeners: Vec<_> = model
             .listeners
@@ -66,6 +76,7 @@ impl RouteTable {
             previous: _,
             backends,
             endpoints,
+            tallies,
         } = compiler;
         Self {
             generation,
@@ -74,6 +85,7 @@ impl RouteTable {
             by_port,
             backends,
             endpoints,
+            tallies: tallies.done(),
         }
     }
 
@@ -102,6 +114,24 @@ impl RouteTable {
     pub fn backends(&self) -> impl ExactSizeIterator<Item = &Arc<Backend>> {
         self.backends.values()
     }
+
+    /// Every endpoint that can be chosen, or still has connections, with its Service and port; in no
+    /// particular order.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&ObjectKey, &str, Arc<Endpoint>)> {
+        self.endpoints.alive()
+    }
+
+    /// Connects to all those endpoints that are [too many](Endpoint::is_counted_alone) to be told
+    /// one by one.
+    pub fn other_connects(&self) -> Connects {
+        self.endpoints.other_connects()
+    }
+
+    /// Connections by listener and pattern of their route, also of routes that are gone; in no
+    /// particular order. Those that are beyond [`PLACES`] come last, all together, without a name.
+    pub fn counts(&self) -> impl Iterator<Item = (Option<(&ObjectKey, &HostPattern)>, Counts)> {
+        self.tallies.counts()
+    }
 }
 
 /// What is shared between the listeners while they are compiled.
@@ -109,6 +139,7 @@ struct Compiler<'a> {
     previous: Option<&'a RouteTable>,
     backends: HashMap<BackendKey, Arc<Backend>, RandomState>,
     endpoints: EndpointPool,
+    tallies: Giving,
 }
 
 impl Compiler<'_> {
@@ -118,6 +149,7 @@ impl Compiler<'_> {
                 pattern: route.pattern.clone(),
                 origin: route.origin.clone(),
                 backend: self.backend(&route.backend),
+                tally: self.tallies.tally(&listener.key, &route.pattern),
             })
         });
         let routes = routes.collect();

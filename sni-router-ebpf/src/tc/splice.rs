@@ -134,6 +134,14 @@ fn note(packet: &Packet, flow: &mut Flow) {
     }
     if ahead > 0 && end != packet.seq {
         flow.end += ahead as u64;
+        // The same as `Flow::bytes` comes to: a FIN has a number, and is no byte.
+        let is_first_fin = has_fin && flow.own & own::FIN == 0;
+        let bytes = ahead as u64 - u64::from(is_first_fin);
+        if flow.up == 1 {
+            count::add(Counter::TcBytesUp, bytes);
+        } else {
+            count::add(Counter::TcBytesDown, bytes);
+        }
     }
     if packet.flags & ACK != 0 {
         if before(flow.ack, packet.ack) {

@@ -14,12 +14,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::bpf::{Counters, Flows, Hooks, Kernel, LoadError, Pins};
+use super::fill::Fill;
 use super::sockmap::Sockmap;
 use super::sockmap::selftest::{self, SelfTestError};
 use super::tc::reserve::{self, ReserveError};
 use super::tc::{Ports, Tc, interfaces};
 use super::userspace::Userspace;
 use crate::carry::{Datapath, Limits};
+use crate::meter::Meter;
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,6 +58,8 @@ pub struct Chosen {
     pub tc: Option<Arc<Tc>>,
     /// Their counters.
     pub counters: Option<Arc<Counters>>,
+    /// How full their maps are.
+    pub fill: Fill,
     /// Why the best datapath there is was not taken.
     pub declined: Option<String>,
 }
@@ -88,26 +92,29 @@ pub enum ChooseError {
 
 /// Loads, tests and chooses. Must run on the runtime that is to serve the kernel's events.
 ///
-/// `limits` are those of connections that the kernel carries alone.
+/// `limits` are those of connections that the kernel carries alone; `meter` counts the bytes that this
+/// process moves.
 pub async fn choose(
     choice: Choice,
     ports: &TcPorts,
     pins: Option<Arc<Pins>>,
     limits: Limits,
+    meter: &Meter,
 ) -> Result<Chosen, ChooseError> {
-    let userspace: Arc<dyn Datapath> = Arc::new(Userspace);
+    let userspace: Arc<dyn Datapath> = Arc::new(Userspace::new(meter.clone()));
     let mut chosen = Chosen {
         datapath: userspace,
         kernel: None,
         tc: None,
         counters: None,
+        fill: Fill::default(),
         declined: None,
     };
     if choice == Choice::Userspace {
         chosen.declined = Some("--datapath userspace".to_owned());
         return Ok(chosen);
     }
-    match kernel(&mut chosen, choice, ports, pins, limits).await {
+    match kernel(&mut chosen, choice, ports, pins, limits, meter).await {
         Ok(()) => {}
         Err(error) if choice != Choice::Auto => return Err(error),
         Err(error) => {
@@ -131,17 +138,22 @@ async fn kernel(
     ports: &TcPorts,
     pins: Option<Arc<Pins>>,
     limits: Limits,
+    meter: &Meter,
 ) -> Result<(), ChooseError> {
     let kernel = chosen.kernel.insert(Kernel::load(pins)?);
+    chosen.fill.rules = Some(kernel.rule_count());
     let counters = Arc::new(kernel.counters()?);
     chosen.counters = Some(Arc::clone(&counters));
     let next = Arc::clone(&chosen.datapath);
     if choice == Choice::Sockmap {
-        chosen.datapath = sockmap(kernel, counters, next).await?;
+        let sockmap = sockmap(kernel, counters, next, meter).await?;
+        chosen.fill.sockmap = Some(Arc::clone(&sockmap));
+        chosen.datapath = sockmap;
         return Ok(());
     }
-    match tc(kernel, counters, next, ports, limits).await {
+    match tc(kernel, counters, next, ports, limits, meter).await {
         Ok(tc) => {
+            chosen.fill.tc = Some(Arc::clone(&tc));
             chosen.tc = Some(Arc::clone(&tc));
             chosen.datapath = tc;
         }
@@ -159,15 +171,20 @@ async fn sockmap(
     kernel: &mut Kernel,
     counters: Arc<Counters>,
     next: Arc<dyn Datapath>,
+    meter: &Meter,
 ) -> Result<Arc<Sockmap>, ChooseError> {
     let sockmap = Sockmap::new(kernel.attach_verdict()?, next);
     tokio::spawn(Arc::clone(&sockmap).dispatch());
     let woken = Arc::clone(&sockmap);
-    tokio::spawn(make_up_for_lost(Counter::EventLost, counters, move || {
-        woken.wake_all();
-    }));
+    tokio::spawn(make_up_for_lost(
+        Counter::VerdictEventLost,
+        Arc::clone(&counters),
+        move || woken.wake_all(),
+    ));
     selftest::run(&*sockmap).await?;
-    Ok(sockmap)
+    // What was tested with is no traffic.
+    counters.start_over();
+    Ok(sockmap.metered(meter.clone()))
 }
 
 async fn tc(
@@ -176,11 +193,12 @@ async fn tc(
     next: Arc<dyn Datapath>,
     ports: &TcPorts,
     limits: Limits,
+    meter: &Meter,
 ) -> Result<Arc<Tc>, ChooseError> {
     let flows = flows(kernel, ports)?;
     attach(kernel.hooks()).await?;
     let ports = Arc::new(Ports::new(ports.range.clone(), &ports.sources));
-    let tc = Tc::new(flows, ports, limits, next);
+    let tc = Tc::new(flows, ports, limits, next, meter.clone());
     tokio::spawn(Arc::clone(&tc).dispatch());
     let looked_at = Arc::clone(&tc);
     tokio::spawn(make_up_for_lost(

@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod choose;
 mod clock;
+pub mod fill;
 pub mod sockmap;
 pub mod tc;
 pub mod userspace;

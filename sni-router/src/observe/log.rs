@@ -11,12 +11,12 @@ mod formats;
 use std::env;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::ValueEnum;
 use thiserror::Error;
 use tracing::{Metadata, Subscriber};
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter, ParseError};
 use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
@@ -55,6 +55,7 @@ pub fn init(format: Format, filter: &str, access: Option<&Path>) -> Result<Log, 
         Some(file) => Queues::start(file.writer(), io::stderr(), Some(file)),
         None => Queues::start(io::stderr(), io::stderr(), None),
     };
+    let _ = DROPS.set((queues.access.error_counter(), log.file()));
     let colors = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
     let access = match log.file {
         Some(_) => Format::Json,
@@ -69,6 +70,17 @@ pub fn init(format: Format, filter: &str, access: Option<&Path>) -> Result<Log, 
     log.reload = Some(reload);
     Ok(log)
 }
+
+/// Access lines that were lost so far: that came faster than they were written, or could not be.
+pub fn lost_access_lines() -> u64 {
+    DROPS.get().map_or(0, |(dropped, file)| {
+        let unwritten = file.as_ref().map_or(0, |file| file.lost());
+        dropped.dropped_lines() as u64 + unwritten
+    })
+}
+
+/// A process logs in one way only.
+static DROPS: OnceLock<(ErrorCounter, Option<Arc<AccessFile>>)> = OnceLock::new();
 
 /// The target of access lines: one a connection, written at its end.
 pub const ACCESS: &str = "access";

@@ -4,7 +4,7 @@
 //! module need not know whose enums they are.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
@@ -19,6 +19,8 @@ use super::cells::{Counters, Gauges, Histogram};
 use super::clusters::{ClusterCollector, Clusters};
 pub use super::listeners::ListenerMetrics;
 use super::listeners::{Closed, Listeners, Opened};
+use super::process::Process;
+use super::samples::{Sampled, Sampler};
 
 /// What the labels can say, each list in the order of its enum.
 #[derive(Clone, Copy, Debug)]
@@ -36,14 +38,17 @@ pub struct Labels {
 /// All metrics. Counting takes no lock.
 pub struct Metrics {
     registry: Registry,
+    /// Those that have the same names in every program.
+    process: Registry,
+    sampler: Arc<OnceLock<Sampler>>,
     listeners: Arc<Listeners>,
     active: Gauges,
-    bytes: Counters,
     hello_seconds: Histogram,
     hello_bytes: Histogram,
     connect_seconds: Histogram,
     connect_failures: Counters,
     retries: Counter,
+    adopted: Counter,
     declines: Counters,
     reloads: Counters,
     generation: Gauge,
@@ -56,14 +61,16 @@ impl Metrics {
         let listeners = Arc::new(Listeners::new(labels.reasons, labels.datapaths));
         let mut metrics = Self {
             registry: Registry::with_prefix("sni_router"),
+            process: Registry::default(),
+            sampler: Arc::default(),
             listeners,
             active: Gauges::new("datapath", labels.datapaths),
-            bytes: Counters::new("direction", &["up", "down"]),
             hello_seconds: Histogram::new(MICROSECONDS, 1e6),
             hello_bytes: Histogram::new(BYTES, 1.0),
             connect_seconds: Histogram::new(MICROSECONDS, 1e6),
             connect_failures: Counters::new("kind", labels.connect_failures),
             retries: Counter::default(),
+            adopted: Counter::default(),
             declines: Counters::new("reason", labels.declines),
             reloads: Counters::new("result", &["applied", "failed"]),
             generation: Gauge::default(),
@@ -78,6 +85,11 @@ impl Metrics {
         let collector = Box::new(ClusterCollector(clusters));
         self.registry.register_collector(collector);
         self
+    }
+
+    /// Has more measured at every scrape from now on. Has no effect the second time.
+    pub fn measure(&self, sampler: Sampler) {
+        let _ = self.sampler.set(sampler);
     }
 
     /// The counters of a listener; of connections to no listener without a key.
@@ -115,21 +127,6 @@ impl Metrics {
         self.listeners.closed()
     }
 
-    /// Bytes carried so far: from clients, to them.
-    pub fn bytes_so_far(&self) -> (u64, u64) {
-        let mut counts = self.bytes.all().map(|(_, count)| count);
-        (
-            counts.next().unwrap_or_default(),
-            counts.next().unwrap_or_default(),
-        )
-    }
-
-    /// Bytes were carried: `up` from the client, `down` to it.
-    pub fn bytes(&self, up: u64, down: u64) {
-        self.bytes.add(0, up);
-        self.bytes.add(1, down);
-    }
-
     /// A hello of `bytes` was complete, `took` after its connection was accepted.
     pub fn hello(&self, took: Duration, bytes: usize) {
         self.hello_seconds.observe(microseconds(took));
@@ -145,6 +142,11 @@ impl Metrics {
     /// An endpoint could not be connected to.
     pub fn connect_failed(&self, kind: usize) {
         self.connect_failures.add(kind, 1);
+    }
+
+    /// A connection was taken over from an earlier process.
+    pub fn adopted(&self) {
+        self.adopted.inc();
     }
 
     /// A datapath refused a connection.
@@ -174,7 +176,9 @@ impl Metrics {
     /// The OpenMetrics text of all of them.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &self.process)?;
+        text::encode_eof(&mut text)?;
         Ok(text)
     }
 
@@ -199,11 +203,6 @@ impl Metrics {
             "connections_active",
             "Connections carried now",
             self.active.clone(),
-        );
-        all.register(
-            "bytes",
-            "Bytes carried, up from clients and down to them, as connections end",
-            self.bytes.clone(),
         );
         all.register_with_unit(
             "hello",
@@ -234,6 +233,11 @@ impl Metrics {
             self.retries.clone(),
         );
         all.register(
+            "flows_adopted",
+            "Connections taken over that an earlier process had left to the kernel",
+            self.adopted.clone(),
+        );
+        all.register(
             "datapath_declines",
             "Connections that a better datapath refused",
             self.declines.clone(),
@@ -253,6 +257,8 @@ impl Metrics {
             "Problems in the snapshot in force",
             self.problems.clone(),
         );
+        all.register_collector(Box::new(Sampled(Arc::clone(&self.sampler))));
+        self.process.register_collector(Box::new(Process::new()));
     }
 }
 

@@ -6,5 +6,7 @@ pub mod clusters;
 mod listeners;
 pub mod log;
 pub mod metrics;
+mod process;
 pub mod readiness;
+pub mod samples;
 mod unix_socket;

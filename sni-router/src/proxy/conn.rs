@@ -169,6 +169,7 @@ impl<'p> Greeted<'p> {
             };
             return Err(Rejected::new(client, record, reason));
         };
+        proxy.observer.routed(&route);
         // Nobody else has set it.
         let _ = record.connection.route.set(Arc::clone(&route));
         record.step("routed", || {

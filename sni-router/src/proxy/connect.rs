@@ -106,10 +106,11 @@ pub(super) async fn connect(
     while let Some(lease) = backend.pick(client.addr.ip(), &avoided, uptime()) {
         let addr = lease.endpoint().addr();
         let left = limit.saturating_sub(tried);
+        let begun = Instant::now();
         let error =
             match timeout_at(share(deadline, left), greet(datapath, addr, client, hello)).await {
                 Ok(Ok((stream, hold))) => {
-                    backend.record_success(lease.endpoint());
+                    backend.record_success(lease.endpoint(), begun.elapsed());
                     return Ok(Connected {
                         stream,
                         lease,

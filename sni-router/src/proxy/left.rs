@@ -46,6 +46,7 @@ impl Drop for Left {
 
 impl Adopt for Arc<Proxy> {
     fn adopt(&self, orphan: Orphan) -> Box<dyn Rest> {
+        self.observer.adopted();
         self.observer.carrying(orphan.kind);
         let mut record = Record::new(self, orphan.client, orphan.vip, orphan.age);
         record.reason = CloseReason::Left;

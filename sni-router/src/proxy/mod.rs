@@ -96,4 +96,9 @@ impl Proxy {
     pub fn sum_up(&self) {
         self.quota.sum_up();
     }
+
+    /// Connections whose hello is not complete, and how many there may be.
+    pub fn pending_hellos(&self) -> (usize, usize) {
+        self.pending.count()
+    }
 }

@@ -16,6 +16,13 @@ impl Pending {
         }
     }
 
+    /// How many there are now, and how many there may be.
+    pub(super) fn count(&self) -> (usize, usize) {
+        // One that finds all places taken counts for a moment.
+        let now = self.now.load(Ordering::Relaxed);
+        (now.min(self.max), self.max)
+    }
+
     /// A place, or `None` if all are taken.
     pub(super) fn enter(&self) -> Option<Place<'_>> {
         let place = Place(self);
@@ -44,6 +51,7 @@ mod tests {
         let second = pending.enter();
         assert!(first.is_some() && second.is_some());
         assert!(pending.enter().is_none());
+        assert_eq!(pending.count(), (2, 2));
         drop(first);
         assert!(pending.enter().is_some());
     }

@@ -22,10 +22,14 @@ pub trait Observer: Send + Sync {
     fn accepted(&self, listener: Option<&Front>);
     /// A hello was read whole.
     fn greeted(&self, took: Duration, size: usize);
+    /// A connection takes a route.
+    fn routed(&self, route: &Route);
     /// An endpoint was connected to, after `retries` others had failed.
     fn connected(&self, took: Duration, retries: u32);
     /// An endpoint could not be connected to.
     fn connect_failed(&self, failure: ConnectFailure);
+    /// A connection is taken over that an earlier process has left to the kernel.
+    fn adopted(&self);
     /// A datapath is given the connection.
     fn carrying(&self, kind: Kind);
     /// A datapath is done with the connection, or has refused it.

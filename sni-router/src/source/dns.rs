@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sni_router_core::manifest::Resolved;
@@ -24,7 +25,17 @@ pub use self::system::SystemResolver;
 pub struct Dns {
     names: watch::Sender<Arc<BTreeSet<Host>>>,
     resolved: watch::Receiver<Arc<Resolved>>,
+    lookups: Arc<Lookups>,
     task: JoinHandle<()>,
+}
+
+/// Look-ups so far, by what came of them.
+#[derive(Debug, Default)]
+pub struct Lookups {
+    /// There were addresses.
+    pub answered: AtomicU64,
+    /// There were none, or no answer.
+    pub failed: AtomicU64,
 }
 
 impl Dns {
@@ -32,7 +43,9 @@ impl Dns {
     pub fn start(resolver: impl Resolve) -> Self {
         let (names, wanted) = watch::channel(Arc::default());
         let (publish, resolved) = watch::channel(Arc::default());
+        let lookups = Arc::new(Lookups::default());
         let follower = Follower {
+            lookups: Arc::clone(&lookups),
             resolver: Arc::new(resolver),
             wanted,
             publish,
@@ -42,6 +55,7 @@ impl Dns {
         Self {
             names,
             resolved,
+            lookups,
             task: tokio::spawn(follower.run()),
         }
     }
@@ -62,6 +76,11 @@ impl Dns {
     /// without an address.
     pub fn resolved(&self) -> watch::Receiver<Arc<Resolved>> {
         self.resolved.clone()
+    }
+
+    /// How its look-ups go.
+    pub fn lookups(&self) -> Arc<Lookups> {
+        Arc::clone(&self.lookups)
     }
 }
 
@@ -89,6 +108,7 @@ pub struct Answer {
 
 /// The task that keeps names fresh.
 struct Follower<R> {
+    lookups: Arc<Lookups>,
     resolver: Arc<R>,
     wanted: watch::Receiver<Arc<BTreeSet<Host>>>,
     publish: watch::Sender<Arc<Resolved>>,
@@ -165,6 +185,11 @@ impl<R: Resolve> Follower<R> {
     }
 
     fn learn(&mut self, host: Host, answer: Result<Answer, String>) {
+        let count = match &answer {
+            Ok(_) => &self.lookups.answered,
+            Err(_) => &self.lookups.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         // Not wanted any more.
         let Some(name) = self.names.get_mut(&host) else {
             return;

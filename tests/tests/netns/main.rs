@@ -27,6 +27,7 @@ mod interfaces;
 mod lab;
 mod lifetime;
 mod load;
+mod metrics;
 mod operate;
 mod path_mtu;
 mod ports;

@@ -1,9 +1,11 @@
 //! Debian's package manager.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Once;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::apt_get;
 use crate::command::{output, run};
@@ -42,6 +44,29 @@ pub fn install(packages: &[String]) -> Result<()> {
                 packages.join(" ")
             )
         })
+}
+
+/// Unpacks a package below a directory, without installing it: nothing of it is started.
+///
+/// # Errors
+///
+/// apt does not have it, or it cannot be unpacked.
+pub fn unpack(package: &str, dir: &Path) -> Result<()> {
+    if !has(&[package.to_owned()]) {
+        bail!("apt does not list {package}");
+    }
+    fs::create_dir_all(dir)?;
+    let mut download = Command::new("apt-get");
+    download.args(["--quiet", "download", package]);
+    run(download.current_dir(dir).stdout(Stdio::null()))?;
+    let entries = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut archives = entries.filter(|path| path.extension().is_some_and(|it| it == "deb"));
+    let archive = archives.next().context("apt has downloaded nothing")?;
+    run(Command::new("dpkg-deb")
+        .arg("--extract")
+        .arg(&archive)
+        .arg(dir))?;
+    Ok(fs::remove_file(archive)?)
 }
 
 fn knows(packages: &[String]) -> bool {

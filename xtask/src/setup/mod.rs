@@ -6,12 +6,13 @@
 mod apt;
 mod need;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, anyhow, bail};
 
 use self::need::Need;
-use crate::command::{as_root, run};
+use crate::command::{as_root, run, target_dir};
 use crate::toolchain::{LINKER_VERSION, Route, find_program};
 
 /// Installs what is missing and tells what it does.
@@ -68,6 +69,27 @@ pub fn ensure_program(name: &'static str, package: &'static str) -> Result<()> {
         bail!("the program {name} is missing ({package} of Debian)");
     }
     apt::install(&[package.to_owned()])
+}
+
+/// promtool, which checks the alerts of `deploy/monitoring`: the one on `PATH`, else that of Debian, out
+/// of a package that is not installed, since it would start a Prometheus.
+///
+/// # Errors
+///
+/// It is missing, and apt does not bring it.
+pub fn promtool() -> Result<PathBuf> {
+    if let Some(path) = find_program("promtool") {
+        return Ok(path);
+    }
+    let dir = target_dir().join("promtool");
+    let path = dir.join("usr/bin/promtool");
+    if !path.is_file() {
+        if !apt::is_here() {
+            bail!("the program promtool is missing (it comes with Prometheus): put it on PATH");
+        }
+        apt::unpack("prometheus", &dir)?;
+    }
+    Ok(path)
 }
 
 /// The route that is ready, or else is to be made so, and what is missing.

@@ -17,6 +17,7 @@ mod sockets;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
@@ -43,6 +44,7 @@ pub struct Kernel {
     pins: Option<Arc<Pins>>,
     flows: Option<Arc<Flows>>,
     facts: Arc<KernelFacts>,
+    rules: Arc<AtomicUsize>,
 }
 
 impl Kernel {
@@ -61,6 +63,7 @@ impl Kernel {
             pins,
             flows: None,
             facts: Arc::new(facts),
+            rules: Arc::default(),
         })
     }
 
@@ -121,7 +124,13 @@ impl Kernel {
     /// The steering rules.
     pub fn rules(&mut self) -> Result<Rules, LoadError> {
         let rules = map(&mut lock(&self.ebpf), names::MAP_RULES)?;
-        Ok(Rules::new(rules, self.flows.clone()))
+        let count = Arc::clone(&self.rules);
+        Ok(Rules::new(rules, self.flows.clone(), count))
+    }
+
+    /// How many steering rules there are, also later on.
+    pub fn rule_count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.rules)
     }
 
     /// Attaches `snir_verdict` to the map of carried sockets, and returns the maps.

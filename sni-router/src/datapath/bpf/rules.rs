@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aya::maps::{HashMap, MapData};
 use sni_router_common::rule::{Rule, RuleKey};
@@ -15,14 +16,21 @@ pub struct Rules {
     applied: BTreeMap<RuleKey, Rule>,
     /// Where `snir_tc` is, which has to see the handshakes of connections that a rule takes.
     flows: Option<Arc<Flows>>,
+    /// How many there are.
+    count: Arc<AtomicUsize>,
 }
 
 impl Rules {
-    pub(super) fn new(map: HashMap<MapData, RuleKey, Rule>, flows: Option<Arc<Flows>>) -> Self {
+    pub(super) fn new(
+        map: HashMap<MapData, RuleKey, Rule>,
+        flows: Option<Arc<Flows>>,
+        count: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             map,
             applied: BTreeMap::new(),
             flows,
+            count,
         }
     }
 
@@ -36,6 +44,7 @@ impl Rules {
                 }
                 self.map.insert(key, rule, 0).map_err(io_error)?;
                 self.applied.insert(*key, *rule);
+                self.count.store(self.applied.len(), Ordering::Relaxed);
             }
         }
         Ok(())
@@ -52,6 +61,7 @@ impl Rules {
         for key in stale {
             self.map.remove(&key).map_err(io_error)?;
             self.applied.remove(&key);
+            self.count.store(self.applied.len(), Ordering::Relaxed);
         }
         Ok(())
     }

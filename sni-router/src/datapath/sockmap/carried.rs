@@ -9,9 +9,10 @@ use tokio::time::sleep;
 use super::entry::Entry;
 use super::flow::{Failed, Flow, Step};
 use super::side::Side;
-use crate::carry::{Direction, End, Limits, Traffic};
+use crate::carry::{Direction, End, Kind, Limits, Traffic};
 use crate::datapath::bpf::StreamView;
 use crate::datapath::clock::limits_reached;
+use crate::meter::Meter;
 
 /// A connection in the map.
 pub(super) struct Carried {
@@ -21,14 +22,20 @@ pub(super) struct Carried {
 }
 
 impl Carried {
+    /// Bytes that had gone up before.
+    pub(super) fn forwarded(&self) -> u64 {
+        self.sockets.client.read_before
+    }
+
     /// Carries to the end.
-    pub(super) async fn run(mut self, limits: &Limits, traffic: &Traffic) -> End {
+    pub(super) async fn run(mut self, limits: &Limits, traffic: &Traffic, meter: &Meter) -> End {
         let sockets = &self.sockets;
         let end = tokio::select! {
-            end = sockets.carry(&mut self.up, &mut self.down, traffic) => end,
+            end = sockets.carry(&mut self.up, &mut self.down, traffic, meter) => end,
             end = limits_reached(limits, traffic, || sockets.progress(traffic)) => end,
         };
         sockets.report(traffic);
+        count_copied(&mut self.up, &mut self.down, meter);
         if end != End::Done {
             // The side that is still there shall learn that the stream was cut: RST, not FIN.
             sockets.client.abort();
@@ -49,7 +56,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    async fn carry(&self, up: &mut Flow, down: &mut Flow, traffic: &Traffic) -> End {
+    async fn carry(&self, up: &mut Flow, down: &mut Flow, traffic: &Traffic, meter: &Meter) -> End {
         let mut pause = SHORTEST_PAUSE;
         let mut moved = 0;
         loop {
@@ -65,6 +72,7 @@ impl Sockets {
                 (Err(Failed::Source), _) | (_, Err(Failed::Sink)) => return End::ClientReset,
                 (Err(Failed::Sink), _) | (_, Err(Failed::Source)) => return End::EndpointReset,
             };
+            count_copied(up, down, meter);
             if up.is_finished() && down.is_finished() {
                 return End::Done;
             }
@@ -153,6 +161,16 @@ impl Sockets {
         self.report(traffic);
         let acked = |side: &Side| side.info().map_or(0, |info| info.bytes_acked());
         self.moved() + acked(&self.client) + acked(&self.endpoint)
+    }
+}
+
+/// The program counts what it redirects.
+fn count_copied(up: &mut Flow, down: &mut Flow, meter: &Meter) {
+    for (flow, direction) in [(up, Direction::Up), (down, Direction::Down)] {
+        match flow.take_copied() {
+            0 => {}
+            bytes => meter.add(Kind::Sockmap, direction, bytes),
+        }
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Flow {
     rest: Vec<u8>,
     /// When the program was told to write its next event.
     notify_at: u64,
+    /// Bytes copied since they were last asked for.
+    copied: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +64,17 @@ impl Flow {
             state: State::Open,
             rest: Vec::new(),
             notify_at,
+            copied: 0,
         })
     }
 
     pub(super) fn is_finished(&self) -> bool {
         self.state == State::Finished
+    }
+
+    /// Bytes that were copied since the last call.
+    pub(super) fn take_copied(&mut self) -> u64 {
+        std::mem::take(&mut self.copied)
     }
 
     /// The source has sent its FIN.
@@ -146,6 +154,7 @@ impl Flow {
                 Err(_) => return Err(Failed::Sink),
             };
             self.rest.drain(..took);
+            self.copied += took as u64;
             stream.consume(stream.consumed() + took as u64);
         }
         // Also when all is copied: an event that was to tell of more may have been written before

@@ -20,12 +20,15 @@ use tracing::error;
 use self::entry::Outside;
 use self::slots::Slots;
 use super::bpf::Sockets;
-use crate::carry::{Datapath, Decline, Kind, Limits, Outcome, Pair, Refused, Traffic};
+use crate::carry::{Datapath, Decline, Direction, Kind, Limits, Outcome, Pair, Refused, Traffic};
+use crate::meter::Meter;
 
 /// See the module.
 pub struct Sockmap {
     maps: Arc<Maps>,
     next: Arc<dyn Datapath>,
+    /// Has what this process copies; what the program redirects, that counts.
+    meter: Meter,
 }
 
 /// The maps and who has which slot of them.
@@ -35,7 +38,8 @@ struct Maps {
 }
 
 impl Sockmap {
-    /// A datapath over the maps of an attached `snir_verdict`. What it refuses, `next` takes.
+    /// A datapath over the maps of an attached `snir_verdict`. What it refuses, `next` takes. Its bytes
+    /// are not counted anywhere.
     pub fn new(sockets: Sockets, next: Arc<dyn Datapath>) -> Arc<Self> {
         let maps = Maps {
             sockets,
@@ -44,7 +48,22 @@ impl Sockmap {
         Arc::new(Self {
             maps: Arc::new(maps),
             next,
+            meter: Meter::new(1),
         })
+    }
+
+    /// The same, which counts there what it copies.
+    pub fn metered(&self, meter: Meter) -> Arc<Self> {
+        Arc::new(Self {
+            maps: Arc::clone(&self.maps),
+            next: Arc::clone(&self.next),
+            meter,
+        })
+    }
+
+    /// Slots that connections have.
+    pub fn slots(&self) -> u64 {
+        self.maps.slots.taken()
     }
 
     /// Wakes connections when the kernel program asks for it. Runs as long as the datapath is used.
@@ -80,7 +99,13 @@ impl Datapath for Sockmap {
                 });
             };
             match entry::enter(&self.maps, slots, pair) {
-                Ok(carried) => Ok(Outcome::Over(carried.run(limits, traffic).await)),
+                Ok(carried) => {
+                    self.meter
+                        .add(Kind::Sockmap, Direction::Up, carried.forwarded());
+                    Ok(Outcome::Over(
+                        carried.run(limits, traffic, &self.meter).await,
+                    ))
+                }
                 Err(Outside::Refused(refused)) => Err(*refused),
                 Err(Outside::Ended(end)) => Ok(Outcome::Over(end)),
             }

@@ -34,6 +34,12 @@ impl Slots {
         })
     }
 
+    /// How many slots are not free.
+    pub(super) fn taken(&self) -> u64 {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        2 * (self.wakers.len() - free.len()) as u64
+    }
+
     /// Wakes the connection that has `slot`, if any.
     pub(super) fn wake(&self, slot: u32) {
         if let Some(waker) = self.wakers.get(slot as usize / 2) {

@@ -25,7 +25,7 @@ use super::conntrack::Conntrack;
 use super::learn::{Plan, Sides, Towards, has_spoken, learn};
 use super::registry::{Carried, Registry};
 use super::source::SourcePort;
-use crate::carry::{Decline, End, Pair, Refused};
+use crate::carry::{Decline, Direction, End, Kind, Pair, Refused};
 use crate::datapath::bpf::{Flows, is_full};
 use crate::sys::repair;
 
@@ -105,7 +105,11 @@ pub(super) async fn hand_over(
     drop(pair);
     conntrack.forget(&sides);
     match settled {
-        Ok(()) => Ok(carried),
+        Ok(bytes) => {
+            // The rest is counted by the program.
+            registry.meter.add(Kind::Tc, Direction::Up, bytes);
+            Ok(carried)
+        }
         Err(end) => Err(Outside::Ended(end)),
     }
 }
@@ -140,14 +144,16 @@ async fn plan(
     }
 }
 
-/// Sends the endpoint what the client had sent us, and waits until it has it.
+/// Sends the endpoint what the client had sent us, and waits until it has it. Answers with how many of
+/// its bytes the flow has not seen itself.
 async fn settle(
     pair: &mut Pair,
     carried: &Carried,
     plan: Plan,
     has_spoken: impl Fn() -> bool,
-) -> Result<(), End> {
+) -> Result<u64, End> {
     let planned = received(pair);
+    let mut unseen = plan.up.bytes();
     let mut corrected = planned;
     let mut has_fin = false;
     let mut wait = SETTLE;
@@ -173,7 +179,7 @@ async fn settle(
                 has_fin |= late_fin;
                 corrected = received(pair);
                 let more = corrected.wrapping_sub(planned);
-                correct(carried, &plan, more, has_fin);
+                unseen += correct(carried, &plan, more, has_fin);
             }
         }
         if !pair.unsent.is_empty() {
@@ -212,15 +218,17 @@ async fn settle(
     // Without this, closing would end the connection. It fails only on a socket that is gone.
     let _ = repair::silence(&pair.client);
     let _ = repair::silence(&pair.endpoint);
-    Ok(())
+    Ok(unseen)
 }
 
 /// Tells the program about bytes that it let through to the client's socket, and which the
-/// endpoint's socket will send: `more` than planned in all.
-fn correct(carried: &Carried, plan: &Plan, more: u32, has_fin: bool) {
+/// endpoint's socket will send: `more` than planned in all. Answers with how many the flow did not know
+/// of.
+fn correct(carried: &Carried, plan: &Plan, more: u32, has_fin: bool) -> u64 {
     let (Some(mut up), Some(mut down)) = (carried.up(), carried.down()) else {
-        return;
+        return 0;
     };
+    let known = up.bytes();
     down.held = plan.down.held.wrapping_add(more);
     down.own |= own::HELD;
     up.end = up.end.max(plan.up.end + u64::from(more));
@@ -231,7 +239,10 @@ fn correct(carried: &Carried, plan: &Plan, more: u32, has_fin: bool) {
         down.peer_fin = down.held.wrapping_add(1);
     }
     // Fails only where the flow has ended.
-    let _ = carried.replace(&up, &down);
+    match carried.replace(&up, &down) {
+        Ok(()) => up.bytes().saturating_sub(known),
+        Err(_) => 0,
+    }
 }
 
 /// Reads what the client's socket has; false if there was nothing.

@@ -24,6 +24,11 @@ impl Lingering {
         self.flows.insert(port, (keys, id));
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
     /// Whether this one is here.
     pub(super) fn has(&self, port: Port, id: u32) -> bool {
         let found = self.flows.get(&port);

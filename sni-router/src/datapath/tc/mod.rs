@@ -40,6 +40,7 @@ use crate::carry::{
     Adopt, Aside, Client, Datapath, Decline, End, Hold, Kind, Limits, Moved, Outcome, Pair,
     Refused, Traffic,
 };
+use crate::meter::Meter;
 use crate::sys::repair;
 
 /// See the module.
@@ -61,8 +62,9 @@ impl Tc {
         ports: Arc<Ports>,
         limits: Limits,
         next: Arc<dyn Datapath>,
+        meter: Meter,
     ) -> Arc<Self> {
-        let registry = Registry::new(Arc::clone(&flows), Arc::clone(&ports), limits);
+        let registry = Registry::new(Arc::clone(&flows), Arc::clone(&ports), limits, meter);
         Arc::new(Self {
             registry: Arc::new(registry),
             flows,
@@ -117,6 +119,11 @@ impl Tc {
             }
         })?;
         Ok(vips)
+    }
+
+    /// Entries of the flow table: two a flow, of those that live and those that linger.
+    pub fn table_entries(&self) -> u64 {
+        self.registry.table_entries()
     }
 
     /// Looks at every flow, for when events were lost.

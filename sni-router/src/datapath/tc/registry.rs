@@ -24,12 +24,15 @@ use super::ports::{self, Port, Ports};
 use super::source::SourcePort;
 use crate::carry::{Alone, End, Limits, Moved, Rest};
 use crate::datapath::bpf::Flows;
+use crate::meter::Meter;
 
 /// See the module.
 pub(super) struct Registry {
     pub(super) flows: Arc<Flows>,
     pub(super) ports: Arc<Ports>,
     pub(super) limits: Limits,
+    /// Has the bytes of hellos; those of flows, the program counts.
+    pub(super) meter: Meter,
     pub(super) next_id: AtomicU32,
     pub(super) entries: Mutex<HashMap<u32, Box<Entry>>>,
     pub(super) lingering: Mutex<Lingering>,
@@ -59,11 +62,12 @@ pub(super) struct Carried {
 }
 
 impl Registry {
-    pub(super) fn new(flows: Arc<Flows>, ports: Arc<Ports>, limits: Limits) -> Self {
+    pub(super) fn new(flows: Arc<Flows>, ports: Arc<Ports>, limits: Limits, meter: Meter) -> Self {
         Self {
             flows,
             ports,
             limits,
+            meter,
             next_id: AtomicU32::new(1),
             entries: Mutex::default(),
             lingering: Mutex::default(),
@@ -181,6 +185,14 @@ impl Registry {
                 table.remove(&key);
             }
         }
+    }
+
+    /// Entries of ours in the kernel's table, those that linger included.
+    pub(super) fn table_entries(&self) -> u64 {
+        // One lock after the other: none is taken while another is held.
+        let living = lock(&self.entries).len();
+        let lingering = lock(&self.lingering).len();
+        2 * (living + lingering) as u64
     }
 
     /// Both directions of a flow as they are now.

@@ -6,15 +6,15 @@ use std::io;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::{Broken, Pace, would_block, writable};
-use crate::carry::{Direction, Traffic};
+use super::{Broken, Pace, Tally, would_block, writable};
+use crate::carry::Direction;
 
 /// Copies until the source finishes or has filled the buffer several times in a row.
 pub(super) async fn until_bulk(
     source: &TcpStream,
     sink: &TcpStream,
     direction: Direction,
-    traffic: &Traffic,
+    tally: &Tally<'_>,
 ) -> Result<Pace, Broken> {
     let mut full_in_a_row = 0;
     loop {
@@ -28,7 +28,7 @@ pub(super) async fn until_bulk(
         if !step.rest.is_empty() {
             write_all(sink, &step.rest).await?;
         }
-        traffic.add(direction, step.read as u64);
+        tally.add(direction, step.read as u64);
         full_in_a_row = if step.read == BUFFER_BYTES {
             full_in_a_row + 1
         } else {

@@ -18,11 +18,21 @@ use tokio::net::TcpStream;
 
 use super::clock::limits_reached;
 use crate::carry::{Datapath, Direction, End, Kind, Limits, Outcome, Pair, Refused, Traffic};
+use crate::meter::Meter;
 use crate::sys::sockopt::tcp_info;
 
 /// See the module.
-#[derive(Debug, Default)]
-pub struct Userspace;
+#[derive(Debug)]
+pub struct Userspace {
+    meter: Meter,
+}
+
+impl Userspace {
+    /// A datapath that counts there what it moves.
+    pub fn new(meter: Meter) -> Self {
+        Self { meter }
+    }
+}
 
 impl Datapath for Userspace {
     fn carry<'a>(
@@ -32,7 +42,11 @@ impl Datapath for Userspace {
         traffic: &'a Traffic,
     ) -> Pin<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>> {
         Box::pin(async move {
-            let end = carry(pair, limits, traffic).await;
+            let tally = Tally {
+                traffic,
+                meter: &self.meter,
+            };
+            let end = carry(pair, limits, &tally).await;
             Ok(Outcome::Over(end))
         })
     }
@@ -46,7 +60,20 @@ impl Datapath for Userspace {
     }
 }
 
-async fn carry(pair: Pair, limits: &Limits, traffic: &Traffic) -> End {
+/// Where bytes are counted: for the connection, and for all of them.
+struct Tally<'a> {
+    traffic: &'a Traffic,
+    meter: &'a Meter,
+}
+
+impl Tally<'_> {
+    fn add(&self, direction: Direction, bytes: u64) {
+        self.traffic.add(direction, bytes);
+        self.meter.add(Kind::Userspace, direction, bytes);
+    }
+}
+
+async fn carry(pair: Pair, limits: &Limits, tally: &Tally<'_>) -> End {
     let Pair {
         client,
         endpoint,
@@ -62,10 +89,10 @@ async fn carry(pair: Pair, limits: &Limits, traffic: &Traffic) -> End {
         return End::Failed;
     };
     let sides = Sides { client, endpoint };
-    traffic.set(Direction::Up, forwarded);
+    tally.add(Direction::Up, forwarded);
     let end = tokio::select! {
-        end = both_ways(&sides, &unsent, mapped.is_some(), traffic) => end,
-        end = limits_reached(limits, traffic, || progress(&sides, traffic)) => end,
+        end = both_ways(&sides, &unsent, mapped.is_some(), tally) => end,
+        end = limits_reached(limits, tally.traffic, || progress(&sides, tally.traffic)) => end,
     };
     if end != End::Done {
         // The side that is still there shall learn that the stream was cut: RST, not FIN.
@@ -84,24 +111,18 @@ struct Sides {
 }
 
 /// Runs both directions until both have passed on a FIN, or one side is gone.
-async fn both_ways(sides: &Sides, unsent: &[u8], copy_only: bool, traffic: &Traffic) -> End {
+async fn both_ways(sides: &Sides, unsent: &[u8], copy_only: bool, tally: &Tally<'_>) -> End {
     let Sides { client, endpoint } = sides;
     let first = async {
         copy::write_all(endpoint, unsent).await?;
-        traffic.add(Direction::Up, unsent.len() as u64);
+        tally.add(Direction::Up, unsent.len() as u64);
         Ok(())
     };
     let mut up = pin!(async {
         first.await?;
-        one_way(client, endpoint, Direction::Up, copy_only, traffic).await
+        one_way(client, endpoint, Direction::Up, copy_only, tally).await
     });
-    let mut down = pin!(one_way(
-        endpoint,
-        client,
-        Direction::Down,
-        copy_only,
-        traffic
-    ));
+    let mut down = pin!(one_way(endpoint, client, Direction::Down, copy_only, tally));
     let (mut up_done, mut down_done) = (false, false);
     while !(up_done && down_done) {
         tokio::select! {
@@ -135,20 +156,20 @@ async fn one_way(
     sink: &TcpStream,
     direction: Direction,
     copy_only: bool,
-    traffic: &Traffic,
+    tally: &Tally<'_>,
 ) -> Result<(), Broken> {
     loop {
-        match copy::until_bulk(source, sink, direction, traffic).await? {
+        match copy::until_bulk(source, sink, direction, tally).await? {
             Pace::Changed if copy_only => continue,
             Pace::Changed => {}
             Pace::Finished => break,
         }
-        match splice::until_slow(source, sink, direction, traffic).await? {
+        match splice::until_slow(source, sink, direction, tally).await? {
             Pace::Changed => {}
             Pace::Finished => break,
         }
     }
-    traffic.finished(direction);
+    tally.traffic.finished(direction);
     SockRef::from(sink)
         .shutdown(std::net::Shutdown::Write)
         .map_err(|_| Broken::Sink)

@@ -8,15 +8,15 @@ use tokio::net::TcpStream;
 use tokio::task::consume_budget;
 
 use super::pipe::{PIPE_BYTES, Pipe};
-use super::{Broken, Pace, would_block, writable};
-use crate::carry::{Direction, Traffic};
+use super::{Broken, Pace, Tally, would_block, writable};
+use crate::carry::Direction;
 
 /// Splices until the source finishes or has delivered only small pieces for a while.
 pub(super) async fn until_slow(
     source: &TcpStream,
     sink: &TcpStream,
     direction: Direction,
-    traffic: &Traffic,
+    tally: &Tally<'_>,
 ) -> Result<Pace, Broken> {
     let mut small_in_a_row = 0;
     loop {
@@ -31,7 +31,7 @@ pub(super) async fn until_slow(
                 Ok(0) => return Ok(Pace::Finished),
                 Ok(moved) => {
                     drain(&mut pipe, sink).await?;
-                    traffic.add(direction, moved as u64);
+                    tally.add(direction, moved as u64);
                     // A source and a sink that are always ready would keep the thread for ever.
                     consume_budget().await;
                     if moved < SMALL_BYTES {

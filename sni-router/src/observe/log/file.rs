@@ -74,9 +74,14 @@ impl AccessFile {
         }
     }
 
+    /// Lines that could not be written so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Says what could not be written, at the end.
     pub(super) fn sum_up(&self) {
-        let lost = self.lost.load(Ordering::Relaxed);
+        let lost = self.lost();
         if lost > 0 {
             let path = self.path.display();
             warn!(%path, lost, "access lines could not be written");

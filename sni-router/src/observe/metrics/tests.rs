@@ -13,7 +13,6 @@ fn text_has_every_family_when_nothing_happened() {
         "# TYPE sni_router_connections_opened counter",
         "# TYPE sni_router_connections_closed counter",
         r#"sni_router_connections_active{datapath="tc"} 0"#,
-        r#"sni_router_bytes_total{direction="up"} 0"#,
         "sni_router_hello_seconds_count 0",
         "sni_router_hello_bytes_count 0",
         r#"sni_router_connect_seconds_bucket{le="+Inf"} 0"#,
@@ -51,7 +50,7 @@ fn text_tells_what_was_counted() {
     metrics.carrying(0);
     metrics.carrying(1);
     metrics.carried(0);
-    metrics.bytes(10, 20);
+    metrics.adopted();
     metrics.hello(Duration::from_micros(900), 517);
     metrics.hello(Duration::from_secs(60), 512);
     metrics.connected(Duration::from_millis(1), 2);
@@ -76,8 +75,7 @@ fn text_tells_what_was_counted() {
         r#"sni_router_connections_closed_total{listener="",reason="lost",datapath="none"} 1"#,
         r#"sni_router_connections_active{datapath="tc"} 0"#,
         r#"sni_router_connections_active{datapath="userspace"} 1"#,
-        r#"sni_router_bytes_total{direction="up"} 10"#,
-        r#"sni_router_bytes_total{direction="down"} 20"#,
+        "sni_router_flows_adopted_total 1",
         r#"sni_router_hello_seconds_bucket{le="0.0005"} 0"#,
         r#"sni_router_hello_seconds_bucket{le="0.001"} 1"#,
         r#"sni_router_hello_seconds_bucket{le="5.0"} 1"#,

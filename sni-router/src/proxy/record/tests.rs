@@ -245,8 +245,10 @@ struct Nobody;
 impl Observer for Nobody {
     fn accepted(&self, _: Option<&Front>) {}
     fn greeted(&self, _: Duration, _: usize) {}
+    fn routed(&self, _: &Route) {}
     fn connected(&self, _: Duration, _: u32) {}
     fn connect_failed(&self, _: ConnectFailure) {}
+    fn adopted(&self) {}
     fn carrying(&self, _: Kind) {}
     fn carried(&self, _: Kind) {}
     fn declined(&self, _: Decline) {}

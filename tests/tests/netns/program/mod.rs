@@ -2,6 +2,7 @@
 //! which counter says so, and that no packet is too strange for it.
 
 mod answers;
+mod bytes;
 mod damaged;
 mod errors;
 mod malformed;
@@ -45,8 +46,10 @@ struct Sides {
 struct Ran {
     verdict: i32,
     packet: Vec<u8>,
-    /// What was counted meanwhile.
+    /// What was counted meanwhile, but for bytes.
     counted: BTreeMap<&'static str, u64>,
+    /// Bytes that were counted, up and down.
+    bytes: [u64; 2],
 }
 
 impl Program {
@@ -139,16 +142,18 @@ impl Program {
         let program: &SchedClassifier = program.expect("it").try_into().expect("a classifier");
         let result = program.test_run(options).expect("run the program");
         out.truncate(result.data_size_out as usize);
-        let counted = self
-            .counters()
+        let after = self.counters();
+        let count = |counter: Counter| after[counter.as_str()] - before[counter.as_str()];
+        let counted = Counter::ALL
             .into_iter()
-            .map(|(name, count)| (name, count - before[name]))
-            .filter(|&(_, count)| count > 0)
+            .filter(|&counter| !counter.is_bytes() && count(counter) > 0)
+            .map(|counter| (counter.as_str(), count(counter)))
             .collect();
         Ran {
             verdict: result.return_value as i32,
             packet: out,
             counted,
+            bytes: [Counter::TcBytesUp, Counter::TcBytesDown].map(count),
         }
     }
 

@@ -1,0 +1,53 @@
+//! How full the kernel's maps are, as far as this process knows without walking through them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sni_router_common::names;
+
+use super::sockmap::Sockmap;
+use super::tc::Tc;
+
+/// What has entries in maps.
+#[derive(Clone, Default)]
+pub struct Fill {
+    pub(super) rules: Option<Arc<AtomicUsize>>,
+    pub(super) tc: Option<Arc<Tc>>,
+    pub(super) sockmap: Option<Arc<Sockmap>>,
+}
+
+/// A map at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapFill {
+    /// Its name.
+    pub map: &'static str,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub capacity: u32,
+}
+
+impl Fill {
+    /// The maps that can be full, of the programs that are loaded. Not among them is `SNI_SEEN`,
+    /// which forgets the oldest instead, and of which the kernel does not say how much is in it.
+    pub fn maps(&self) -> Vec<MapFill> {
+        let map = |map, entries, capacity| MapFill {
+            map,
+            entries,
+            capacity,
+        };
+        let rules = self.rules.as_ref().map(|count| {
+            let count = count.load(Ordering::Relaxed) as u64;
+            map(names::MAP_RULES, count, names::MAX_RULES)
+        });
+        let flows = self.tc.as_ref().map(|tc| {
+            let entries = tc.table_entries();
+            map(names::MAP_FLOWS, entries, names::MAX_FLOWS)
+        });
+        let slots = self.sockmap.iter().flat_map(|sockmap| {
+            let slots = sockmap.slots();
+            [names::MAP_SOCKS, names::MAP_SLOTS].map(|name| map(name, slots, names::MAX_SLOTS))
+        });
+        rules.into_iter().chain(flows).chain(slots).collect()
+    }
+}
