@@ -42,11 +42,13 @@ use crate::source::directory::Directory;
 use crate::source::dns::{Dns, SystemResolver};
 use crate::source::kubernetes::Kubernetes;
 use crate::source::read::read_dir;
+use crate::supervisor::Supervisor;
 use crate::takeover::{self, Inheritance, Predecessor};
 
 /// Runs until it is told to stop, and then until connections have finished or their time is over.
 pub async fn run(settings: Settings) -> Result<()> {
     limits::raise_descriptors();
+    let mut supervisor = Supervisor::new();
     // Before anything slow, so that a signal during the start is not lost, nor deadly.
     let mut signals = Signals::new()?;
     let access_file = settings.access_file;
@@ -184,6 +186,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             &source,
             &dns,
             &mut signals,
+            &mut supervisor,
             &Observers {
                 metrics: &metrics,
                 readiness: &readiness,
@@ -204,6 +207,7 @@ pub async fn run(settings: Settings) -> Result<()> {
                 pins.release();
                 // Until the other one serves, this one goes on, and follows its manifests.
                 info!("another router takes over");
+                supervisor.followed();
                 is_followed = true;
             }
         }
@@ -213,6 +217,8 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     info!(connections = proxy.active(), "draining");
     readiness.set_draining();
+    let at_most = settings.drain_timeout.saturating_mul(2);
+    supervisor.stopping(proxy.active(), at_most.saturating_add(LAST_WORDS * 5));
     if let (Some(tc), true) = (&tc, pins.is_some()) {
         tc.retire();
     }
@@ -304,6 +310,7 @@ async fn follow(
     source: &Source,
     dns: &Dns,
     signals: &mut Signals,
+    supervisor: &mut Supervisor,
     observers: &Observers<'_>,
     inheritance: &mut Option<Inheritance>,
 ) -> Why {
@@ -328,13 +335,18 @@ async fn follow(
                     tokio::spawn(predecessor.end(tc, adopter));
                 }
             }
+            supervisor.applied(&applied, &control.table.load());
         }
         loop {
             tokio::select! {
                 Ok(()) = snapshots.changed() => break,
                 Ok(()) = resolved.changed() => break,
-                _ = signals.reload.recv() => source.reload(),
-                () = observers.reload.notified() => source.reload(),
+                _ = signals.reload.recv() => supervisor.reloading(source.reload()),
+                () = observers.reload.notified() => drop(source.reload()),
+                () = supervisor.attend() => match snapshots.are_new() {
+                    true => break,
+                    false => supervisor.unchanged(),
+                },
                 () = sleep(GIVE_UP_TICK), if !control.vips_settled => {
                     control.vips_settled = control.give_up_vips().await;
                 }

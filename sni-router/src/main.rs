@@ -22,6 +22,7 @@ mod settings;
 mod signals;
 mod socket;
 mod source;
+mod supervisor;
 mod sys;
 mod takeover;
 mod tcp_table;

@@ -6,12 +6,13 @@
 
 use std::error::Error;
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, info, warn};
@@ -22,7 +23,7 @@ use super::watcher::Watcher;
 /// A directory that is watched as long as this lives.
 pub struct Directory<S> {
     snapshots: watch::Receiver<Arc<S>>,
-    reload: Arc<Notify>,
+    reload: mpsc::UnboundedSender<Asked>,
     task: JoinHandle<()>,
 }
 
@@ -41,10 +42,10 @@ impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
         });
         let look = source.look().await?;
         let (publish, snapshots) = watch::channel(Arc::new(source.understood(look.snapshot)?));
-        let reload = Arc::new(Notify::new());
+        let (reload, asked) = mpsc::unbounded_channel();
         let mut follower = Follower {
             source,
-            reload: Arc::clone(&reload),
+            asked,
             publish,
             fingerprint: look.fingerprint,
             watcher: None,
@@ -64,9 +65,12 @@ impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
         self.snapshots.clone()
     }
 
-    /// Reads the directory again now, whether or not it seems changed.
-    pub fn reload(&self) {
-        self.reload.notify_one();
+    /// Reads the directory again now, whether or not it seems changed. The answer ends when that is done.
+    pub fn reload(&self) -> oneshot::Receiver<()> {
+        let (asked, done) = oneshot::channel();
+        // Fails where nobody reads any more; then the answer has ended.
+        let _ = self.reload.send(asked);
+        done
     }
 }
 
@@ -149,10 +153,13 @@ impl<S: Send + Sync + 'static> Source<S> {
     }
 }
 
+/// A wish to have it read again; dropped when it has been.
+type Asked = oneshot::Sender<()>;
+
 /// The task that follows the directory.
 struct Follower<S> {
     source: Arc<Source<S>>,
-    reload: Arc<Notify>,
+    asked: mpsc::UnboundedReceiver<Asked>,
     publish: watch::Sender<Arc<S>>,
     /// As of the last look; `None` where there was no directory.
     fingerprint: Option<Fingerprint>,
@@ -166,11 +173,16 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
     async fn run(mut self) {
         let mut pause = POLL;
         loop {
+            // Answered by being dropped, after the reading below.
+            let mut asked = Vec::new();
             tokio::select! {
                 () = self.source.changed.notified() => self.settle().await,
-                () = self.reload.notified() => {
+                Some(first) = self.asked.recv() => {
                     info!("reading {} again, as asked", self.source.path.display());
-                },
+                    asked.push(first);
+                    // One reading does for all who have asked before it.
+                    asked.extend(iter::from_fn(|| self.asked.try_recv().ok()));
+                }
                 () = sleep(pause) => {
                     let began = Instant::now();
                     let dirty = self.looks_different().await;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use sni_router_core::manifest::{Build, Snapshot};
 use sni_router_core::status::desired;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::info;
 
 use self::directory::Directory;
@@ -34,11 +34,15 @@ impl Source {
         }
     }
 
-    /// Looks again, whether or not something seems changed.
-    pub fn reload(&self) {
+    /// Looks again, whether or not something seems changed. The answer ends when all that is new is among
+    /// the snapshots.
+    pub fn reload(&self) -> oneshot::Receiver<()> {
         match self {
             Self::Directory(directory) => directory.reload(),
-            Self::Kubernetes(_) => info!("nothing to read again: API servers tell every change"),
+            Self::Kubernetes(_) => {
+                info!("nothing to read again: API servers tell every change");
+                oneshot::channel().1
+            }
         }
     }
 
@@ -72,6 +76,15 @@ impl Snapshots {
             Self::Directory(snapshots) => Some(Arc::clone(&snapshots.borrow_and_update())),
             Self::Kubernetes(snapshots) => snapshots.borrow_and_update().clone(),
         }
+    }
+
+    /// Whether there is one that has not been taken yet.
+    pub fn are_new(&self) -> bool {
+        let changed = match self {
+            Self::Directory(snapshots) => snapshots.has_changed(),
+            Self::Kubernetes(snapshots) => snapshots.has_changed(),
+        };
+        changed.unwrap_or(false)
     }
 
     /// Returns when there is another one.
