@@ -31,6 +31,7 @@ use crate::meter::Meter;
 use crate::observe::admin::{Admin, Answers};
 use crate::observe::metrics::{Metrics, Problems};
 use crate::observe::readiness::Readiness;
+use crate::privileges::{Duties, Privileges};
 use crate::proxy::Proxy;
 use crate::proxy::census::Census;
 use crate::proxy::gate::Gate;
@@ -46,7 +47,7 @@ use crate::supervisor::Supervisor;
 use crate::takeover::{self, Inheritance, Predecessor};
 
 /// Runs until it is told to stop, and then until connections have finished or their time is over.
-pub async fn run(settings: Settings) -> Result<()> {
+pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     limits::raise_descriptors();
     let mut supervisor = Supervisor::new();
     // Before anything slow, so that a signal during the start is not lost, nor deadly.
@@ -110,6 +111,12 @@ pub async fn run(settings: Settings) -> Result<()> {
         .collect::<Result<Vec<_>, _>>()
         .context("cannot start the worker threads")?;
     let steering = steer(chosen.kernel.as_mut(), &workers)?;
+    privileges.limit(Duties {
+        carries_flows: chosen.tc.is_some(),
+        claims_vips: settings.claim_vips,
+        binds_ports: chosen.kernel.is_none() || chosen.tc.is_some(),
+        uses_maps: chosen.kernel.is_some(),
+    });
     let mut control = Control {
         compiler: Compiler::new(settings.options),
         table: Arc::clone(&table),

@@ -17,6 +17,7 @@ mod measured;
 mod meter;
 mod observe;
 mod orphans;
+mod privileges;
 mod proxy;
 mod settings;
 mod signals;

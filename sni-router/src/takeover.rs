@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -122,12 +123,20 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
                 format!("a router of another process namespace runs here (process {owner} there); stop it first")
             })?;
             info!(pid = owner, "taking over from the router that runs here");
-            // Gone meanwhile: the next round owns what it had.
-            if kill_process(pid, Signal::USR2).is_ok() {
-                predecessor = Some(Predecessor {
-                    pid,
-                    is_spared: false,
-                });
+            match kill_process(pid, Signal::USR2) {
+                Ok(()) => {
+                    predecessor = Some(Predecessor {
+                        pid,
+                        is_spared: false,
+                    });
+                }
+                Err(Errno::PERM) => {
+                    bail!(
+                        "the router that runs here (process {owner}) is another user's; stop it first"
+                    )
+                }
+                // Gone meanwhile: the next round owns what it had.
+                Err(_) => {}
             }
         }
         if Instant::now() >= deadline {

@@ -20,6 +20,7 @@ use crate::app;
 use crate::datapath::choose::{Choice, TcPorts};
 use crate::observe::admin::{AdminAddr, Token};
 use crate::observe::log::{self, Format, Log};
+use crate::privileges::Privileges;
 use crate::proxy::quota;
 use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
 use crate::settings::{Manifests, Settings};
@@ -71,6 +72,11 @@ pub struct Args {
     /// that use it
     #[arg(long)]
     claim_vips: bool,
+
+    /// Keep every capability, and let debuggers look; else what is not needed is given up, before and after
+    /// the start
+    #[arg(long)]
+    keep_privileges: bool,
 
     /// Only take Ingresses and Listeners of this class (repeatable)
     #[arg(long = "ingress-class", value_name = "NAME")]
@@ -194,6 +200,7 @@ pub struct Args {
 
 /// Runs until it is told to stop.
 pub fn run(args: Args) -> Result<ExitCode> {
+    let privileges = Privileges::start(args.keep_privileges);
     let (format, level) = (args.log_format, args.log_level.clone());
     let access = args.access_log.clone();
     // Written to the end as long as it lives.
@@ -205,7 +212,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    let outcome = runtime.block_on(app::run(settings));
+    let outcome = runtime.block_on(app::run(settings, privileges));
     // A disk or a program that hangs does not keep the process.
     runtime.shutdown_timeout(LAST_BLOCKING);
     outcome.map(|()| ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "raw system calls live here and nowhere else")]
 
 pub mod batch;
+pub mod capabilities;
 pub mod ethtool;
 pub mod query;
 pub mod readable;
