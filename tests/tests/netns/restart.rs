@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::{Datapath, Router, binary};
 use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, write};
-use sni_router_tests::rig::{HOST, Pair, Rig, alone};
+use sni_router_tests::rig::{HOST, Lab, Pair, Rig, alone};
 use sni_router_tests::server::Server;
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
@@ -36,15 +37,7 @@ impl Pinned {
 
     /// The next router, on the same namespace and pins.
     pub(super) fn next(&self, admin: &str) -> Router {
-        let lab = &self.rig.lab;
-        let args = [
-            "--pin-dir",
-            self.bpffs.dir(),
-            "--datapath",
-            "tc",
-            "--claim-vips",
-        ];
-        lab.start_at(admin, &args)
+        next(&self.rig.lab, &self.bpffs, admin)
     }
 
     /// A connection whose sockets the router has closed: only packets are left of it.
@@ -189,32 +182,17 @@ fn next_router_takes_over_without_a_failed_connection() {
     let server = Server::spawn(pinned.rig.endpoint.try_clone().expect("clone"), echo);
     let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
     let failures: Vec<String> = thread::scope(|scope| {
+        let (lab, stop, made) = (&pinned.rig.lab, &stop, &made);
         let clients: Vec<_> = (0..4)
-            .map(|n| {
-                let (rig, stop, made) = (&pinned.rig, &stop, &made);
-                scope.spawn(move || {
-                    let mut failures = Vec::new();
-                    while !stop.load(Ordering::Relaxed) {
-                        failures.extend(round_trip(rig, n).err());
-                        made.fetch_add(1, Ordering::Relaxed);
-                    }
-                    failures
-                })
-            })
+            .map(|n| scope.spawn(move || round_trips(lab, n, stop, made)))
             .collect();
-        let more = |count: usize| {
-            let before = made.load(Ordering::Relaxed);
-            until("connections are made", SOON, || {
-                made.load(Ordering::Relaxed) >= before + count
-            });
-        };
-        more(50);
-        let next = pinned.next(&pinned.rig.lab.admin_of("next"));
-        more(50);
+        more(made, 50);
+        let next = pinned.next(&lab.admin_of("next"));
+        more(made, 50);
         until("the first router ends", SOON, || {
             pinned.rig.router.has_ended()
         });
-        more(50);
+        more(made, 50);
         old.exchange();
         stop.store(true, Ordering::Relaxed);
         let failures = clients
@@ -237,6 +215,61 @@ fn next_router_takes_over_without_a_failed_connection() {
     assert!(server.accepted() > 100);
     let status = pinned.rig.router.wait_exit(SOON);
     assert!(status.success(), "{status}");
+}
+
+/// The same again and again, at whatever rate connections can be made: twenty updates of a host in a
+/// minute, and no client notices one.
+#[test]
+fn twenty_routers_take_over_one_after_another_without_a_failed_connection() {
+    const TAKE_OVERS: usize = 20;
+    const BETWEEN: usize = 50;
+    let _alone = alone();
+    let pinned = Pinned::start();
+    let old = pinned.open_left();
+    let Pinned { rig, bpffs } = pinned;
+    let Rig {
+        mut router,
+        endpoint,
+        lab,
+        ..
+    } = rig;
+    // Clients end first, and their ports then rest for a minute: there are not enough for that.
+    lab.net
+        .client
+        .sysctl("ipv4/ip_local_port_range", "1024 65535");
+    lab.net.client.sysctl("ipv4/tcp_tw_reuse", "1");
+    let server = Server::spawn(endpoint, echo);
+    let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let failures: Vec<String> = thread::scope(|scope| {
+        let (lab, stop, made) = (&lab, &stop, &made);
+        // More would only slow down the starts: the verifier takes a core for a second and a half.
+        let clients: Vec<_> = (0..2)
+            .map(|n| scope.spawn(move || round_trips(lab, n, stop, made)))
+            .collect();
+        for number in 0..TAKE_OVERS {
+            let next = next(lab, &bpffs, &lab.admin_of(&format!("next-{number}")));
+            let mut before = mem::replace(&mut router, next);
+            let status = before.wait_exit(SOON);
+            assert!(status.success(), "{status}");
+            let served = before.log().access().len();
+            assert!(served >= BETWEEN, "router {number} has served {served}");
+            more(made, BETWEEN);
+        }
+        old.exchange();
+        stop.store(true, Ordering::Relaxed);
+        let clients = clients.into_iter();
+        clients
+            .flat_map(|it| it.join().expect("a client"))
+            .collect()
+    });
+    let made = made.into_inner();
+    assert!(
+        failures.is_empty(),
+        "{} of {made}: {failures:?}",
+        failures.len()
+    );
+    assert!(server.accepted() > TAKE_OVERS * BETWEEN);
+    old.exchange();
 }
 
 /// A router of another version leaves the flows of the one before to that one's program, until the
@@ -303,10 +336,36 @@ fn echo(stream: TcpStream) {
     }
 }
 
+/// The next router of a lab, which pins there too.
+fn next(lab: &Lab, bpffs: &Bpffs, admin: &str) -> Router {
+    let dir = bpffs.dir();
+    let args = ["--pin-dir", dir, "--datapath", "tc", "--claim-vips"];
+    lab.start_at(admin, &args)
+}
+
+/// Waits until so many more connections have been made.
+#[track_caller]
+fn more(made: &AtomicUsize, count: usize) {
+    let before = made.load(Ordering::Relaxed);
+    until("connections are made", SOON, || {
+        made.load(Ordering::Relaxed) >= before + count
+    });
+}
+
+/// Makes connections until it is told to stop. Answers with what failed.
+fn round_trips(lab: &Lab, seed: u64, stop: &AtomicBool, made: &AtomicUsize) -> Vec<String> {
+    let mut failures = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        failures.extend(round_trip(lab, seed).err());
+        made.fetch_add(1, Ordering::Relaxed);
+    }
+    failures
+}
+
 /// A whole connection to an [`echo`] server.
-fn round_trip(rig: &Rig, seed: u64) -> Result<(), String> {
+fn round_trip(lab: &Lab, seed: u64) -> Result<(), String> {
     let request = [hello(HOST), Pattern::new(seed).bytes(3000)].concat();
-    let client = rig.lab.connect(Family::V4);
+    let client = lab.connect(Family::V4);
     write(&client, &request);
     client
         .shutdown(Shutdown::Write)
