@@ -57,7 +57,8 @@ pub struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    fn command(&self) -> Command {
+    /// What starts it, for [`Router::of`].
+    pub fn command(&self) -> Command {
         let mut command = if self.without.is_empty() {
             Command::new(binary())
         } else {
@@ -75,7 +76,9 @@ impl Launch<'_> {
             .arg(self.admin)
             .args(["--log-format", "json"])
             .args(self.args)
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         command
     }
 }
@@ -104,8 +107,13 @@ impl Router {
     #[track_caller]
     pub fn launch(ns: &Namespace, launch: &Launch<'_>) -> Self {
         let mut command = launch.command();
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = ns.spawn(&mut command).expect("start sni-router");
+        let child = ns.spawn(&mut command).expect("start sni-router");
+        Self::of(child, launch.admin)
+    }
+
+    /// One that has been started otherwise, with its standard error piped.
+    #[track_caller]
+    pub fn of(mut child: Child, admin: &str) -> Self {
         let stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Log::default());
         let reader = {
@@ -116,7 +124,7 @@ impl Router {
             child,
             log,
             reader: Some(reader),
-            admin: launch.admin.trim_start_matches("unix:").into(),
+            admin: admin.trim_start_matches("unix:").into(),
         }
     }
 
@@ -217,8 +225,9 @@ impl Router {
         let _ = self.child.wait();
     }
 
+    /// Waits until it is ready.
     #[track_caller]
-    fn wait_ready(&self) {
+    pub fn wait_ready(&self) {
         until("the router is ready", READY, || {
             let gave_up = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
             assert!(!gave_up, "sni-router gave up: {}", self.log.text());

@@ -36,6 +36,7 @@ mod program;
 mod rejections;
 mod reload;
 mod restart;
+mod service;
 mod storm;
 mod turnover;
 mod wire;

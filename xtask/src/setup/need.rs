@@ -13,13 +13,14 @@ use crate::toolchain::{LINKER_VERSION, Route, find_program, linker_llvm};
 const LINKER_LLVMS: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// Programs of the tests and the demo, with the Debian packages they are in.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("conntrack", "conntrack"),
     ("curl", "curl"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("openssl", "openssl"),
     ("setpriv", "util-linux"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Components of the toolchain that builds for the host, with a program in each.

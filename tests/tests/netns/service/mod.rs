@@ -1,0 +1,11 @@
+//! The router as a service of systemd: what it tells its manager, what it may do, and the unit that is
+//! installed. No systemd runs here: what it would do to the process is done to it by the test.
+
+mod filter;
+mod manager;
+mod notification;
+mod privileges;
+mod sandbox;
+mod threads;
+mod unit;
+mod user;
