@@ -24,6 +24,7 @@ use crate::api::{
 };
 use crate::control::Applied;
 use crate::datapath::bpf::{Counters, KernelFacts};
+use crate::datapath::fill::Fill;
 use crate::measured::Bytes;
 use crate::observe::admin::{Answers, Refused};
 use crate::observe::log::Filter;
@@ -61,6 +62,8 @@ pub struct Inside {
     pub datapath: &'static str,
     /// Why there is no better one.
     pub declined: Option<String>,
+    /// How full its maps are.
+    pub fill: Fill,
     /// What there is in the kernel, where there is anything.
     pub kernel: Option<(Arc<KernelFacts>, Arc<Counters>)>,
     /// Wakes whoever reads manifests.
@@ -174,8 +177,8 @@ impl Answers for Inside {
                 pattern: route.pattern.to_string(),
                 origin: route.origin.to_string(),
                 backend: route.backend.key.to_string(),
-                opened: 0,
-                active: 0,
+                opened: route.tally.counts().opened,
+                active: route.tally.counts().active(),
             });
             routes.collect::<Vec<_>>()
         };

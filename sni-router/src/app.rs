@@ -1,7 +1,6 @@
 //! The composition root: the one file that knows every module and puts them together.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +19,10 @@ use crate::carry::{Adopt, Aside};
 use crate::claim::Claims;
 use crate::control::{Applied, Control};
 use crate::counted::{self, Counted, labels};
-use crate::datapath::bpf::{Kernel, Pins, forward_logs};
+use crate::datapath::bpf::{Kernel, forward_logs};
 use crate::datapath::choose::choose;
-use crate::datapath::tc::Tc;
 use crate::denied::Denied;
+use crate::ending::{deliver, drain, leave};
 use crate::limits;
 use crate::listen::{Groups, Steering};
 use crate::measured::{Bytes, Measured};
@@ -166,6 +165,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         clusters,
         datapath: chosen.datapath.kind().as_str(),
         declined: chosen.declined.clone(),
+        fill: chosen.fill.clone(),
         kernel: facts.zip(chosen.counters.clone()),
         reload: Arc::clone(&reload),
         log: settings.log,
@@ -258,27 +258,6 @@ async fn open(manifests: Manifests) -> Result<Source> {
         }
         Manifests::Kubernetes(clusters) => Source::Kubernetes(Kubernetes::start(clusters).await?),
     })
-}
-
-/// Leaves the flows to the kernel, or takes everything out of it where there is none. Answers with
-/// the VIPs that must stay.
-fn leave(tc: &Tc, pins: &Pins) -> BTreeSet<IpAddr> {
-    let vips = match tc.vips_in_use() {
-        Ok(vips) => vips,
-        Err(error) => {
-            warn!(%error, "the flow table cannot be read; it stays");
-            return BTreeSet::new();
-        }
-    };
-    if !vips.is_empty() {
-        info!(
-            ?vips,
-            "connections go on; the next router adopts them, `sni-router detach` ends them"
-        );
-    } else if let Err(error) = pins.remove() {
-        warn!(%error, "what is pinned could not be removed");
-    }
-    vips
 }
 
 /// Attaches `snir_lookup` in front of the workers' sockets, or has every address bound.
@@ -376,41 +355,12 @@ fn count(metrics: &Metrics, applied: &Applied, generation: u64) {
     metrics.applied(generation, problems);
 }
 
-/// Waits until there is no connection left, the time is over, or a second signal says at once.
-async fn drain(proxy: &Proxy, within: Duration, signals: &mut Signals) {
-    let deadline = Instant::now() + within;
-    while proxy.active() > 0 && Instant::now() < deadline {
-        tokio::select! {
-            () = sleep(DRAIN_TICK) => {}
-            () = signals.stop() => return,
-        }
-    }
-}
-
-/// Waits until the kernel has delivered what is left in the send queues of closed connections to
-/// claimed VIPs, which are ours as long as this process lives.
-async fn deliver(control: &mut Control, within: Duration, signals: &mut Signals) {
-    control
-        .table
-        .store(Arc::new(RouteTable::compile(&Model::default(), 0, None)));
-    let deadline = Instant::now() + within;
-    while !control.give_up_vips().await && Instant::now() < deadline {
-        tokio::select! {
-            () = sleep(DELIVERY_TICK) => {}
-            () = signals.stop() => return,
-        }
-    }
-}
-
 /// What a client whose SYN was already answered gets to complete its handshake: a listening socket
 /// that closes resets it.
 const HANDSHAKES: Duration = Duration::from_millis(200);
 
 /// How often VIPs of listeners that are gone are looked at.
 const GIVE_UP_TICK: Duration = Duration::from_secs(5);
-
-const DRAIN_TICK: Duration = Duration::from_millis(20);
-const DELIVERY_TICK: Duration = Duration::from_millis(100);
 
 /// How long connections that are told to end may take to write their records.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -78,9 +78,7 @@ impl Observer for Counted {
             record.connection.datapath().map(|kind| kind as usize),
         );
         if let Some(route) = record.connection.route.get() {
-            route
-                .tally
-                .closed(record.connection.datapath().is_some());
+            route.tally.closed(record.connection.datapath().is_some());
         }
     }
 }

@@ -11,6 +11,7 @@ mod counted;
 mod datapath;
 mod denied;
 mod doctor;
+mod ending;
 mod limits;
 mod listen;
 mod measured;

@@ -2,8 +2,8 @@
 //! purposes.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use sni_router_common::counter::Counter;
@@ -56,7 +56,12 @@ impl Bytes {
 
     /// Of all connections: from clients, to them.
     pub fn both_ways(&self) -> (u64, u64) {
-        let of = |direction| Kind::ALL.map(|kind| self.total(kind, direction)).iter().sum();
+        let of = |direction| {
+            Kind::ALL
+                .map(|kind| self.total(kind, direction))
+                .iter()
+                .sum()
+        };
         (of(Direction::Up), of(Direction::Down))
     }
 }
@@ -147,7 +152,9 @@ impl Measured {
 
     fn pending(&self) -> [Family; 2] {
         let proxy = self.proxy.upgrade();
-        let (now, most) = proxy.map(|proxy| proxy.pending_hellos()).unwrap_or_default();
+        let (now, most) = proxy
+            .map(|proxy| proxy.pending_hellos())
+            .unwrap_or_default();
         [
             Family::gauge(
                 "hellos_pending",

@@ -32,6 +32,13 @@ pub struct Counts {
     pub failed: u64,
 }
 
+impl Counts {
+    /// Those that have not ended.
+    pub fn active(&self) -> u64 {
+        self.opened.saturating_sub(self.carried + self.failed)
+    }
+}
+
 impl Tally {
     /// A connection took the route.
     pub fn opened(&self) {

@@ -13,6 +13,7 @@ pub(super) fn kernel(inside: &Inside) -> Kernel {
     let facts = inside.kernel.as_ref().map(|(facts, _)| facts);
     let maps = facts.iter().flat_map(|_| KernelFacts::MAPS);
     let counters = inside.kernel.as_ref().map(|(_, counters)| counts(counters));
+    let fill = inside.fill.maps();
     Kernel {
         release: rustix::system::uname()
             .release()
@@ -25,7 +26,7 @@ pub(super) fn kernel(inside: &Inside) -> Kernel {
             .map(|(name, capacity)| Map {
                 name: name.to_owned(),
                 capacity: capacity.into(),
-                used: None,
+                used: fill.iter().find(|it| it.map == name).map(|it| it.entries),
             })
             .collect(),
         interfaces: facts.map(|facts| facts.interfaces()).unwrap_or_default(),

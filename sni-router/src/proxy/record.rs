@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use humantime::format_rfc3339_millis;
 use sni_router_core::hello::{Hello, Ja4};
-use sni_router_core::table::Front;
+use sni_router_core::table::{Front, Route};
 use tracing::{Level, enabled, info};
 
 use super::Proxy;

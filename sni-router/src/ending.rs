@@ -1,0 +1,67 @@
+//! What a router does at its end: waiting for what is under way, and leaving the rest to the kernel.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sni_router_core::model::Model;
+use sni_router_core::table::RouteTable;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::control::Control;
+use crate::datapath::bpf::Pins;
+use crate::datapath::tc::Tc;
+use crate::proxy::Proxy;
+use crate::signals::Signals;
+
+/// Waits until there is no connection left, the time is over, or a second signal says at once.
+pub async fn drain(proxy: &Proxy, within: Duration, signals: &mut Signals) {
+    let deadline = Instant::now() + within;
+    while proxy.active() > 0 && Instant::now() < deadline {
+        tokio::select! {
+            () = sleep(DRAIN_TICK) => {}
+            () = signals.stop() => return,
+        }
+    }
+}
+
+/// Waits until the kernel has delivered what is left in the send queues of closed connections to
+/// claimed VIPs, which are ours as long as this process lives.
+pub async fn deliver(control: &mut Control, within: Duration, signals: &mut Signals) {
+    control
+        .table
+        .store(Arc::new(RouteTable::compile(&Model::default(), 0, None)));
+    let deadline = Instant::now() + within;
+    while !control.give_up_vips().await && Instant::now() < deadline {
+        tokio::select! {
+            () = sleep(DELIVERY_TICK) => {}
+            () = signals.stop() => return,
+        }
+    }
+}
+
+/// Leaves the flows to the kernel, or takes everything out of it where there is none. Answers with
+/// the VIPs that must stay.
+pub fn leave(tc: &Tc, pins: &Pins) -> BTreeSet<IpAddr> {
+    let vips = match tc.vips_in_use() {
+        Ok(vips) => vips,
+        Err(error) => {
+            warn!(%error, "the flow table cannot be read; it stays");
+            return BTreeSet::new();
+        }
+    };
+    if !vips.is_empty() {
+        info!(
+            ?vips,
+            "connections go on; the next router adopts them, `sni-router detach` ends them"
+        );
+    } else if let Err(error) = pins.remove() {
+        warn!(%error, "what is pinned could not be removed");
+    }
+    vips
+}
+
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+const DELIVERY_TICK: Duration = Duration::from_millis(100);
