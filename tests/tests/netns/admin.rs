@@ -1,11 +1,14 @@
 //! The admin API of a running router.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use rstest::rstest;
 use sni_router_tests::daemon::{Datapath, Launch, Router, binary};
+use sni_router_tests::netns::Namespace;
 use sni_router_tests::rig::{Lab, Rig};
 use sni_router_tests::wait::{SOON, until};
 
@@ -67,6 +70,57 @@ fn admin_over_tcp_answers_where_it_was_told_to() {
     // A browser that was tricked into asking here names the page's own host.
     let tricked = get("attacker.example").expect("an answer");
     assert!(tricked.starts_with("HTTP/1.1 403 "), "{tricked}");
+}
+
+/// Whoever reaches the port from elsewhere may see how the router fares, and nothing of its clients.
+#[test]
+fn admin_over_tcp_shows_others_only_how_it_fares() {
+    let lab = Lab::new(1);
+    Rig::site(&lab).write_to(&lab.manifests());
+    let token = lab.dir().join("token");
+    fs::write(&token, "not-much-of-a-secret").expect("write the token");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("keep it");
+    let path = token.to_str().expect("a path in UTF-8");
+    let args = ["--admin", "0.0.0.0:9911", "--admin-token-file", path];
+    let router = lab.start(Datapath::Userspace, &args);
+    let ask = |from: &Namespace, at: &str, call: &str, header: &str| {
+        let at: SocketAddr = at.parse().expect("an address");
+        let mut stream = from.connect(at, SOON).expect("connect");
+        let request = format!("{call} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n{header}\r\n");
+        stream.write_all(request.as_bytes()).expect("write");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("read");
+        response[9..12].parse::<u16>().expect("a status")
+    };
+    let bearer = "authorization: Bearer not-much-of-a-secret\r\n";
+    for (call, here, elsewhere, with_token) in [
+        ("GET /healthz", 200, 200, 200),
+        ("GET /metrics", 200, 200, 200),
+        ("GET /api/v1/status", 200, 200, 200),
+        ("GET /api/v1/connections", 200, 401, 200),
+        ("GET /api/v1//connections", 404, 401, 404),
+        ("GET /", 200, 401, 200),
+        ("POST /api/v1/reload", 401, 401, 202),
+        ("OPTIONS /api/v1/reload", 401, 401, 405),
+    ] {
+        let client = &lab.net.client;
+        assert_eq!(
+            ask(&lab.net.router, "127.0.0.1:9911", call, ""),
+            here,
+            "{call}"
+        );
+        assert_eq!(
+            ask(client, "192.168.10.1:9911", call, ""),
+            elsewhere,
+            "{call}"
+        );
+        assert_eq!(
+            ask(client, "192.168.10.1:9911", call, bearer),
+            with_token,
+            "{call}"
+        );
+    }
+    assert_eq!(router.get("/readyz").status, 200);
 }
 
 /// What an operator sees of it.

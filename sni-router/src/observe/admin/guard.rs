@@ -1,13 +1,13 @@
-//! Who may call the admin API over TCP.
+//! Who may call what of the admin API over TCP.
 
 use std::convert::Infallible;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -89,13 +89,17 @@ pub(super) async fn refuse_browsers(request: Request, next: Next) -> Result<Resp
     Ok(next.run(request).await)
 }
 
-/// A call that changes something must bring the token.
+/// A call that changes something must bring the token, and so must one from another machine that asks for
+/// more than how the router fares: who is connected to whom is nobody else's business.
 pub(super) async fn ask_for_token(
     State(token): State<Option<Token>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Result<Response, Infallible> {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
+    let only_asks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_here = peer.ip().to_canonical().is_loopback();
+    if only_asks && (is_here || FOR_ALL.contains(&request.uri().path())) {
         return Ok(next.run(request).await);
     }
     let Some(token) = token else {
@@ -163,11 +167,14 @@ const NAME_REFUSED: &str = "the admin API only answers requests to an IP address
 
 const ORIGIN_REFUSED: &str = "a web page of another origin has sent this request";
 
-const NO_TOKEN: &str = "over TCP nothing can be changed: start the router with --admin-token-file, or use \
-    the Unix socket";
+const NO_TOKEN: &str = "over TCP nothing can be changed, nor seen from another machine but how the router \
+    fares: start it with --admin-token-file, or use the Unix socket";
 
-const TOKEN_WANTED: &str = "this call changes something: send the token of --admin-token-file as \
+const TOKEN_WANTED: &str = "this call changes something, or comes from another machine: send the token of --admin-token-file as \
     `Authorization: Bearer TOKEN`";
+
+/// What anybody may ask who reaches the address: what probes and scrapers do.
+const FOR_ALL: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/api/v1/status"];
 
 /// Mode bits of those who are neither owner nor group.
 const OTHERS: u32 = 0o007;

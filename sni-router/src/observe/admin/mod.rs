@@ -1,7 +1,7 @@
 //! The admin API: health, readiness, metrics, what is going on, and what can be done about it, over HTTP.
 //!
-//! Whoever may open the Unix socket may do everything. On TCP anybody may ask, and a call that changes
-//! something needs a token; what a web page could make a browser ask is refused.
+//! Whoever may open the Unix socket may do everything. On TCP whoever is on this machine may ask, and others how
+//! the router fares; anything else needs a token; what a web page could make a browser ask is refused.
 
 mod answers;
 mod calls;
@@ -72,6 +72,7 @@ impl Admin {
         let router = calls::router(served)
             .layer(from_fn_with_state(token, guard::ask_for_token))
             .layer(from_fn(guard::refuse_browsers));
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
         let task = tokio::spawn(async move { ended(axum::serve(listener, router).await) });
         Self { task, _file: None }
     }
