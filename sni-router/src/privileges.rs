@@ -52,7 +52,7 @@ impl Privileges {
         let trouble = confine().err();
         Self {
             had: Some(had.unwrap_or(CapabilitySet::all())),
-            trouble: trouble.map(Into::into),
+            trouble,
         }
     }
 
