@@ -79,10 +79,7 @@ fn service_carries_reloads_and_drains_in_its_sandbox(#[case] datapath: Datapath)
     let mut rig = Rig::of(router, endpoint, lab, datapath);
     assert_is_sandboxed(rig.router.pid());
 
-    let pair = rig.open();
-    let address = pair.address;
-    drop(pair);
-    rig.access(address);
+    carry_one(&rig);
 
     let running = rig.open();
     Rig::site(&rig.lab)
@@ -91,7 +88,7 @@ fn service_carries_reloads_and_drains_in_its_sandbox(#[case] datapath: Datapath)
     rig.router.signal(Signal::HUP);
     manager.expect("RELOADING=1", SOON);
     manager.expect("READY=1", SOON);
-    rig.open().exchange();
+    carry_one(&rig);
     running.exchange();
 
     rig.router.signal(Signal::TERM);
@@ -129,6 +126,16 @@ fn next_instance_takes_over_in_the_same_sandbox_and_the_first_one_ends_in_good_o
         rig.router.status()["connections"] == 1
     });
     running.exchange();
+}
+
+/// A connection from its beginning to its record.
+#[track_caller]
+fn carry_one(rig: &Rig) {
+    let pair = rig.open();
+    pair.exchange();
+    let address = pair.address;
+    drop(pair);
+    rig.access(address);
 }
 
 /// The unit's user, its filter, and nobody may look into its memory.
