@@ -106,6 +106,7 @@ impl Registry {
 
     /// Leaves every flow to the kernel.
     pub(super) fn leave_all(&self) {
+        self.is_retired.store(true, Ordering::SeqCst);
         let entries: Vec<_> = {
             let mut entries = lock(&self.entries);
             let ids: Vec<_> = entries

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub(super) struct Registry {
     pub(super) next_id: AtomicU32,
     pub(super) entries: Mutex<HashMap<u32, Box<Entry>>>,
     pub(super) lingering: Mutex<Lingering>,
+    /// Whoever comes next watches the flows. Set before the entries are looked through for the last time.
+    pub(super) is_retired: AtomicBool,
 }
 
 /// What this process keeps of a flow.
@@ -71,6 +73,7 @@ impl Registry {
             next_id: AtomicU32::new(1),
             entries: Mutex::default(),
             lingering: Mutex::default(),
+            is_retired: AtomicBool::new(false),
         }
     }
 
@@ -276,9 +279,11 @@ impl Alone for Carried {
                 return;
             };
             entry.rest = Some(rest);
+            // Nobody would tell its end any more.
+            let is_left = self.registry.is_retired.load(Ordering::SeqCst);
             match entry.ended {
-                Some(_) => entries.remove(&self.id),
-                None => None,
+                None if !is_left => None,
+                _ => entries.remove(&self.id),
             }
         };
         if let Some(entry) = over {
