@@ -27,7 +27,7 @@ use crate::limits;
 use crate::listen::{Groups, Steering};
 use crate::measured::{Bytes, Measured};
 use crate::meter::Meter;
-use crate::observe::admin::{Admin, Answers};
+use crate::observe::admin::{Admin, AdminAddr, Answers};
 use crate::observe::metrics::{Metrics, Problems};
 use crate::observe::readiness::Readiness;
 use crate::privileges::{Duties, Privileges};
@@ -113,7 +113,9 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     privileges.limit(Duties {
         carries_flows: chosen.tc.is_some(),
         claims_vips: settings.claim_vips,
-        binds_ports: chosen.kernel.is_none() || chosen.tc.is_some(),
+        binds_ports: chosen.kernel.is_none()
+            || chosen.tc.is_some()
+            || settings.admin.iter().any(AdminAddr::is_privileged),
         uses_maps: chosen.kernel.is_some(),
     });
     let mut control = Control {
@@ -208,6 +210,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
             (Why::TakenOver, None) => warn!("no pins to hand over"),
             (Why::TakenOver, Some(pins)) => {
                 admin.clear();
+                proxy.trace().end();
                 if let Some(tc) = &tc {
                     tc.retire();
                 }

@@ -31,15 +31,22 @@ impl Denied {
         let file = Directory::open(path.clone(), read).await;
         let file = file.with_context(|| format!("--deny-file {}", path.display()))?;
         let denied = Self { path, file, gate };
-        denied.close_gate();
+        let list = Arc::clone(&denied.file.snapshots().borrow());
+        denied.apply(&list);
         Ok(denied)
     }
 
     /// Follows the file for ever, and ends connections whose client comes to be denied.
     pub async fn follow(self, census: Arc<Census>) {
         let mut lists = self.file.snapshots();
+        // The file may have changed since it was opened.
+        let mut is_new = true;
         loop {
-            let (denied, _) = &*Arc::clone(&lists.borrow_and_update());
+            let list = Arc::clone(&lists.borrow_and_update());
+            if is_new {
+                self.apply(&list);
+            }
+            let (denied, _) = &*list;
             self.end(denied, &census);
             // Without a change, for those that another router has accepted and left.
             let tick = async {
@@ -48,18 +55,17 @@ impl Denied {
                     false => sleep(LATE_TICK).await,
                 }
             };
-            tokio::select! {
+            is_new = tokio::select! {
                 changed = lists.changed() => match changed {
-                    Ok(()) => self.close_gate(),
+                    Ok(()) => true,
                     Err(_) => return,
                 },
-                () = tick => {}
-            }
+                () = tick => false,
+            };
         }
     }
 
-    fn close_gate(&self) {
-        let (denied, errors) = &*Arc::clone(&self.file.snapshots().borrow());
+    fn apply(&self, (denied, errors): &List) {
         for error in errors {
             error!(
                 "{}: {error}; the other lines are in force",

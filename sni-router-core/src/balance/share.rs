@@ -24,7 +24,7 @@ pub(super) struct Share {
     /// Where round robin stands. Shared with the share's earlier and later versions.
     position: Arc<AtomicUsize>,
     /// Only filled for [`Method::SourceIpHash`].
-    maglev: OnceLock<Maglev>,
+    maglev: Arc<OnceLock<Maglev>>,
 }
 
 impl Share {
@@ -48,7 +48,7 @@ impl Share {
             position: predecessor
                 .map(|share| Arc::clone(&share.position))
                 .unwrap_or_default(),
-            maglev: OnceLock::new(),
+            maglev: Arc::default(),
         };
         // A small table costs the first connection that needs it 20 to 90 µs; a start with ten
         // thousand of them would take most of a second. A large one takes over 2 ms, too long
@@ -68,7 +68,7 @@ impl Share {
             weight: self.weight,
             doubt: Arc::new(self.doubt.copied()),
             position: Arc::new(self.position.load(Ordering::Relaxed).into()),
-            maglev: OnceLock::new(),
+            maglev: Arc::clone(&self.maglev),
         }
     }
 

@@ -63,7 +63,10 @@ pub(super) fn trace(
         };
         host.as_ref().is_none_or(of) && client.as_ref().is_none_or(|place| place.has(&step.client))
     };
-    let start = (Follower::of(Arc::clone(trace)), fits);
+    let follower = Follower::of(Arc::clone(trace)).ok_or_else(|| {
+        Refused::Busy("too many others follow connections; end one of them".into())
+    })?;
+    let start = (follower, fits);
     let steps = stream::unfold(start, async |(mut from, fits)| {
         loop {
             let step = match from.next().await? {

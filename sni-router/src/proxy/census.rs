@@ -4,7 +4,7 @@
 //! known of it in between is set once each, so that nobody waits for a reader.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -121,6 +121,7 @@ impl Census {
     /// The kernel carries it alone, as `number`.
     pub(super) fn set_aside(&self, connection: &Connection, number: u32) {
         connection.aside.store(number.into(), Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         // Whoever told it to end a moment ago may not have seen the number.
         if let Some(end) = connection.traffic.told() {
             self.end(connection, end);
@@ -164,6 +165,8 @@ impl Census {
     /// Has a connection ended, if it is not over. Both sides see that it was cut.
     pub fn end(&self, connection: &Connection, end: End) {
         connection.traffic.tell(end);
+        // Whoever sets it aside sees the word, or we see the number.
+        fence(Ordering::SeqCst);
         if let Some((number, aside)) = connection.aside().zip(self.aside.as_ref()) {
             aside.end(number, end);
         }

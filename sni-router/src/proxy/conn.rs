@@ -8,7 +8,7 @@ use std::time::Duration;
 use sni_router_core::balance::Lease;
 use sni_router_core::table::Route;
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connect::{Attempts, Bounds, connect};
 use super::hello::{Greeting, Read, Reading};
@@ -221,7 +221,7 @@ impl<'p> Routed<'p> {
             &received,
             Bounds {
                 within,
-                drained: &proxy.gate.drained_endpoints(),
+                drained: proxy.gate.drained_endpoints().to_vec(),
             },
             &mut attempts,
             observer,
@@ -313,8 +313,17 @@ impl Connected<'_> {
                     pair = refused.pair;
                     if let Some(port) = pair.hold.take() {
                         _hold = port;
-                        if deliver(&mut pair).await.is_err() {
-                            record.reason = CloseReason::EndpointReset;
+                        let told = &record.connection.traffic;
+                        let delivered = tokio::select! {
+                            delivered = timeout(limits.idle, deliver(&mut pair)) => match delivered {
+                                Ok(Ok(())) => Ok(()),
+                                Ok(Err(_)) => Err(CloseReason::EndpointReset),
+                                Err(_) => Err(CloseReason::IdleTimeout),
+                            },
+                            end = told.hear() => Err(reason(end)),
+                        };
+                        if let Err(reason) = delivered {
+                            record.reason = reason;
                             reset(&pair.client);
                             return;
                         }

@@ -26,11 +26,11 @@ pub(super) struct Connected {
 }
 
 /// How far to go.
-pub(super) struct Bounds<'b> {
+pub(super) struct Bounds {
     /// How long all of it may take.
     pub(super) within: Duration,
     /// Endpoints that get no new connections.
-    pub(super) drained: &'b [SocketAddr],
+    pub(super) drained: Vec<SocketAddr>,
 }
 
 /// What trying cost, for the record.
@@ -96,13 +96,13 @@ pub(super) async fn connect(
     backend: &Backend,
     client: &Client<'_>,
     hello: &[u8],
-    bounds: Bounds<'_>,
+    bounds: Bounds,
     attempts: &mut Attempts,
     observer: &dyn Observer,
 ) -> Result<Connected, CloseReason> {
     let deadline = Instant::now() + bounds.within;
     let limit = most_attempts(backend);
-    let (mut avoided, mut tried) = (bounds.drained.to_vec(), 0);
+    let (mut avoided, mut tried) = (bounds.drained, 0);
     while let Some(lease) = backend.pick(client.addr.ip(), &avoided, uptime()) {
         let addr = lease.endpoint().addr();
         let left = limit.saturating_sub(tried);

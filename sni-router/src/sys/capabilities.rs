@@ -30,10 +30,10 @@ pub fn limit_threads(kept: CapabilitySet) -> io::Result<()> {
     let signal = libc::SIGRTMAX();
     let handler: extern "C" fn(c_int) = on_signal;
     handle(signal, handler as sighandler_t)?;
-    let limited = interrupt_others(kept, signal);
+    // A thread that hangs has the signal wait for it, and then finds the handler.
+    interrupt_others(kept, signal)?;
     // One that is still under way must not find the default, which is to end the process.
-    handle(signal, libc::SIG_IGN)?;
-    limited
+    handle(signal, libc::SIG_IGN)
 }
 
 /// Takes from the calling thread what is not in `kept`; nothing is inheritable any more.

@@ -60,12 +60,15 @@ impl Registry {
     ) -> bool {
         let id = up.id;
         let is_held = down.own & flow::own::HELD != 0;
-        if lock(&self.entries).contains_key(&id) || is_held && !is_alone {
+        if lock(&self.entries).contains_key(&id) {
             return false;
         }
         // Far ahead of whoever still hands over, having been told to leave.
         self.next_id
             .fetch_max(id.wrapping_add(AHEAD), Ordering::Relaxed);
+        if is_held && !is_alone {
+            return false;
+        }
         let (endpoint, source) = sides(&keys[1]);
         let port = self.ports.port(source, endpoint);
         if lock(&self.lingering).has(port, id) {

@@ -36,6 +36,7 @@ pub use self::ports::Ports;
 use self::registry::Registry;
 use self::source::SourcePort;
 use super::bpf::{Flows, Pins};
+use super::clock::limits_reached;
 use crate::carry::{
     Adopt, Aside, Client, Datapath, Decline, End, Hold, Kind, Limits, Moved, Outcome, Pair,
     Refused, Traffic,
@@ -173,11 +174,18 @@ impl Datapath for Tc {
     fn carry<'a>(
         &'a self,
         pair: Pair,
-        _limits: &'a Limits,
-        _traffic: &'a Traffic,
+        limits: &'a Limits,
+        traffic: &'a Traffic,
     ) -> Pin<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>> {
-        // The registry has the limits, and counts.
-        Box::pin(self.run(pair))
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                handed_over = self.run(pair) => handed_over,
+                // Of the hand-over, which an endpoint that does not read can hold up for ever; once that
+                // is done, the registry watches. Whatever has been done is undone by the drop.
+                end = limits_reached(limits, traffic, || 0) => Ok(Outcome::Over(end)),
+            }
+        })
     }
 
     fn prepare(

@@ -8,6 +8,7 @@
 //!
 //! `limits.rs` has the limits; `adopt.rs` what a process finds of an earlier one.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -70,7 +71,8 @@ impl Registry {
             ports,
             limits,
             meter,
-            next_id: AtomicU32::new(1),
+            // By chance, so that what an earlier process is still handing over has others.
+            next_id: AtomicU32::new(RandomState::new().hash_one(()) as u32),
             entries: Mutex::default(),
             lingering: Mutex::default(),
             is_retired: AtomicBool::new(false),

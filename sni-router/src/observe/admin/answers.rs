@@ -53,4 +53,7 @@ pub enum Refused {
     /// What it is about is not there.
     #[error("{0}")]
     NotFound(String),
+    /// Too many others ask the same.
+    #[error("{0}")]
+    Busy(String),
 }

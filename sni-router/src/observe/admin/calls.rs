@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -168,7 +169,9 @@ async fn explain(
     State(served): Parts,
     Query(question): Query<Question>,
 ) -> Result<Json<Vec<Explanation>>, Refused> {
-    served.answers.explain(&question).map(Json)
+    aside(move || served.answers.explain(&question))
+        .await
+        .map(Json)
 }
 
 /// Connections that are not over
@@ -226,6 +229,7 @@ async fn close(State(served): Parts, Path(id): Path<u64>) -> Result<Json<Closed>
 #[utoipa::path(get, path = "/api/v1/trace", params(TraceQuery), responses(
     (status = 200, body = Step, content_type = "application/x-ndjson"),
     (status = 400, body = Refusal),
+    (status = 429, body = Refusal, description = "Too many others follow"),
 ))]
 async fn trace(State(served): Parts, Query(query): Query<TraceQuery>) -> Result<Response, Refused> {
     let steps = served.answers.trace(&query)?;
@@ -288,6 +292,10 @@ async fn log_level(
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
 ) -> Result<T, Refused> {
+    // Those who ask wait for each other, and not connections for all of them.
+    static ASKED: Semaphore = Semaphore::const_new(AT_A_TIME);
+    // Fails only once it is closed, which it never is.
+    let _turn = ASKED.acquire().await;
     match spawn_blocking(work).await {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -339,6 +347,7 @@ impl IntoResponse for Refused {
         let status = match self {
             Self::Nonsense(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
         };
         refusal(status, &self.to_string())
     }
@@ -350,3 +359,6 @@ fn refusal(status: StatusCode, error: &str) -> Response {
 }
 
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Questions that look through everything.
+const AT_A_TIME: usize = 2;

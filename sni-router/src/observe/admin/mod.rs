@@ -103,6 +103,13 @@ pub enum AdminAddr {
     Unix(PathBuf),
 }
 
+impl AdminAddr {
+    /// Whether it may take a capability to listen there.
+    pub fn is_privileged(&self) -> bool {
+        matches!(self, Self::Tcp(addr) if addr.port() < 1024)
+    }
+}
+
 impl FromStr for AdminAddr {
     type Err = AdminError;
 
