@@ -163,14 +163,36 @@ impl<'a> Bench<'a> {
 
     /// Opens connections, and looks at what they occupy while they do nothing.
     fn idle(&mut self, load: &Load) -> Result<Outcome> {
+        // Allocators give back what the start has left when they are used again.
+        let few = Load {
+            streams: FEW,
+            ..*load
+        };
+        self.hold(&few, |_| Ok(()))?;
         let before = Occupied::at_rest(self)?;
+        let (mut outcome, during) = self.hold(load, Occupied::by)?;
+        if let Some(during) = during {
+            outcome.results = during.per_connection(&before, load.streams as f64);
+        }
+        Ok(outcome)
+    }
+
+    /// Opens connections, looks while they do nothing, if they do, and closes them.
+    fn hold<T>(
+        &mut self,
+        load: &Load,
+        look: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<(Outcome, Option<T>)> {
         let mut child = start(&mut self.generate(load, Duration::ZERO, Duration::ZERO))?;
         let mut stdin = child.stdin.take().context("no pipe")?;
         let mut stdout = BufReader::new(child.stdout.take().context("no pipe")?);
         let mut line = String::new();
         stdout.read_line(&mut line)?;
         let is_idle = line.starts_with(r#"{"idle""#);
-        let during = Occupied::by(self)?;
+        let seen = match is_idle {
+            true => Some(look(self)?),
+            false => None,
+        };
         if is_idle {
             writeln!(stdin)?;
             line.clear();
@@ -180,11 +202,7 @@ impl<'a> Bench<'a> {
         child.wait()?;
         let report: Value = serde_json::from_str(&line)
             .with_context(|| format!("the generator says nothing: {line:?}"))?;
-        let mut outcome = Outcome::of(load, report)?;
-        if is_idle {
-            outcome.results = during.per_connection(&before, load.streams as f64);
-        }
-        Ok(outcome)
+        Ok((Outcome::of(load, report)?, seen))
     }
 
     fn reload(&mut self) -> Result<()> {
@@ -278,3 +296,6 @@ const WELL: &[u8] = b"\"errors\":0}\n";
 /// A configuration that changes has one of these hosts at a time.
 pub const EXTRA_HOSTS: usize = 1000;
 const RELOAD: Duration = Duration::from_secs(1);
+
+/// Connections that only have memory given back.
+const FEW: u64 = 16;
