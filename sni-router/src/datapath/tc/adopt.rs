@@ -82,6 +82,16 @@ impl Registry {
         let now = Instant::now();
         let age = since(up.since, tick(monotonic_ns()));
         let (client, vip) = sides(&keys[0]);
+        let entry = Entry {
+            keys,
+            rest: None,
+            ended: None,
+            seen: [up.end as u32, down.end as u32],
+            quiet_since: now,
+            since: now.checked_sub(age).unwrap_or(now),
+        };
+        lock(&self.entries).insert(id, Box::new(entry));
+        // Only now, since it can be told to end as soon as somebody knows of it.
         let rest = adopter.adopt(Orphan {
             number: id,
             client,
@@ -90,15 +100,7 @@ impl Registry {
             age,
             kind: Kind::Tc,
         });
-        let entry = Entry {
-            keys,
-            rest: Some(rest),
-            ended: None,
-            seen: [up.end as u32, down.end as u32],
-            quiet_since: now,
-            since: now.checked_sub(age).unwrap_or(now),
-        };
-        lock(&self.entries).insert(id, Box::new(entry));
+        self.keep(id, rest);
         if is_held {
             // The socket that would have sent the rest is gone.
             self.end(id, End::Failed);

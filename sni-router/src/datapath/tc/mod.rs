@@ -23,7 +23,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use sni_router_common::flow::address;
 use tokio::net::TcpSocket;
@@ -51,7 +50,6 @@ pub struct Tc {
     registry: Arc<Registry>,
     conntrack: Conntrack,
     next: Arc<dyn Datapath>,
-    is_retired: AtomicBool,
     retired: Notify,
 }
 
@@ -72,7 +70,6 @@ impl Tc {
             ports,
             conntrack: Conntrack::new(),
             next,
-            is_retired: AtomicBool::new(false),
             retired: Notify::new(),
         })
     }
@@ -106,9 +103,8 @@ impl Tc {
     /// Hands nothing over from now on, and leaves what was handed over to the kernel, or to another
     /// process that notices its ends.
     pub fn retire(&self) {
-        self.is_retired.store(true, Ordering::Relaxed);
-        self.retired.notify_one();
         self.registry.leave_all();
+        self.retired.notify_one();
     }
 
     /// The VIPs of flows that live, whoever has handed them over.
@@ -157,7 +153,7 @@ impl Tc {
 impl Tc {
     /// Why [`Datapath::prepare`] has given nothing.
     fn why_unprepared(&self, pair: &Pair) -> Decline {
-        if self.is_retired.load(Ordering::Relaxed) {
+        if self.registry.is_retired() {
             return Decline::TakenOver;
         }
         match repair::state(&pair.client) {
@@ -194,7 +190,7 @@ impl Datapath for Tc {
         endpoint: SocketAddr,
         client: &Client<'_>,
     ) -> Option<Hold> {
-        if self.is_retired.load(Ordering::Relaxed) {
+        if self.registry.is_retired() {
             return None;
         }
         let towards = learn::Towards::of(client)?;

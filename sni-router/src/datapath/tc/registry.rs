@@ -37,7 +37,7 @@ pub(super) struct Registry {
     pub(super) next_id: AtomicU32,
     pub(super) entries: Mutex<HashMap<u32, Box<Entry>>>,
     pub(super) lingering: Mutex<Lingering>,
-    /// Whoever comes next watches the flows. Set before the entries are looked through for the last time.
+    /// Set before the entries are looked through for the last time.
     pub(super) is_retired: AtomicBool,
 }
 
@@ -116,6 +116,30 @@ impl Registry {
             id,
             source: Some(source),
         })
+    }
+
+    /// Has `rest` told of the end of a flow that is left alone. Dropped at once where that has been
+    /// ended meanwhile, or is somebody else's to watch.
+    pub(super) fn keep(&self, id: u32, rest: Box<dyn Rest>) {
+        let over = {
+            let mut entries = lock(&self.entries);
+            let Some(entry) = entries.get_mut(&id) else {
+                return;
+            };
+            entry.rest = Some(rest);
+            match entry.ended {
+                None if !self.is_retired() => None,
+                _ => entries.remove(&id),
+            }
+        };
+        if let Some(entry) = over {
+            self.finish(*entry);
+        }
+    }
+
+    /// Whether whoever comes next watches the flows.
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::SeqCst)
     }
 
     /// The program says that flows have ended.
@@ -275,22 +299,7 @@ impl Alone for Carried {
         if let Some(source) = self.source.take() {
             source.leave();
         }
-        let over = {
-            let mut entries = lock(&self.registry.entries);
-            let Some(entry) = entries.get_mut(&self.id) else {
-                return;
-            };
-            entry.rest = Some(rest);
-            // Nobody would tell its end any more.
-            let is_left = self.registry.is_retired.load(Ordering::SeqCst);
-            match entry.ended {
-                None if !is_left => None,
-                _ => entries.remove(&self.id),
-            }
-        };
-        if let Some(entry) = over {
-            self.registry.finish(*entry);
-        }
+        self.registry.keep(self.id, rest);
     }
 }
 
