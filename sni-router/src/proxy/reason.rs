@@ -78,23 +78,18 @@ impl CloseReason {
         Self::Internal,
     ];
 
-    /// Whether a client was turned away, rather than carried to some end.
+    /// Whether a client was turned away, rather than carried to some end: the router has closed, and not
+    /// since a connection's time was over.
     pub const fn is_reject(self) -> bool {
-        matches!(
-            self,
-            Self::Denied
-                | Self::ListenerDraining
-                | Self::UnknownHost
-                | Self::NoSni
-                | Self::NotTls
-                | Self::MalformedHello
-                | Self::HelloTooLarge
-                | Self::HelloTimeout
-                | Self::TooManyHellos
-                | Self::NoListener
-                | Self::NoEndpoint
-                | Self::ConnectFailed
-        )
+        matches!(self.closer(), Some(Closer::Router))
+            && !matches!(
+                self,
+                Self::IdleTimeout
+                    | Self::MaxDuration
+                    | Self::Drained
+                    | Self::Closed
+                    | Self::Internal
+            )
     }
 
     /// The label in logs and metrics.
@@ -178,5 +173,33 @@ impl Closer {
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_are_what_the_router_did_before_it_carried() {
+        let rejects = CloseReason::ALL.into_iter().filter(|it| it.is_reject());
+        let rejects: Vec<_> = rejects.map(CloseReason::as_str).collect();
+        assert_eq!(
+            rejects,
+            [
+                "denied",
+                "listener_draining",
+                "unknown_host",
+                "no_sni",
+                "not_tls",
+                "malformed_hello",
+                "hello_too_large",
+                "hello_timeout",
+                "too_many_hellos",
+                "no_listener",
+                "no_endpoint",
+                "connect_failed",
+            ]
+        );
     }
 }
