@@ -8,6 +8,7 @@ use std::time::Duration;
 use rstest::rstest;
 use sni_router_tests::access::Access;
 use sni_router_tests::daemon::{Datapath, binary};
+use sni_router_tests::netns::{Scratch, unique_name};
 use sni_router_tests::raw::{End, hello, read_to_end, try_accept};
 use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
 use sni_router_tests::site::PORT;
@@ -56,15 +57,10 @@ fn denied_client_is_refused_and_its_connections_end(#[case] datapath: Datapath) 
 
 #[test]
 fn start_is_refused_when_the_list_of_the_denied_cannot_be_read() {
+    let scratch = Scratch::create(&unique_name());
     let mut command = Command::new(binary());
-    command.args([
-        "run",
-        "--manifests",
-        "/tmp",
-        "--no-admin",
-        "--datapath",
-        "userspace",
-    ]);
+    command.args(["run", "--no-admin", "--datapath", "userspace"]);
+    command.arg("--manifests").arg(scratch.path());
     command.args(["--deny-file", "/nowhere/denied"]);
     let output = command.output().expect("run sni-router");
     assert_eq!(output.status.code(), Some(2));
