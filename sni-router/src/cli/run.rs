@@ -108,8 +108,9 @@ pub struct Args {
     #[arg(long, conflicts_with = "admin")]
     no_admin: bool,
 
-    /// File with what calls to --admin over TCP must bring that change something, as `Authorization:
-    /// Bearer TOKEN`; others must not be able to read it [default: over TCP nothing can be changed]
+    /// File with what calls to --admin over TCP must bring that change something, or ask from another
+    /// machine for more than how the router fares, as `Authorization: Bearer TOKEN`; others must not be
+    /// able to read it [default: there are no such calls]
     #[arg(long, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
 
