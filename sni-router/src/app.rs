@@ -43,6 +43,7 @@ use crate::source::dns::{Dns, SystemResolver};
 use crate::source::kubernetes::Kubernetes;
 use crate::source::read::read_dir;
 use crate::supervisor::Supervisor;
+use crate::sys::allocator;
 use crate::takeover::{self, Inheritance, Predecessor};
 
 /// Runs until it is told to stop, and then until connections have finished or their time is over.
@@ -83,6 +84,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     if let Some(kernel) = &chosen.kernel {
         forward_logs(kernel);
     }
+    // Reading the kernel's types took 200 MB.
+    allocator::give_back();
     let table = Arc::new(ArcSwap::from_pointee(RouteTable::compile(
         &Model::default(),
         0,

@@ -32,12 +32,6 @@ mod tcp_table;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mimalloc::MiMalloc;
-
-// What a connection leaves is allocated by a worker and freed by the control thread, thousands of
-// times a second; and the allocator of a static binary (musl) takes a lock for everything.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match cli::Cli::parse().run() {

@@ -3,6 +3,7 @@
 //! Everything here is a thin, safe function over one system call or one mapping.
 #![allow(unsafe_code, reason = "raw system calls live here and nowhere else")]
 
+pub mod allocator;
 pub mod batch;
 pub mod capabilities;
 pub mod ethtool;
