@@ -11,11 +11,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 
 use super::connect::{Attempts, Bounds, connect};
+use super::facts::HelloFacts;
 use super::hello::{Greeting, Read, Reading};
 use super::left::{Active, Left, reason};
 use super::pending::Place;
 use super::reason::CloseReason;
-use super::record::{HelloFacts, Record};
+use super::record::Record;
 use super::reject::{reject, reset};
 use super::{Proxy, Settings};
 use crate::carry::{Client, Datapath, Hold, Outcome, Pair};

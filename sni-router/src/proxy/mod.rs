@@ -9,6 +9,7 @@
 pub mod census;
 mod conn;
 pub mod connect;
+mod facts;
 pub mod gate;
 mod hello;
 mod left;

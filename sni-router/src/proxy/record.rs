@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use humantime::format_rfc3339_millis;
-use sni_router_core::hello::{Hello, Ja4};
+use sni_router_core::hello::Ja4;
 use sni_router_core::table::{Front, Route};
 use tracing::{Level, enabled, info};
 
 use super::Proxy;
 use super::census::Connection;
 use super::connect::ConnectFailure;
+use super::facts::HelloFacts;
 use super::left::reason;
 use super::reason::{CloseReason, Closer};
 use crate::carry::{Decline, Direction, Kind};
@@ -46,7 +47,7 @@ pub struct Record {
     /// What others may see of it while it lives.
     pub connection: Arc<Connection>,
     /// The hello.
-    pub hello: Option<HelloFacts>,
+    pub hello: Option<Arc<HelloFacts>>,
     /// Why a better datapath did not.
     pub declined: Option<Decline>,
     /// Endpoints that failed before.
@@ -109,7 +110,7 @@ impl Record {
     }
 
     fn write(&self, suppressed: u64) {
-        let hello = self.hello.as_ref();
+        let hello = self.hello.as_deref();
         let connection = &*self.connection;
         let listener = connection
             .listener
@@ -187,66 +188,6 @@ impl Drop for Record {
         self.log();
     }
 }
-
-/// What the record keeps of a hello: little, since it lives as long as the connection, and a client
-/// can offer thousands of protocols.
-pub struct HelloFacts {
-    /// Whether TLS 1.3 was offered.
-    pub tls13: bool,
-    /// Whether the name is the outer one of an encrypted hello.
-    pub ech: bool,
-    /// The client's fingerprint, if there is an access log.
-    ja4: Option<Ja4>,
-    /// `h2,http/1.1`, cut short.
-    alpn: Box<str>,
-    /// `1.3,1.2`, cut short.
-    versions: Box<str>,
-}
-
-impl HelloFacts {
-    /// Keeps what is needed.
-    pub fn of(hello: &Hello) -> Self {
-        Self {
-            alpn: listed(hello.alpn_names()),
-            versions: listed(hello.versions.iter().map(|version| version_name(*version))),
-            tls13: hello.versions.contains(&TLS_1_3),
-            ech: hello.ech,
-            ja4: hello.ja4,
-        }
-    }
-}
-
-/// The first names of a list, with commas between; `…` where there were more.
-fn listed(names: impl Iterator<Item = String>) -> Box<str> {
-    let mut list = String::new();
-    for name in names {
-        if list.len() + name.len() > LISTED_BYTES {
-            list.push('…');
-            break;
-        }
-        if !list.is_empty() {
-            list.push(',');
-        }
-        list.push_str(&name);
-    }
-    list.into()
-}
-
-fn version_name(version: u16) -> String {
-    match version {
-        TLS_1_3 => "1.3".to_owned(),
-        0x0303 => "1.2".to_owned(),
-        0x0302 => "1.1".to_owned(),
-        0x0301 => "1.0".to_owned(),
-        0x0300 => "ssl3".to_owned(),
-        other => format!("{other:#06x}"),
-    }
-}
-
-const TLS_1_3: u16 = 0x0304;
-
-/// Room for the protocols and versions of every common client.
-const LISTED_BYTES: usize = 64;
 
 #[cfg(test)]
 mod tests;

@@ -47,8 +47,8 @@ pub(super) struct Entry {
     pub(super) keys: [FlowKey; 2],
     /// `None` while the flow is being handed over.
     pub(super) rest: Option<Box<dyn Rest>>,
-    /// Once the program has said so.
-    pub(super) ended: Option<Ended>,
+    /// Once the program has said so. For a moment, so it takes no room before.
+    pub(super) ended: Option<Box<Ended>>,
     /// Where the streams were when they were last looked at: up, down.
     pub(super) seen: [u32; 2],
     pub(super) quiet_since: Instant,
@@ -151,7 +151,7 @@ impl Registry {
                 let Some(entry) = entries.get_mut(&ended.id) else {
                     continue;
                 };
-                entry.ended.get_or_insert(*ended);
+                entry.ended.get_or_insert_with(|| Box::new(*ended));
                 if entry.rest.is_some() {
                     over.extend(entries.remove(&ended.id));
                 }
