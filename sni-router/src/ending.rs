@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sni_router_common::names;
 use sni_router_core::model::Model;
 use sni_router_core::table::RouteTable;
 use tokio::time::{Instant, sleep};
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use crate::control::Control;
 use crate::datapath::bpf::Pins;
 use crate::datapath::tc::Tc;
+use crate::datapath::tc::detach::remove_filters;
 use crate::proxy::Proxy;
 use crate::signals::Signals;
 
@@ -57,8 +59,11 @@ pub fn leave(tc: &Tc, pins: &Pins) -> BTreeSet<IpAddr> {
             ?vips,
             "connections go on; the next router adopts them, `sni-router detach` ends them"
         );
-    } else if let Err(error) = pins.remove() {
-        warn!(%error, "what is pinned could not be removed");
+    } else {
+        remove_filters(names::ABI);
+        if let Err(error) = pins.remove() {
+            warn!(%error, "what is pinned could not be removed");
+        }
     }
     vips
 }

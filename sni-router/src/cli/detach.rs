@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
+use sni_router_common::names;
 use tokio::runtime::Builder;
 
 use crate::claim::Claims;
-use crate::datapath::bpf::{PinError, Pins};
+use crate::datapath::bpf::{PinError, Pins, version_of};
 use crate::datapath::tc::detach::{end_left, remove_filters};
 
 /// End the connections that a stopped router has left to the kernel, and remove what it has left:
@@ -38,11 +39,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     let mut ended = 0;
+    let mut versions = vec![names::ABI];
     if let Some(pins) = pins {
+        versions.extend(pins.foreign().iter().filter_map(|dir| version_of(dir)));
         ended = end_left(&pins).context("cannot read the flow table")?;
         pins.remove().context("cannot remove what is pinned")?;
     }
-    remove_filters();
+    versions.into_iter().for_each(remove_filters);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut claims = Claims::new(true).context("no netlink")?;

@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 use super::check::{Reading, count};
 use super::print;
 use super::run::{pin_dir, port_range};
+use crate::datapath::bpf::Attach;
 use crate::datapath::choose::{Choice, TcPorts};
 use crate::doctor::{Facts, Finding, Level, Report, Site, Wanted};
 
@@ -74,6 +75,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             range: args.tc_ports,
             reserve: args.reserve_ports,
             sources: args.tc_source,
+            attach: Attach::Auto,
         },
         pins: pin_dir(args.pin_dir),
         claim_vips: args.claim_vips,

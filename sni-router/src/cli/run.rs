@@ -17,6 +17,7 @@ use tokio::runtime::Builder;
 use super::certificates::Certificates;
 use super::kubernetes::KubernetesArgs;
 use crate::app;
+use crate::datapath::bpf::Attach;
 use crate::datapath::choose::{Choice, TcPorts};
 use crate::observe::admin::{AdminAddr, Token};
 use crate::observe::log::{self, Format, Log};
@@ -56,6 +57,11 @@ pub struct Args {
     /// connections too; stays after the exit
     #[arg(long)]
     reserve_ports: bool,
+
+    /// How the program of the `tc` datapath gets to interfaces: `auto` by TCX where the kernel has it
+    /// (6.6), `clsact` as before that, behind every program of TCX
+    #[arg(long, value_enum, default_value_t = Attach::Auto)]
+    tc_attach: Attach,
 
     /// Directory of a BPF file system where what the `tc` datapath needs outlives the router, so that
     /// connections go on without it; `none` for not at all [default: /sys/fs/bpf/sni-router, where that
@@ -239,6 +245,7 @@ impl Args {
                 range: self.tc_ports,
                 reserve: self.reserve_ports,
                 sources: self.tc_source,
+                attach: self.tc_attach,
             },
             pins: pin_dir(self.pin_dir),
             spare_predecessor: self.spare_predecessor,

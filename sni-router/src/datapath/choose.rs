@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::bpf::{Counters, Flows, Hooks, Kernel, LoadError, Pins};
+use super::bpf::{Attach, Counters, Flows, Hooks, Kernel, LoadError, Pins};
 use super::fill::Fill;
 use super::sockmap::Sockmap;
 use super::sockmap::selftest::{self, SelfTestError};
@@ -37,7 +37,7 @@ pub enum Choice {
     Userspace,
 }
 
-/// The ports and addresses that the `tc` datapath uses towards endpoints.
+/// What the `tc` datapath uses of this host: ports and addresses towards endpoints, and interfaces.
 #[derive(Clone, Debug)]
 pub struct TcPorts {
     /// First and last.
@@ -46,6 +46,8 @@ pub struct TcPorts {
     pub reserve: bool,
     /// Of this host. Without any, the kernel takes the one of the route.
     pub sources: Vec<IpAddr>,
+    /// How the program gets to interfaces.
+    pub attach: Attach,
 }
 
 /// What the host gets.
@@ -196,7 +198,7 @@ async fn tc(
     meter: &Meter,
 ) -> Result<Arc<Tc>, ChooseError> {
     let flows = flows(kernel, ports)?;
-    attach(kernel.hooks()).await?;
+    attach(kernel.hooks(ports.attach)).await?;
     let ports = Arc::new(Ports::new(ports.range.clone(), &ports.sources));
     let tc = Tc::new(flows, ports, limits, next, meter.clone());
     tokio::spawn(Arc::clone(&tc).dispatch());

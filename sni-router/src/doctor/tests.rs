@@ -13,6 +13,7 @@ use super::host::Host;
 use super::network::{Link, Network, Route};
 use super::others::Hooked;
 use super::*;
+use crate::datapath::bpf::Attach;
 use crate::datapath::bpf::{Layer, Survey, Taken};
 use crate::datapath::choose::{Choice, TcPorts};
 use crate::takeover::PinDir;
@@ -83,6 +84,7 @@ impl Sample {
                     range: 10_000..=29_999,
                     reserve: false,
                     sources: Vec::new(),
+                    attach: Attach::Auto,
                 },
                 pins: PinDir::Preferred("/sys/fs/bpf/sni-router".into()),
                 claim_vips: false,

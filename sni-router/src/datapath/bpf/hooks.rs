@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::mem;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -9,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
-    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions,
+    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
 };
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
+use clap::ValueEnum;
 use sni_router_common::names;
 use tracing::debug;
 
@@ -39,10 +41,27 @@ impl Layer {
     }
 }
 
+/// How the program gets to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// By TCX where the kernel has it (Linux 6.6), else by clsact.
+    #[default]
+    Auto,
+    /// By a filter of the first priority in the clsact of the interface, behind every program of TCX.
+    Clsact,
+}
+
+impl Attach {
+    fn is_tcx(self) -> bool {
+        self == Self::Auto && KernelVersion::current().is_ok_and(|kernel| kernel >= TCX)
+    }
+}
+
 /// Where the program can be attached. It stays attached as long as the [`Kernel`](super::Kernel)
 /// lives, or the interface; with pins, as long as those are there.
 pub struct Hooks {
     ebpf: Arc<Mutex<Ebpf>>,
+    attach: Attach,
     pins: Option<Arc<Pins>>,
     /// What is attached, by the number of the interface. Without a link where that is pinned only.
     links: HashMap<u32, (Layer, Option<SchedClassifierLinkId>)>,
@@ -52,11 +71,13 @@ pub struct Hooks {
 impl Hooks {
     pub(super) fn new(
         ebpf: Arc<Mutex<Ebpf>>,
+        attach: Attach,
         pins: Option<Arc<Pins>>,
         facts: Arc<KernelFacts>,
     ) -> Self {
         Self {
             ebpf,
+            attach,
             pins,
             links: HashMap::new(),
             facts,
@@ -66,8 +87,8 @@ impl Hooks {
     /// Attaches the program where packets come in by the interface with this name and number.
     ///
     /// First in the chain: what is ours has to be seen as it came, and what is not ours goes on to
-    /// whoever is next. By TCX where the kernel has it (6.6), else by a filter of the first
-    /// priority, in a clsact that may be there already.
+    /// whoever is next. By TCX, or by a filter of the first priority, in a clsact that may be there
+    /// already. What an earlier router has attached by the other way goes once this is there.
     pub fn attach(&mut self, index: u32, interface: &str, layer: Layer) -> Result<(), LoadError> {
         if self.pins.as_ref().is_some_and(|pins| !pins.is_owned()) {
             // Another router's business.
@@ -90,29 +111,18 @@ impl Hooks {
     ) -> Result<Option<SchedClassifierLinkId>, LoadError> {
         let ebpf = &mut *lock(&self.ebpf);
         let program: &mut SchedClassifier = program(ebpf, layer.program())?;
-        if !KernelVersion::current().is_ok_and(|kernel| kernel >= TCX) {
-            return filter(program, interface, self.pins.is_some());
-        }
         let pin = self.pins.as_ref().map(|pins| pins.link(index));
-        if let Some(pin) = pin.as_deref().filter(|pin| pin.exists()) {
-            // The one program follows the other between two packets.
-            let error = match replace(program, pin) {
-                Ok(id) => return Ok(Some(id)),
-                Err(error) => error,
-            };
-            debug!(interface, %error, "the link is of another interface, or has lost it");
-            // Without it there is nothing to attach to either, which the next step says.
+        if self.attach.is_tcx() {
+            let attached = link(program, interface, pin.as_deref())?;
+            remove_filter(interface, names::ABI);
+            return Ok(attached);
+        }
+        let attached = filter(program, interface, pin.is_some())?;
+        if let Some(pin) = pin {
+            // Fails where there is none.
             let _ = fs::remove_file(pin);
         }
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program
-            .attach_with_options(interface, TcAttachType::Ingress, order)
-            .map_err(LoadError::Program)?;
-        let Some(pin) = pin else { return Ok(Some(id)) };
-        let link = program.take_link(id).map_err(LoadError::Program)?;
-        let link = FdLink::try_from(link).map_err(LoadError::Link)?;
-        link.pin(pin).map_err(LoadError::Pin)?;
-        Ok(None)
+        Ok(attached)
     }
 
     /// Lets go of an interface: it has gone, perhaps into another network namespace, where the
@@ -135,6 +145,33 @@ impl Hooks {
     }
 }
 
+/// Attaches by TCX. With `pin`, the link is there, or gets there.
+fn link(
+    program: &mut SchedClassifier,
+    interface: &str,
+    pin: Option<&Path>,
+) -> Result<Option<SchedClassifierLinkId>, LoadError> {
+    if let Some(pin) = pin.filter(|pin| pin.exists()) {
+        // The one program follows the other between two packets.
+        let error = match replace(program, pin) {
+            Ok(id) => return Ok(Some(id)),
+            Err(error) => error,
+        };
+        debug!(interface, %error, "the link is of another interface, or has lost it");
+        // Without it there is nothing to attach to either, which the next step says.
+        let _ = fs::remove_file(pin);
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options(interface, TcAttachType::Ingress, order)
+        .map_err(LoadError::Program)?;
+    let Some(pin) = pin else { return Ok(Some(id)) };
+    let link = program.take_link(id).map_err(LoadError::Program)?;
+    let link = FdLink::try_from(link).map_err(LoadError::Link)?;
+    link.pin(pin).map_err(LoadError::Pin)?;
+    Ok(None)
+}
+
 /// Has a pinned link run this program from now on.
 fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<SchedClassifierLinkId, LoadError> {
     let link: FdLink = PinnedLink::from_pin(pin).map_err(LoadError::Link)?.into();
@@ -142,7 +179,8 @@ fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<SchedClassifierL
     program.attach_to_link(link).map_err(LoadError::Program)
 }
 
-/// Attaches a filter, which stays when a process is killed: the one of such a process goes.
+/// Attaches by clsact. A filter stays when a process is killed: the one of such a process runs this
+/// program from the next packet on (`cls_bpf_change()`, net/sched/cls_bpf.c).
 fn filter(
     program: &mut SchedClassifier,
     interface: &str,
@@ -150,14 +188,22 @@ fn filter(
 ) -> Result<Option<SchedClassifierLinkId>, LoadError> {
     // Fails where there is one, which is as good.
     let _ = tc::qdisc_add_clsact(interface);
-    remove_filter(interface);
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: 1,
-        ..NlOptions::default()
-    });
-    let id = program
-        .attach_with_options(interface, TcAttachType::Ingress, options)
-        .map_err(LoadError::Program)?;
+    let there = of_version(interface, names::ABI)
+        .map_err(|error| LoadError::Program(TcError::IoError(error).into()))?;
+    let id = match program.attach_to_link(there) {
+        Ok(id) => id,
+        // There is none.
+        Err(_) => {
+            let options = TcAttachOptions::Netlink(NlOptions {
+                priority: PRIORITY,
+                handle: handle(names::ABI),
+                ..NlOptions::default()
+            });
+            program
+                .attach_with_options(interface, TcAttachType::Ingress, options)
+                .map_err(LoadError::Program)?
+        }
+    };
     if outlives {
         let link = program.take_link(id).map_err(LoadError::Program)?;
         // Dropping it would remove the filter.
@@ -167,13 +213,33 @@ fn filter(
     Ok(Some(id))
 }
 
-/// Removes a filter that a router has left, on a kernel without TCX.
-pub fn remove_filter(interface: &str) {
-    for layer in [Layer::Ether, Layer::Ip] {
-        // Fails where there is none.
-        let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, layer.program());
-    }
+/// Removes the filter that a router of this version has left.
+pub fn remove_filter(interface: &str, version: u32) {
+    // Dropping detaches it. Fails where there is none.
+    let _ = of_version(interface, version).map(drop);
 }
+
+fn of_version(interface: &str, version: u32) -> io::Result<SchedClassifierLink> {
+    let class = None;
+    SchedClassifierLink::attached(
+        interface,
+        TcAttachType::Ingress,
+        PRIORITY,
+        handle(version),
+        class,
+    )
+}
+
+/// Which of the filters of that priority is ours. Others get small numbers.
+fn handle(version: u32) -> TcHandle {
+    (version << 16 | FILTER).into()
+}
+
+/// The first.
+const PRIORITY: u16 = 1;
+
+/// "SN".
+const FILTER: u32 = 0x534e;
 
 /// The kernel that brought TCX.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);

@@ -28,10 +28,10 @@ use sni_router_common::names;
 pub use counters::Counters;
 pub use facts::KernelFacts;
 pub use flows::{Flows, foreign as foreign_flows, is_full, open as open_flows};
-pub use hooks::{Hooks, Layer, remove_filter};
+pub use hooks::{Attach, Hooks, Layer, remove_filter};
 pub use load::{LoadError, missing_capabilities};
 pub use logger::forward as forward_logs;
-pub use pins::{PinError, Pins, Survey, remove_all, survey};
+pub use pins::{PinError, Pins, Survey, remove_all, survey, version_of};
 pub use probe::{Taken, probe, program_names};
 pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
@@ -89,9 +89,9 @@ impl Kernel {
     }
 
     /// Where `snir_tc` can be attached, once it is loaded.
-    pub fn hooks(&self) -> Hooks {
+    pub fn hooks(&self, attach: Attach) -> Hooks {
         let facts = Arc::clone(&self.facts);
-        Hooks::new(Arc::clone(&self.ebpf), self.pins.clone(), facts)
+        Hooks::new(Arc::clone(&self.ebpf), attach, self.pins.clone(), facts)
     }
 
     /// What there is.

@@ -165,6 +165,11 @@ fn own_version(root: &Path) -> PathBuf {
     root.join(format!("v{ABI}"))
 }
 
+/// The version whose directory of pins this is.
+pub fn version_of(dir: &Path) -> Option<u32> {
+    dir.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()
+}
+
 fn foreign(root: &Path) -> Vec<PathBuf> {
     let own = own_version(root);
     let entries = fs::read_dir(root).into_iter().flatten().flatten();

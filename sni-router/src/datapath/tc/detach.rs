@@ -35,15 +35,15 @@ pub fn end_left(pins: &Pins) -> io::Result<usize> {
     Ok(ended)
 }
 
-/// Removes filters, which kernels without TCX have instead of links.
-pub fn remove_filters() {
-    for interface in fs::read_dir("/sys/class/net")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if let Some(name) = interface.file_name().to_str() {
-            remove_filter(name);
+/// Removes the filters of routers of this version, which are there instead of links where those were
+/// attached by clsact.
+pub fn remove_filters(version: u32) {
+    // Not by /sys, which shows the interfaces of the network namespace that it was mounted in.
+    let interfaces = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    // Two lines of titles.
+    for line in interfaces.lines().skip(2) {
+        if let Some((name, _)) = line.split_once(':') {
+            remove_filter(name.trim(), version);
         }
     }
 }

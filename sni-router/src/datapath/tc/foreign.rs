@@ -9,9 +9,10 @@ use sni_router_common::flow::FlowKey;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::detach::remove_filters;
 use super::ports::{Port, Ports};
 use super::registry::sides;
-use crate::datapath::bpf::{Pins, foreign_flows, remove_all};
+use crate::datapath::bpf::{Pins, foreign_flows, remove_all, version_of};
 
 /// The directory of a table, and the ports that its flows have towards their endpoints.
 type Held = (PathBuf, Vec<Port>);
@@ -37,6 +38,9 @@ pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
             }
             let now = Instant::now();
             held.iter().for_each(|port| ports.linger(*port, now));
+            if let Some(version) = version_of(dir) {
+                remove_filters(version);
+            }
             match remove_all(dir) {
                 Ok(()) => info!(dir = %dir.display(), "another version's flows have ended"),
                 Err(error) => warn!(dir = %dir.display(), %error, "cannot be removed"),
