@@ -199,11 +199,13 @@ pub enum Decline {
     InFlight,
     /// Another router takes over.
     TakenOver,
+    /// An IPsec policy covers the packets of one side, which those of flows do not meet.
+    Ipsec,
 }
 
 impl Decline {
     /// All of them, for metrics.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TableFull,
         Self::KernelRefused,
         Self::NotEstablished,
@@ -215,6 +217,7 @@ impl Decline {
         Self::EndpointSpoke,
         Self::InFlight,
         Self::TakenOver,
+        Self::Ipsec,
     ];
 
     /// The label in logs and metrics.
@@ -231,6 +234,7 @@ impl Decline {
             Self::EndpointSpoke => "endpoint_spoke",
             Self::InFlight => "in_flight",
             Self::TakenOver => "taken_over",
+            Self::Ipsec => "ipsec_policy",
         }
     }
 }

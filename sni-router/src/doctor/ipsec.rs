@@ -1,5 +1,4 @@
-//! IPsec policies, which packets of flows do not meet: `bpf_redirect_neigh()` gives them to the
-//! neighbour as they are (`bpf_out_neigh_v4()`, net/core/filter.c).
+//! IPsec policies, which packets of flows do not meet: what one covers, `tc` declines.
 
 use std::io;
 
@@ -11,7 +10,7 @@ use super::facts::Facts;
 use super::finding::{Finding, Outcome};
 use super::host::{AS_ROOT, Host};
 
-/// `ipsec`: that nothing which leaves this host is to be encrypted by it.
+/// `ipsec`: whether something that leaves this host is to be encrypted by it.
 pub(super) fn ipsec(facts: &Facts) -> Outcome {
     if !facts.wanted.uses_tc() {
         return Ok(vec![Finding::ok("any will do without the tc datapath")]);
@@ -19,13 +18,9 @@ pub(super) fn ipsec(facts: &Facts) -> Outcome {
     match &facts.policies {
         Ok(0) => Ok(vec![Finding::ok("no policies for what leaves")]),
         Ok(count) => Ok(vec![
-            Finding::warning(format!("policies for what leaves: {count}"))
-                .costs(
-                    "where they are for endpoints or clients, in tunnel mode, packets of \
-                     connections that tc carries leave without it: not encrypted, and lost where \
-                     the other end insists",
-                )
-                .mend("--datapath userspace, or a tunnel with an interface (WireGuard, XFRM)"),
+            Finding::note(format!("policies for what leaves: {count}"))
+                .costs("connections that one covers, either side, are carried by sockets and not by tc")
+                .mend("for those of a tunnel, one with an interface (WireGuard, XFRM)"),
         ]),
         Err(error) => Err(Finding::unknown(format!("policies: {error}")).mend(AS_ROOT)),
     }
@@ -150,11 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn policies_are_a_warning_where_tc_would_pass_them_by() {
+    fn policies_are_a_note_where_tc_declines_for_them() {
         let mut sample = Sample::new();
         assert_eq!(sample.worst(ipsec).level, Level::Ok);
         sample.facts.policies = Ok(2);
-        assert_eq!(sample.worst(ipsec).level, Level::Warning);
+        assert_eq!(sample.worst(ipsec).level, Level::Note);
         sample.facts.policies = Err(io::Error::from_raw_os_error(libc::EPERM));
         assert_eq!(sample.worst(ipsec).level, Level::Unknown);
         sample.facts.wanted.datapath = crate::datapath::choose::Choice::Userspace;

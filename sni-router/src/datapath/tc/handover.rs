@@ -23,6 +23,7 @@ use tracing::debug;
 use super::Prepared;
 use super::conntrack::Conntrack;
 use super::learn::{Plan, Sides, Towards, has_spoken, learn};
+use super::policies::Ipsec;
 use super::registry::{Carried, Registry};
 use super::source::SourcePort;
 use crate::carry::{Decline, Direction, End, Kind, Pair, Refused};
@@ -37,11 +38,18 @@ pub(super) enum Outside {
     Ended(End),
 }
 
+/// What the host does with packets that those of flows do not meet.
+#[derive(Clone, Copy)]
+pub(super) struct Host<'h> {
+    pub(super) conntrack: &'h Conntrack,
+    pub(super) ipsec: &'h Ipsec,
+}
+
 /// Hands the pair over, and returns when it has no socket any more.
 pub(super) async fn hand_over(
     flows: &Flows,
     registry: &Arc<Registry>,
-    conntrack: &Conntrack,
+    host: Host<'_>,
     mut pair: Pair,
     (mut source, towards): Prepared,
 ) -> Result<Carried, Outside> {
@@ -55,7 +63,11 @@ pub(super) async fn hand_over(
         source: local,
         endpoint: source.endpoint(),
     };
-    let planned = plan(flows, &sides, &towards, &mut pair, &source).await;
+    let planned = if host.ipsec.covers(&sides) {
+        Err(Decline::Ipsec)
+    } else {
+        plan(flows, &sides, &towards, &mut pair, &source).await
+    };
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(decline) => {
@@ -103,7 +115,7 @@ pub(super) async fn hand_over(
         carried.forget();
     }
     drop(pair);
-    conntrack.forget(&sides);
+    host.conntrack.forget(&sides);
     match settled {
         Ok(bytes) => {
             // The rest is counted by the program.

@@ -12,6 +12,7 @@ pub mod interfaces;
 mod learn;
 mod limits;
 mod lingering;
+pub mod policies;
 mod ports;
 mod registry;
 pub mod reserve;
@@ -30,7 +31,8 @@ use tokio::sync::Notify;
 use tracing::error;
 
 use self::conntrack::Conntrack;
-use self::handover::Outside;
+use self::handover::{Host, Outside};
+use self::policies::Ipsec;
 pub use self::ports::Ports;
 use self::registry::Registry;
 use self::source::SourcePort;
@@ -49,13 +51,14 @@ pub struct Tc {
     ports: Arc<Ports>,
     registry: Arc<Registry>,
     conntrack: Conntrack,
+    ipsec: Arc<Ipsec>,
     next: Arc<dyn Datapath>,
     retired: Notify,
 }
 
 impl Tc {
     /// A datapath over the maps of an attached `snir_tc`, whose flows have these limits. What it
-    /// refuses, `next` takes.
+    /// refuses, `next` takes. Must be called on a tokio runtime.
     pub fn new(
         flows: Arc<Flows>,
         ports: Arc<Ports>,
@@ -69,6 +72,7 @@ impl Tc {
             flows,
             ports,
             conntrack: Conntrack::new(),
+            ipsec: Ipsec::watch(),
             next,
             retired: Notify::new(),
         })
@@ -138,7 +142,10 @@ impl Tc {
         let handed_over = handover::hand_over(
             &self.flows,
             &self.registry,
-            &self.conntrack,
+            Host {
+                conntrack: &self.conntrack,
+                ipsec: &self.ipsec,
+            },
             pair,
             *prepared,
         );
