@@ -43,8 +43,9 @@ pub const MAX_RULES: u32 = 16_384;
 pub const MAX_SLOTS: u32 = 65_536;
 /// Bytes of the event ring; an event takes 16, and one is written per megabyte at most.
 pub const EVENT_RING_BYTES: u32 = 256 * 1024;
-/// Entries of the flow table, two a connection. Memory is taken as flows come.
-pub const MAX_FLOWS: u32 = 524_288;
+/// Entries of the flow table, two a connection: a million, and as many buckets, of 16 bytes. The rest of
+/// its memory is taken as flows come.
+pub const MAX_FLOWS: u32 = 2_097_152;
 /// Handshakes and hellos under way that the kernel remembers; the oldest go first.
 pub const MAX_SEEN: u32 = 65_536;
 /// Words of [`MAP_PORTS`].

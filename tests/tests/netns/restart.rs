@@ -25,7 +25,7 @@ use crate::lifetime::claimed;
 /// A rig whose router pins in a BPF file system of its own.
 pub(super) struct Pinned {
     pub(super) rig: Rig,
-    bpffs: Bpffs,
+    pub(super) bpffs: Bpffs,
 }
 
 impl Pinned {
@@ -41,7 +41,7 @@ impl Pinned {
     }
 
     /// A connection whose sockets the router has closed: only packets are left of it.
-    fn open_left(&self) -> Pair {
+    pub(super) fn open_left(&self) -> Pair {
         let before = self.rig.router.descriptors();
         let pair = self.rig.open();
         until("the router has let go of its sockets", SOON, || {

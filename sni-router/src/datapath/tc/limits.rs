@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::{Ended, Flow, FlowKey};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
@@ -19,20 +20,34 @@ impl Registry {
         let shortest = self.limits.max_duration.unwrap_or(Duration::MAX);
         let shortest = shortest.min(self.limits.idle);
         let tick = (shortest / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
+        let mut rest = tick;
         loop {
-            tokio::select! {
-                () = sleep(tick) => self.look_at_all(),
+            let is_over = tokio::select! {
+                () = sleep(rest) => false,
                 closed = shutdown.wait_for(|now| *now) => {
                     // The sender lives as long as the process; if it is gone, so are we.
                     drop(closed);
-                    break self.end_all();
+                    true
                 }
+            };
+            if is_over {
+                break self.end_all();
             }
+            let began = Instant::now();
+            let registry = Arc::clone(&self);
+            // On a thread of its own: with a million flows, others would wait for it.
+            if let Err(error) = spawn_blocking(move || registry.look_at_all()).await {
+                warn!(%error, "limits of flows were not looked at");
+            }
+            rest = tick.max(began.elapsed() * REST);
         }
     }
 
     /// Looks at every flow: which have moved on, and whose end was not noticed.
     pub(super) fn look_at_all(&self) {
+        if lock(&self.entries).is_empty() {
+            return;
+        }
         let now = Instant::now();
         let mut missed = Vec::new();
         let looked = self.flows.table().for_each(|_, flow| {
@@ -144,5 +159,7 @@ pub(super) fn reset_both(up: &Flow, down: &Flow) {
     }
 }
 
+/// To look takes a hundredth of one CPU at most: limits of very many flows are noticed later.
+const REST: u32 = 100;
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
 const LONGEST_TICK: Duration = Duration::from_secs(30);
