@@ -20,13 +20,18 @@ pub fn has_gro(interface: &str) -> io::Result<bool> {
 
 /// Turns large receive offload off. True if it was on. Needs CAP_NET_ADMIN if it is.
 pub fn disable_lro(interface: &str) -> io::Result<bool> {
-    let has = flags(interface, ETHTOOL_GFLAGS, 0)?;
+    disable(|command, value| flags(interface, command, value))
+}
+
+/// The same for what `flags` reads and writes.
+fn disable(mut flags: impl FnMut(u32, u32) -> io::Result<u32>) -> io::Result<bool> {
+    let has = flags(ETHTOOL_GFLAGS, 0)?;
     if has & ETH_FLAG_LRO == 0 {
         return Ok(false);
     }
-    flags(interface, ETHTOOL_SFLAGS, has & !ETH_FLAG_LRO)?;
+    flags(ETHTOOL_SFLAGS, has & !ETH_FLAG_LRO)?;
     // A driver may want it nonetheless, and then the kernel does not say no.
-    if has_lro(interface)? {
+    if flags(ETHTOOL_GFLAGS, 0)? & ETH_FLAG_LRO != 0 {
         return Err(io::ErrorKind::Unsupported.into());
     }
     Ok(true)
@@ -84,6 +89,36 @@ mod tests {
     fn the_loopback_interface_has_no_lro_to_turn_off() {
         assert!(!has_lro("lo").unwrap());
         assert!(!disable_lro("lo").unwrap());
+    }
+
+    /// Disables it on an interface with these flags, whose driver makes those that are written into
+    /// what it likes. What the interface has in the end comes back, too.
+    fn disabled(has: u32, driver: impl Fn(u32) -> io::Result<u32>) -> (io::Result<bool>, u32) {
+        let mut now = has;
+        let result = disable(|command, value| {
+            if command == ETHTOOL_SFLAGS {
+                now = driver(value)?;
+            }
+            Ok(now)
+        });
+        (result, now)
+    }
+
+    /// No device that a test can make has LRO.
+    #[test]
+    fn lro_is_off_in_the_end_or_that_is_an_error() {
+        const OTHERS: u32 = 0x180;
+        const ON: u32 = OTHERS | ETH_FLAG_LRO;
+        let (off, has) = disabled(OTHERS, |_| panic!("nothing to write"));
+        assert_eq!((off.unwrap(), has), (false, OTHERS));
+        let (obeyed, has) = disabled(ON, Ok);
+        assert_eq!((obeyed.unwrap(), has), (true, OTHERS));
+        let (ignored, _) = disabled(ON, |value| Ok(value | ETH_FLAG_LRO));
+        assert_eq!(ignored.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let refuses = |_| Err(io::Error::from_raw_os_error(libc::EPERM));
+        let (refused, has) = disabled(ON, refuses);
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(has, ON);
     }
 
     #[test]
