@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 
-use crate::packet::ether_between;
+use crate::packet::{ether_between, tagged};
 use crate::topology::Topology;
 use crate::wire::Layer;
 use crate::wire::device;
@@ -33,8 +33,19 @@ impl Intruder {
     /// returns.
     #[track_caller]
     pub fn send(&self, packet: &[u8]) {
+        self.send_frame(&ether_between(OWN, ROUTER, packet));
+    }
+
+    /// The same in a frame with an 802.1Q tag.
+    #[track_caller]
+    pub fn send_tagged(&self, packet: &[u8], control: u16) {
         let frame = ether_between(OWN, ROUTER, packet);
-        let sent = (&self.0).write(&frame).expect("send a packet");
+        self.send_frame(&tagged(&frame, control));
+    }
+
+    #[track_caller]
+    fn send_frame(&self, frame: &[u8]) {
+        let sent = (&self.0).write(frame).expect("send a packet");
         assert_eq!(sent, frame.len(), "a packet was cut");
     }
 }

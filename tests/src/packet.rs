@@ -128,6 +128,26 @@ pub fn ether_between(from: [u8; 6], to: [u8; 6], packet: &[u8]) -> Vec<u8> {
     [&to[..], &from, &kind, packet].concat()
 }
 
+/// Puts an 802.1Q tag with this control information into a frame: priority and number of a VLAN.
+pub fn tagged(frame: &[u8], control: u16) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(12);
+    let tag = [VLAN.to_be_bytes(), control.to_be_bytes()].concat();
+    [addresses, &tag, rest].concat()
+}
+
+/// A frame without its tag; `None` for one of another VLAN. Without a tag, it is of VLAN 0.
+pub fn untagged(frame: &[u8], control: u16) -> Option<Vec<u8>> {
+    let number = control & 0xfff;
+    let (addresses, rest) = frame.split_at_checked(12)?;
+    match *rest {
+        [a, b, c, d, ref rest @ ..] if u16::from_be_bytes([a, b]) == VLAN => {
+            let of = u16::from_be_bytes([c, d]) & 0xfff;
+            (of == number).then(|| [addresses, rest].concat())
+        }
+        _ => (number == 0).then(|| frame.to_vec()),
+    }
+}
+
 /// The pseudo-header that a checksum covers, too (RFC 9293, section 3.1).
 pub fn pseudo(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
     let mut bytes = match (src, dst) {
@@ -160,6 +180,9 @@ pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 /// As above.
 pub const ACK: u8 = 16;
+
+/// The EtherType of an 802.1Q tag.
+const VLAN: u16 = 0x8100;
 
 /// Protocols of an IP header.
 pub const ICMP: u8 = 1;

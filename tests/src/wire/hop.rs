@@ -12,8 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::device::Layer;
 use super::packet::{self, Seen};
-use super::{Rates, Shared};
+use super::{Rates, Shared, Side};
 use crate::bulk::Random;
+use crate::packet::{tagged, untagged};
 
 /// Moves packets between two devices, one for each side.
 pub(super) struct Hop {
@@ -50,7 +51,14 @@ impl Hop {
                     let Ok(len) = (&self.devices[from]).read(&mut buffer) else {
                         break;
                     };
-                    self.take(from, &buffer[..len]);
+                    match (self.shared.tag(), from) {
+                        (Some(control), ROUTER) => {
+                            if let Some(frame) = untagged(&buffer[..len], control) {
+                                self.take(from, &frame);
+                            }
+                        }
+                        _ => self.take(from, &buffer[..len]),
+                    }
                 }
             }
         }
@@ -158,6 +166,14 @@ impl Hop {
 
     /// What the kernel does not take is lost: a device that is down, a frame that is too short.
     fn send(&self, to: usize, frame: &[u8]) {
+        let with_tag;
+        let frame = match (self.shared.tag(), to) {
+            (Some(control), ROUTER) => {
+                with_tag = tagged(frame, control);
+                &with_tag
+            }
+            _ => frame,
+        };
         let _ = (&self.devices[to]).write(frame);
     }
 
@@ -166,8 +182,10 @@ impl Hop {
     }
 }
 
-/// An IP packet of the largest size, and its Ethernet header.
-const LONGEST: usize = 65_535 + 14;
+const ROUTER: usize = Side::Router as usize;
+
+/// An IP packet of the largest size, its Ethernet header, and a tag.
+const LONGEST: usize = 65_535 + 14 + 4;
 
 const BURST: usize = 64;
 

@@ -70,6 +70,7 @@ struct State {
     done: [Rates; 2],
     mtu: u16,
     too_big: u32,
+    tag: Option<u16>,
 }
 
 impl Wire {
@@ -80,6 +81,7 @@ impl Wire {
             done: [Rates::default(); 2],
             mtu: u16::MAX,
             too_big: 0,
+            tag: None,
         })));
         let devices = net.relink(leg, |far, router, device| {
             [
@@ -120,6 +122,12 @@ impl Wire {
         self.shared.lock().mtu = mtu;
     }
 
+    /// From now on, the router's end is a trunk: frames to it have an 802.1Q tag with this control
+    /// information, and of those from it only frames of the same VLAN pass, without their tag.
+    pub fn tag(&self, control: u16) {
+        self.shared.lock().tag = Some(control);
+    }
+
     /// What has happened to packets from one side.
     pub fn done(&self, from: Side) -> Rates {
         self.shared.lock().done[from as usize]
@@ -152,6 +160,10 @@ impl Shared {
 
     fn mtu(&self) -> u16 {
         self.lock().mtu
+    }
+
+    fn tag(&self) -> Option<u16> {
+        self.lock().tag
     }
 
     fn count(&self, from: usize, one: &Rates) {

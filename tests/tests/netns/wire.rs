@@ -73,7 +73,7 @@ fn transfer(from: &TcpStream, to: &TcpStream, bytes: u64) {
 }
 
 /// Up, then down.
-fn there_and_back(pair: &Pair, bytes: u64) -> Duration {
+pub(super) fn there_and_back(pair: &Pair, bytes: u64) -> Duration {
     let begin = Instant::now();
     transfer(&pair.client, &pair.server, bytes);
     transfer(&pair.server, &pair.client, bytes);
@@ -82,7 +82,7 @@ fn there_and_back(pair: &Pair, bytes: u64) -> Duration {
 
 /// The record says that `tc` has carried all of it.
 #[track_caller]
-fn check(ways: &Ways, pair: &Pair, bytes: u64) {
+pub(super) fn check(ways: &Ways, pair: &Pair, bytes: u64) {
     let access = ways.access(pair.address, &[]);
     assert_eq!(access.reason, "done", "{access:?}");
     assert_eq!(access.bytes_up, pair.up + bytes, "{access:?}");

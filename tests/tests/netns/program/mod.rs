@@ -8,6 +8,7 @@ mod errors;
 mod malformed;
 mod odd;
 mod rewriting;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
