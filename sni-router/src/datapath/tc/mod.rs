@@ -12,7 +12,7 @@ pub mod interfaces;
 mod learn;
 mod limits;
 mod lingering;
-pub mod policies;
+mod policies;
 mod ports;
 mod registry;
 pub mod reserve;

@@ -25,7 +25,7 @@ use crate::sys::readable::readable;
 use self::selector::{Policies, Policy, Read};
 
 /// The policies of this process's network namespace, as they are now.
-pub struct Ipsec(ArcSwap<Policies>);
+pub(super) struct Ipsec(ArcSwap<Policies>);
 
 impl Ipsec {
     /// Reads the policies, and goes on reading them whenever one changes. Must be called on a tokio
@@ -33,7 +33,7 @@ impl Ipsec {
     ///
     /// To listen has the kernel load what answers, which does nothing by itself. A kernel that has
     /// no such thing has no policies.
-    pub fn watch() -> Arc<Self> {
+    pub(super) fn watch() -> Arc<Self> {
         let this = Arc::new(Self(ArcSwap::from_pointee(Policies::Unknown)));
         match listen() {
             Ok(changes) => {
