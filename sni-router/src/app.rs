@@ -262,7 +262,7 @@ async fn open(manifests: Manifests) -> Result<Source> {
             let directory = Directory::open(path, read_dir).await;
             Source::Directory(directory.context("--manifests")?)
         }
-        Manifests::Kubernetes(clusters) => Source::Kubernetes(Kubernetes::start(clusters).await?),
+        Manifests::Kubernetes(clusters) => Source::Kubernetes(Kubernetes::start(*clusters).await?),
     })
 }
 

@@ -55,7 +55,7 @@ pub enum Manifests {
     /// In files.
     Directory(PathBuf),
     /// Behind API servers.
-    Kubernetes(kubernetes::Settings),
+    Kubernetes(Box<kubernetes::Settings>),
 }
 
 impl fmt::Display for Manifests {

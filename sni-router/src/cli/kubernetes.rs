@@ -64,6 +64,11 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "NS", requires = "kubernetes")]
     lease_namespace: Option<String>,
 
+    /// Name of that Lease. Routers of the same Lease are one installation: another one beside it in the
+    /// cluster needs another namespace or another name, and classes of its own
+    #[arg(long, value_name = "NAME", default_value = "sni-router", value_parser = lease_name)]
+    lease_name: String,
+
     /// Whether VIPs are written to the status of Ingresses, where external-dns and others read them
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     update_ingress_status: bool,
@@ -91,6 +96,7 @@ impl KubernetesArgs {
             },
             writing: Writing {
                 lease_namespace: self.lease_namespace.clone(),
+                lease_name: self.lease_name.clone(),
                 identity: identity(),
                 with_ingresses: self.update_ingress_status,
             },
@@ -148,6 +154,21 @@ fn identity() -> String {
     let nonce = since.unwrap_or_default().subsec_nanos();
     format!("{}_{}_{nonce:08x}", host.trim(), std::process::id())
 }
+
+/// A DNS label. With a namespace it must also fit into the name of a field manager, of 128 characters.
+fn lease_name(text: &str) -> Result<String, String> {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_label = text.chars().all(is_inner) && !text.starts_with('-') && !text.ends_with('-');
+    match text.len() {
+        1..=LEASE_NAME_MOST if is_label => Ok(text.to_owned()),
+        _ => Err(format!(
+            "write small letters, digits and dashes between them, {LEASE_NAME_MOST} at most"
+        )),
+    }
+}
+
+/// As long as the name of a release of Helm.
+const LEASE_NAME_MOST: usize = 53;
 
 /// Of a flag: `NAME=KUBECONFIG[#CONTEXT]`.
 #[derive(Clone, Debug)]
@@ -242,6 +263,10 @@ mod tests {
             "--cluster east=",
             "--manifests dir",
             "--context b",
+            "--lease-name Edge",
+            "--lease-name edge-",
+            "--lease-name edge/a",
+            "--lease-name a23456789012345678901234567890123456789012345678901234",
         ] {
             assert!(clusters(flags).is_err(), "{flags}");
         }

@@ -236,7 +236,7 @@ impl Args {
                 .settings(self.local_cluster.as_ref(), reads_secrets)?,
         ) {
             (Some(directory), None) => Manifests::Directory(directory),
-            (None, Some(clusters)) => Manifests::Kubernetes(clusters),
+            (None, Some(clusters)) => Manifests::Kubernetes(clusters.into()),
             _ => bail!("name --manifests DIR or --kubernetes"),
         };
         Ok(Settings {

@@ -7,6 +7,7 @@ pub const CASES: [(&[&str], &[&str]); 31] = [
         &[],
         &[
             "--claim-vips",
+            "--lease-name=sni-router",
             "\"image\":\"sni-router:0.1.0\"",
             "\"secrets\"",
             "!\"privileged\":true",

@@ -189,7 +189,7 @@ fn is(listener: &Value, condition: &str, status: &str) -> bool {
     conditions.any(|it| it["type"] == condition && it["status"] == status)
 }
 
-fn addresses(ingress: &Value) -> Vec<String> {
+pub fn addresses(ingress: &Value) -> Vec<String> {
     let entries = ingress["status"]["loadBalancer"]["ingress"].as_array();
     let entries = entries.into_iter().flatten();
     entries

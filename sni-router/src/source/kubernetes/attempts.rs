@@ -87,6 +87,7 @@ mod tests {
             uid: "7".into(),
             status: json!({}),
             meaning: meaning.into(),
+            inherits: false,
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 /// A Lease that this router holds, or would like to.
 pub struct Lease {
     api: Api<Record>,
+    name: String,
     identity: String,
     /// What was seen last, and when it was first seen so.
     seen: Option<(LeaseSpec, Instant)>,
@@ -25,9 +26,10 @@ pub struct Lease {
 
 impl Lease {
     /// Held by nobody yet, as far as we know.
-    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+    pub fn new(client: Client, namespace: &str, name: String, identity: String) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
+            name,
             identity,
             seen: None,
             renewed: None,
@@ -48,9 +50,9 @@ impl Lease {
     pub async fn attempt(&mut self) -> Result<(), kube::Error> {
         // Before the request: what the others measure begins after this.
         let now = Instant::now();
-        let Some(mut record) = self.api.get_opt(NAME).await? else {
+        let Some(mut record) = self.api.get_opt(&self.name).await? else {
             let mut record = Record::default();
-            record.metadata.name = Some(NAME.to_owned());
+            record.metadata.name = Some(self.name.clone());
             record.spec = Some(self.claim(None));
             return self.wrote(now, self.api.create(&PostParams::default(), &record).await);
         };
@@ -64,7 +66,7 @@ impl Lease {
         self.wrote(
             now,
             self.api
-                .replace(NAME, &PostParams::default(), &record)
+                .replace(&self.name, &PostParams::default(), &record)
                 .await,
         )
     }
@@ -74,7 +76,7 @@ impl Lease {
         if self.renewed.take().is_none() {
             return Ok(());
         }
-        let Some(mut record) = self.api.get_opt(NAME).await? else {
+        let Some(mut record) = self.api.get_opt(&self.name).await? else {
             return Ok(());
         };
         match &mut record.spec {
@@ -84,7 +86,7 @@ impl Lease {
             _ => return Ok(()),
         }
         self.api
-            .replace(NAME, &PostParams::default(), &record)
+            .replace(&self.name, &PostParams::default(), &record)
             .await
             .map(drop)
     }
@@ -142,9 +144,6 @@ impl Lease {
     }
 }
 
-/// The Lease's name.
-const NAME: &str = "sni-router";
-
 /// client-go's times.
 const GOOD_FOR: Duration = Duration::from_secs(15);
 const RENEW_WITHIN: Duration = Duration::from_secs(10);
@@ -160,7 +159,8 @@ mod tests {
         let service = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
             Err::<axum::http::Response<kube::client::Body>, _>("no API server in this test")
         });
-        Lease::new(Client::new(service, "default"), "default", identity.into())
+        let client = Client::new(service, "default");
+        Lease::new(client, "default", "a".into(), identity.into())
     }
 
     #[tokio::test(start_paused = true)]

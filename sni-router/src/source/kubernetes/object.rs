@@ -59,12 +59,13 @@ pub struct Id {
     pub name: String,
 }
 
-/// What an object's status says now, and whether this router wrote some of it.
+/// What an object's status says now, and which installations of the router wrote some of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
     pub uid: String,
     pub status: Value,
-    pub is_ours: bool,
+    /// Their field managers.
+    pub managers: Vec<String>,
 }
 
 impl Object {
@@ -110,12 +111,14 @@ impl Object {
     /// What the status of a Listener or an Ingress says.
     pub fn seen(&self) -> Seen {
         let managed = self.metadata.managed_fields.iter().flatten();
+        let managers = managed
+            .filter(|entry| entry.subresource.as_deref() == Some("status"))
+            .filter_map(|entry| entry.manager.as_deref())
+            .filter(|name| name.split('/').next() == Some(FIELD_MANAGER));
         Seen {
             uid: self.metadata.uid.clone().unwrap_or_default(),
             status: self.status.clone().unwrap_or_default(),
-            is_ours: managed
-                .filter(|entry| entry.subresource.as_deref() == Some("status"))
-                .any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER)),
+            managers: managers.map(str::to_owned).collect(),
         }
     }
 
@@ -241,7 +244,8 @@ impl Resource for Object {
     }
 }
 
-/// Whose fields a status is made of, for server-side apply.
+/// Whose fields a status is made of, for server-side apply: `sni-router/NAMESPACE/NAME`, of the Lease of an
+/// installation. Once this alone was the field manager of all of them.
 pub const FIELD_MANAGER: &str = "sni-router";
 
 #[cfg(test)]
@@ -342,16 +346,20 @@ mod tests {
     }
 
     #[test]
-    fn status_is_ours_when_our_manager_wrote_it() {
+    fn installations_are_known_by_what_they_wrote_into_a_status() {
         let ingress = |manager: &str, subresource: &str| {
             object(json!({"metadata": {"name": "a", "managedFields": [
                 {"manager": manager, "subresource": subresource},
             ]}}))
             .seen()
-            .is_ours
+            .managers
         };
-        assert!(ingress("sni-router", "status"));
-        assert!(!ingress("sni-router", ""));
-        assert!(!ingress("nsic", "status"));
+        for name in ["sni-router", "sni-router/edge/a"] {
+            assert_eq!(ingress(name, "status"), [name]);
+            assert_eq!(ingress(name, ""), [""; 0]);
+        }
+        for name in ["nsic", "sni-router-operator"] {
+            assert_eq!(ingress(name, "status"), [""; 0]);
+        }
     }
 }

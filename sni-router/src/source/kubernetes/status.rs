@@ -29,6 +29,8 @@ pub struct Change {
     pub status: Value,
     /// The same without times: what is the same says the same.
     pub meaning: String,
+    /// Whether fields are there from before each installation had a field manager: those go.
+    pub inherits: bool,
 }
 
 /// What differs in a cluster: nothing before all its objects have been judged.
@@ -38,6 +40,7 @@ pub fn changes(
     mirror: &Mirror,
     kept: Kept,
     with_ingresses: bool,
+    manager: &str,
     now: &Time,
 ) -> Vec<Change> {
     // What was not looked at is not to be cleared.
@@ -46,10 +49,14 @@ pub fn changes(
     }
     let mut changes = match kept {
         Kept::Nothing => Vec::new(),
-        _ => listeners(desired, cluster, &mirror.seen(Kind::Listener), kept, now),
+        _ => {
+            let seen = mirror.seen(Kind::Listener);
+            listeners(desired, cluster, &seen, kept, manager, now)
+        }
     };
     if with_ingresses {
-        changes.extend(ingresses(desired, cluster, &mirror.seen(Kind::Ingress)));
+        let seen = mirror.seen(Kind::Ingress);
+        changes.extend(ingresses(desired, cluster, &seen, manager));
     }
     changes
 }
@@ -61,6 +68,7 @@ fn listeners(
     cluster: &Cluster,
     seen: &AllSeen,
     kept: Kept,
+    manager: &str,
     now: &Time,
 ) -> Vec<Change> {
     let ours = desired.listeners.iter();
@@ -81,7 +89,7 @@ fn listeners(
             serde_json::from_value(seen.status.clone()).unwrap_or_default();
         let wanted = reduced(listener.as_api(previous.as_ref(), now), kept);
         let previous = previous.map(|previous| own(reduced(previous, kept), &wanted));
-        if previous.as_ref() != Some(&wanted) {
+        if previous.as_ref() != Some(&wanted) || inherits(seen) {
             let timeless = listener.as_api(None, &Time(Timestamp::UNIX_EPOCH));
             changes.push(Change {
                 meaning: json!(timeless).to_string(),
@@ -89,21 +97,21 @@ fn listeners(
             });
         }
     }
-    changes.extend(taken_back(Kind::Listener, seen, &judged));
+    changes.extend(taken_back(Kind::Listener, seen, &judged, manager));
     changes
 }
 
-fn ingresses(desired: &Desired, cluster: &Cluster, seen: &AllSeen) -> Vec<Change> {
+fn ingresses(desired: &Desired, cluster: &Cluster, seen: &AllSeen, manager: &str) -> Vec<Change> {
     let ours = desired.ingresses.iter();
     let ours = ours.filter(|ingress| ingress.subject.key.cluster == *cluster);
     let mut judged = BTreeSet::new();
     let mut changes = Vec::new();
     for ingress in ours {
         let id = id_of(&ingress.subject.key);
-        if ingress.addresses.is_empty() {
+        let found = seen.get_key_value(&id);
+        if ingress.addresses.is_empty() && !found.is_some_and(|(_, seen)| inherits(seen)) {
             continue;
         }
-        let found = seen.get_key_value(&id);
         judged.insert(id);
         let Some((id, seen)) = found else {
             continue;
@@ -111,14 +119,18 @@ fn ingresses(desired: &Desired, cluster: &Cluster, seen: &AllSeen) -> Vec<Change
         if ingress.subject.uid.as_ref() != Some(&seen.uid) {
             continue;
         }
-        if addresses(&seen.status) != ingress.addresses.iter().collect::<Vec<_>>() {
+        let differs = addresses(&seen.status) != ingress.addresses.iter().collect::<Vec<_>>();
+        if differs || inherits(seen) {
             let addresses = ingress.addresses.iter().map(|ip| json!({ "ip": ip }));
             let addresses: Vec<_> = addresses.collect();
-            let status = json!({ "loadBalancer": { "ingress": addresses } });
+            let status = match addresses.is_empty() {
+                true => json!({}),
+                false => json!({ "loadBalancer": { "ingress": addresses } }),
+            };
             changes.push(change(Kind::Ingress, id, seen, status));
         }
     }
-    changes.extend(taken_back(Kind::Ingress, seen, &judged));
+    changes.extend(taken_back(Kind::Ingress, seen, &judged, manager));
     changes
 }
 
@@ -151,14 +163,24 @@ fn change(kind: Kind, id: &Id, seen: &Seen, status: Value) -> Change {
         uid: seen.uid.clone(),
         meaning: status.to_string(),
         status,
+        inherits: inherits(seen),
     }
 }
 
-/// What this router wrote to objects that it has nothing more to say about.
-fn taken_back(kind: Kind, seen: &AllSeen, judged: &BTreeSet<Id>) -> Vec<Change> {
+/// Whether a status has fields from before each installation had a field manager.
+fn inherits(seen: &Seen) -> bool {
+    seen.managers.iter().any(|name| name == FIELD_MANAGER)
+}
+
+/// What this installation wrote to objects that it has nothing more to say about. What is there from
+/// before is left alone: it may be that of another one, which still writes so.
+fn taken_back(kind: Kind, seen: &AllSeen, judged: &BTreeSet<Id>, manager: &str) -> Vec<Change> {
     seen.iter()
-        .filter(|(id, seen)| seen.is_ours && !judged.contains(id))
-        .map(|(id, seen)| change(kind, id, seen, json!({})))
+        .filter(|(id, seen)| seen.managers.iter().any(|it| it == manager) && !judged.contains(id))
+        .map(|(id, seen)| Change {
+            inherits: false,
+            ..change(kind, id, seen, json!({}))
+        })
         .collect()
 }
 
@@ -182,7 +204,21 @@ fn id_of(key: &sni_router_core::model::ObjectKey) -> Id {
 
 impl Change {
     /// Writes it. What others wrote into the same status stays theirs.
-    pub async fn write(&self, client: &Client) -> Result<(), kube::Error> {
+    pub async fn write(&self, client: &Client, manager: &str) -> Result<(), kube::Error> {
+        self.apply(client, manager, &self.status).await?;
+        match self.inherits {
+            // By now what shall stay is ours as well.
+            true => self.apply(client, FIELD_MANAGER, &json!({})).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn apply(
+        &self,
+        client: &Client,
+        manager: &str,
+        status: &Value,
+    ) -> Result<(), kube::Error> {
         let resource = self.kind.resource();
         let api: Api<Object> = Api::namespaced_with(client.clone(), &self.id.namespace, &resource);
         let mut patch = json!({
@@ -190,10 +226,10 @@ impl Change {
             "kind": resource.kind,
             "metadata": { "name": self.id.name, "uid": self.uid },
         });
-        if self.status != json!({}) {
-            patch["status"] = self.status.clone();
+        if *status != json!({}) {
+            patch["status"] = status.clone();
         }
-        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let params = PatchParams::apply(manager).force();
         match api
             .patch_status(&self.id.name, &params, &Patch::Apply(&patch))
             .await
@@ -219,8 +255,8 @@ mod tests {
     use super::super::mirror::{Held, Section};
     use super::*;
 
-    /// A mirror with one Listener `web` that has this status, written by this router.
-    fn mirror(status: &Value) -> Mirror {
+    /// A mirror with one Listener `web` that has this status, written by this installation.
+    fn mirror(manager: &str, status: &Value) -> Mirror {
         let section = Section {
             kind: Kind::Listener,
             namespace: None,
@@ -228,7 +264,7 @@ mod tests {
         let object: Object = serde_json::from_value(json!({
             "metadata": {
                 "name": "web", "namespace": "edge", "uid": "7",
-                "managedFields": [{"manager": FIELD_MANAGER, "subresource": "status"}],
+                "managedFields": [{"manager": manager, "subresource": "status"}],
             },
             "spec": {"protocol": "https"},
             "status": status,
@@ -257,16 +293,25 @@ mod tests {
 
     #[test]
     fn status_is_taken_back_only_when_all_objects_of_the_cluster_were_judged() {
-        let mirror = mirror(&json!({"state": "Served"}));
         let east: Cluster = "east".parse().unwrap();
-        let now = Time(Timestamp::UNIX_EPOCH);
+        let ours = mirror(MANAGER, &json!({"state": "Served"}));
         let mut desired = Desired::default();
-        assert!(changes(&desired, &east, &mirror, Kept::All, true, &now).is_empty());
+        let due = |desired: &Desired, mirror: &Mirror| {
+            let now = Time(Timestamp::UNIX_EPOCH);
+            changes(desired, &east, mirror, Kept::All, true, MANAGER, &now)
+        };
+        assert!(due(&desired, &ours).is_empty());
         desired.current.insert("west".parse().unwrap());
-        assert!(changes(&desired, &east, &mirror, Kept::All, true, &now).is_empty());
+        assert!(due(&desired, &ours).is_empty());
         desired.current.insert(east.clone());
-        let changes = changes(&desired, &east, &mirror, Kept::All, true, &now);
+        let changes = due(&desired, &ours);
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].status, json!({}));
+        for manager in ["sni-router/edge/other", FIELD_MANAGER, "another"] {
+            let theirs = mirror(manager, &json!({"state": "Served"}));
+            assert!(due(&desired, &theirs).is_empty(), "{manager}");
+        }
     }
+
+    const MANAGER: &str = "sni-router/edge/sni-router";
 }

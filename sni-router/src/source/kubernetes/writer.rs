@@ -19,6 +19,7 @@ use super::definition::{Kept, Problems};
 use super::events::Events;
 use super::lease::{Lease, PERIOD};
 use super::mirror::Mirror;
+use super::object::FIELD_MANAGER;
 use super::status::{changes, is_refusal};
 use super::watch::words;
 
@@ -27,6 +28,8 @@ use super::watch::words;
 pub struct Writing {
     /// Where the Lease is; the client's own namespace if absent.
     pub lease_namespace: Option<String>,
+    /// Its name. With the namespace it is what tells installations of the router apart.
+    pub lease_name: String,
     /// Who this router is among those that want the Lease.
     pub identity: String,
     /// Whether addresses are written to Ingresses.
@@ -62,13 +65,28 @@ pub struct Writer {
     pub told: Option<String>,
 }
 
+impl Writing {
+    fn lease_namespace<'a>(&'a self, client: &'a Client) -> &'a str {
+        let own = self.lease_namespace.as_deref();
+        own.unwrap_or_else(|| client.default_namespace())
+    }
+
+    /// The field manager of this installation.
+    fn manager(&self, client: &Client) -> String {
+        let namespace = self.lease_namespace(client);
+        format!("{FIELD_MANAGER}/{namespace}/{}", self.lease_name)
+    }
+}
+
 impl Writer {
     /// Keeps the Lease if it can, and writes while it does, until the process ends.
     pub async fn run(mut self) {
-        let namespace = self.writing.lease_namespace.clone();
-        let namespace = namespace.unwrap_or_else(|| self.client.default_namespace().to_owned());
-        let identity = self.writing.identity.clone();
-        let mut lease = Lease::new(self.client.clone(), &namespace, identity);
+        let namespace = self.writing.lease_namespace(&self.client).to_owned();
+        let (name, identity) = (
+            self.writing.lease_name.clone(),
+            self.writing.identity.clone(),
+        );
+        let mut lease = Lease::new(self.client.clone(), &namespace, name, identity);
         let (tell_leader, mut is_leader) = channel::channel(false);
         let (written, label) = (Arc::clone(&self.written), Arc::clone(&self.label));
         let mut ending = self.ending.clone();
@@ -173,12 +191,14 @@ impl Writer {
         let now = Time(Timestamp::now());
         let with_ingresses = self.writing.with_ingresses;
         let kept = Kept::with(&self.definition);
+        let manager = self.writing.manager(&self.client);
         let mut changes = changes(
             &wanted,
             &self.cluster,
             &self.mirror,
             kept,
             with_ingresses,
+            &manager,
             &now,
         );
         attempts.expire(Instant::now());
@@ -189,7 +209,7 @@ impl Writer {
             if !*is_leader.borrow() || is_outdated {
                 return Ok(());
             }
-            match change.write(&self.client).await {
+            match change.write(&self.client, &manager).await {
                 Ok(()) => {
                     self.written.statuses.fetch_add(1, Ordering::Relaxed);
                 }
