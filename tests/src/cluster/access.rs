@@ -50,9 +50,15 @@ impl ControlPlane {
     pub fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
         let user = json!({"token": self.token(namespace, name)});
         let path = self.dir().join(format!("{namespace}-{name}.kubeconfig"));
-        let text = kubeconfig(&self.url(), &self.pki.authority_pem, user);
-        fs::write(&path, text).expect("write a kubeconfig");
+        self.write_kubeconfig(&path, user);
         path
+    }
+
+    /// Writes a kubeconfig with this user, as `{"token": …}`.
+    #[track_caller]
+    pub fn write_kubeconfig(&self, path: &Path, user: Value) {
+        let text = kubeconfig(&self.url(), &self.pki.authority_pem, user);
+        fs::write(path, text).expect("write a kubeconfig");
     }
 
     /// A client that is a ServiceAccount; to be used in [`ControlPlane::run`].

@@ -147,7 +147,7 @@ fn site(town: &Town, host: &str, backend: u8) -> Site {
 }
 
 #[track_caller]
-fn fill(control: &ControlPlane, site: &Site) {
+pub fn fill(control: &ControlPlane, site: &Site) {
     control.send(&ingress_class(), DryRun::No).unwrap();
     for mut object in site.objects() {
         if object["kind"] == "Listener" {
@@ -168,7 +168,7 @@ fn add(directory: &Path, name: &str, control: &ControlPlane) {
     fs::copy(control.kubeconfig(), directory.join(name)).unwrap();
 }
 
-fn stale(router: &Router, cluster: &str) -> bool {
+pub fn stale(router: &Router, cluster: &str) -> bool {
     router.metric("sni_router_source_stale", &[("cluster", cluster)]) > 0.5
 }
 

@@ -84,13 +84,16 @@ impl Watched {
             true => ONLY_CLUSTER.into(),
             false => name.as_str().into(),
         };
-        let client = access.client().await?;
+        let (client, renewal) = access.client().await?;
         let cached = load(cache.clone(), &label).await;
         let scope = &common.scope;
         let mirror = Arc::new(Mirror::new(sections(scope), Arc::clone(&common.dirty)));
         let contact = Arc::new(Contact::default());
         let definition = Problems::default();
         let mut tasks = JoinSet::new();
+        if let Some(renewal) = renewal {
+            tasks.spawn(renewal.run(Arc::clone(&label)));
+        }
         for section in sections(scope) {
             let watch = Watch {
                 cluster: Arc::clone(&label),
@@ -314,6 +317,7 @@ mod tests {
             scope: Scope::default(),
             writing: Writing {
                 lease_namespace: None,
+                lease_name: "a".into(),
                 identity: "a".into(),
                 with_ingresses: false,
             },

@@ -11,6 +11,8 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::plugin::Plugin;
+use super::renewal::Renewal;
 use super::watch::words;
 
 /// Where an API server is, and who we are there.
@@ -27,10 +29,11 @@ pub enum Access {
 }
 
 impl Access {
-    /// A client. Nothing is sent yet, but a program that the kubeconfig names may run, on a thread of
-    /// its own.
-    pub async fn client(&self) -> Result<Client, ConnectError> {
+    /// A client, and what renews its credentials where a plugin gives them: nothing is sent, and no plugin
+    /// run, before that runs.
+    pub async fn client(&self) -> Result<(Client, Option<Renewal>), ConnectError> {
         let (access, runtime) = (self.clone(), Handle::current());
+        // Files are read, which may be far away.
         let connect = spawn_blocking(move || runtime.block_on(access.connect()));
         match timeout(PATIENCE, connect).await {
             Ok(outcome) => outcome.map_err(|_| ConnectError::Panicked)?,
@@ -38,7 +41,7 @@ impl Access {
         }
     }
 
-    async fn connect(&self) -> Result<Client, ConnectError> {
+    async fn connect(&self) -> Result<(Client, Option<Renewal>), ConnectError> {
         let mut config = match self {
             Self::InCluster => Config::incluster()?,
             Self::Kubeconfig { path, context } => {
@@ -60,9 +63,25 @@ impl Access {
         config.read_timeout = Some(READ_TIMEOUT);
         // Whoever asks has a pause of its own before it asks again.
         config.default_retry = false;
-        let client = ClientBuilder::try_from(config).map_err(Box::new)?;
-        Ok(client.build())
+        // kube would run its program without a limit, whenever it asks for a token.
+        let provider = config.auth_info.auth_provider.as_ref();
+        if provider.is_some_and(|it| it.config.contains_key("cmd-path")) {
+            return Err(ConnectError::AuthProvider);
+        }
+        match Plugin::taken_from(&mut config.auth_info) {
+            Some(plugin) => {
+                let (client, renewal) = Renewal::of(config, plugin);
+                Ok((client, Some(renewal)))
+            }
+            None => Ok((build(config)?, None)),
+        }
     }
+}
+
+/// A client of what a kubeconfig says in full.
+pub fn build(config: Config) -> Result<Client, ConnectError> {
+    let client = ClientBuilder::try_from(config).map_err(Box::new)?;
+    Ok(client.build())
 }
 
 /// Why there is no client.
@@ -82,18 +101,18 @@ pub enum ConnectError {
     /// What it says cannot be used.
     #[error("{}", words(.0))]
     Client(#[from] Box<kube::Error>),
-    /// A program does not end.
-    #[error(
-        "the program that the kubeconfig names has not ended within {:?}",
-        PATIENCE
-    )]
+    /// A file system hangs.
+    #[error("the kubeconfig, or a file that it names, cannot be read within {PATIENCE:?}")]
     Slow,
+    /// A program is named in a way that Kubernetes has forgotten.
+    #[error("its auth-provider names a program, as Kubernetes had it before 1.26: use exec")]
+    AuthProvider,
     /// A bug.
     #[error("reading the kubeconfig panicked (please report this)")]
     Panicked,
 }
 
-/// A program that gives credentials gets so long.
+/// Files get so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

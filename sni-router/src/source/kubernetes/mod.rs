@@ -20,6 +20,8 @@ mod lease;
 mod mirror;
 mod object;
 mod pem;
+mod plugin;
+mod renewal;
 mod status;
 mod watch;
 mod writer;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rstest::rstest;
 use rustix::process::Signal;
 use rustix::thread::CapabilitySet;
+use serde_json::json;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Router, binary};
 use sni_router_tests::raw::{End, read_to_end};
@@ -128,6 +129,30 @@ fn next_instance_takes_over_in_the_same_sandbox_and_the_first_one_ends_in_good_o
     running.exchange();
 }
 
+/// Its words arrive only if it got by with what the filter has, and so did the router that starts it.
+#[test]
+fn credential_plugin_runs_in_the_same_sandbox() {
+    let lab = Lab::new(0);
+    let script = "sleep 0; echo \"as $(id -u), no credentials today\" >&2; exit 1";
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "a", "user": {"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "sh", "args": ["-c", script], "interactiveMode": "Never",
+        }}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+    });
+    let path = lab.dir().join("kubeconfig");
+    fs::write(&path, kubeconfig.to_string()).expect("write a kubeconfig");
+    let path = path.to_str().expect("a path of the lab");
+    let service = Service::install(&lab);
+    let source = ["--kubernetes", "--cache-dir=none", "--kubeconfig", path];
+    let (router, _manager) = service.start_on(&lab, "sni-router", Datapath::Userspace, &source);
+    let words = format!("as {USER}, no credentials today");
+    router.log().wait_for_line(&words, STARTED);
+}
+
 /// A connection from its beginning to its record.
 #[track_caller]
 fn carry_one(rig: &Rig) {
@@ -185,6 +210,17 @@ impl Service {
 
     /// Does what systemd does at the start of an instance.
     fn start(&self, lab: &Lab, name: &str, datapath: Datapath) -> (Router, Manager) {
+        self.start_on(lab, name, datapath, &[])
+    }
+
+    /// The same with another source than the unit's, where one is given.
+    fn start_on(
+        &self,
+        lab: &Lab,
+        name: &str,
+        datapath: Datapath,
+        source: &[&str],
+    ) -> (Router, Manager) {
         let runtime = lab.dir().join("run").join(name);
         fs::create_dir_all(&runtime).expect("RuntimeDirectory=");
         chown(&runtime, Some(USER), Some(USER)).expect("chown");
@@ -193,7 +229,12 @@ impl Service {
         // BindPaths=, seen from the service.
         symlink(&pins, runtime.join("pins")).expect("symlink");
 
-        let words = self.command_line(lab, name);
+        let mut words = self.command_line(lab, name);
+        if !source.is_empty() {
+            let place = words.iter().position(|word| word.starts_with("--manifests="));
+            let place = place.expect("the unit's source");
+            words.splice(place..=place, source.iter().map(|&word| word.to_owned()));
+        }
         let mut command = Command::new(&self.binary);
         command
             .args(&words[1..])
