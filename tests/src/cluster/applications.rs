@@ -52,19 +52,24 @@ pub fn slice(name: &str, service: &str, addresses: &[String]) -> Value {
     })
 }
 
-/// Its objects, each with the path it is created at.
-fn application(n: u32) -> [(&'static str, Value); 3] {
-    let name = format!("app-{n}");
+/// The Ingress of an application, with a host, to the Service of the same name.
+pub fn ingress(name: &str, host: &str) -> Value {
     let backend = json!({"service": {"name": name, "port": {"number": 443}}});
     let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
-    let ingress = json!({
+    json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
         "metadata": {
             "name": name, "namespace": "default",
             "annotations": {"ingress.citrix.com/listener": "web"},
         },
-        "spec": {"rules": [{"host": format!("{name}.example.com"), "http": {"paths": paths}}]},
-    });
+        "spec": {"ingressClassName": "sni-router", "rules": [{"host": host, "http": {"paths": paths}}]},
+    })
+}
+
+/// Its objects, each with the path it is created at.
+fn application(n: u32) -> [(&'static str, Value); 3] {
+    let name = format!("app-{n}");
+    let ingress = ingress(&name, &format!("{name}.example.com"));
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "namespace": "default"},
