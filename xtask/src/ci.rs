@@ -14,6 +14,6 @@ pub fn ci() -> Result<ExitCode> {
     Totals::of(|totals| {
         test::run(totals)?;
         admin::run(totals)?;
-        cluster::run(totals)
+        cluster::run(totals, None)
     })
 }

@@ -1,5 +1,6 @@
 //! `test-cluster`: the tests that need a real Kubernetes API server.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -12,11 +13,12 @@ use crate::totals::Totals;
 
 /// Runs them, as root, and ends with a line of totals.
 pub fn test() -> Result<ExitCode> {
-    Totals::of(run)
+    Totals::of(|totals| run(totals, None))
 }
 
-/// The same, adding up what there is.
-pub fn run(totals: &mut Totals) -> Result<()> {
+/// The same, adding up what there is; of this router instead of the one that is built here, where one is
+/// given.
+pub fn run(totals: &mut Totals, router: Option<&Path>) -> Result<()> {
     setup::ensure()?;
     check_machine()?;
     let assets = step("control plane", control_plane::assets)?;
@@ -29,6 +31,7 @@ pub fn run(totals: &mut Totals) -> Result<()> {
         each.try_for_each(|test| {
             let mut command = as_root("env")?;
             command.arg(format!("{ASSETS}={}", assets.display()));
+            command.args(router.map(|path| format!("SNI_ROUTER_BIN={}", path.display())));
             totals.count(command.arg(test))
         })
     })

@@ -8,13 +8,14 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 
 use crate::command::{self, cargo, output, step, target_dir, workspace};
-use crate::setup;
+use crate::totals::Totals;
+use crate::{cluster, setup};
 
 /// How to build it.
 #[derive(ClapArgs)]
@@ -22,10 +23,14 @@ pub struct Args {
     /// Build everything a second time, from nothing, and fail if a byte differs
     #[arg(long)]
     verify: bool,
+
+    /// Have this very binary pass the tests against a real Kubernetes API server (as test-cluster)
+    #[arg(long)]
+    check: bool,
 }
 
 /// Builds the archive into `target/dist`, with its checksum beside it.
-pub fn dist(args: &Args) -> Result<()> {
+pub fn dist(args: &Args) -> Result<ExitCode> {
     setup::ensure()?;
     setup::ensure_program("musl-gcc", "musl-tools")?;
     let target = format!("{}-unknown-linux-musl", env::consts::ARCH);
@@ -49,7 +54,10 @@ pub fn dist(args: &Args) -> Result<()> {
         fs::remove_dir_all(again)?;
     }
     println!("{}", archive.display());
-    Ok(())
+    if args.check {
+        return Totals::of(|totals| cluster::run(totals, Some(&dist.join("sni-router"))));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The static binary, built below `target_dir`.
@@ -118,7 +126,8 @@ fn pack(binary: &Path, epoch: &str, dist: &Path) -> Result<PathBuf> {
 
 /// The time of the commit, or what `SOURCE_DATE_EPOCH` says.
 fn epoch() -> Result<String> {
-    if let Ok(epoch) = env::var("SOURCE_DATE_EPOCH") {
+    // An empty one is none, as from a container file that was given none.
+    if let Some(epoch) = env::var("SOURCE_DATE_EPOCH").ok().filter(|it| !it.is_empty()) {
         return Ok(epoch);
     }
     let mut git = Command::new("git");
@@ -127,4 +136,37 @@ fn epoch() -> Result<String> {
     let epoch =
         output(&mut git).context("no commit to take the time from: set SOURCE_DATE_EPOCH")?;
     Ok(epoch.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archive_has_what_is_installed_and_is_the_same_whenever_it_is_packed() {
+        let dir = env::temp_dir().join(format!("sni-router-dist-{}", std::process::id()));
+        let packed = || -> Result<Vec<u8>> {
+            let archive = pack(Path::new("/bin/true"), "1000000000", &dir)?;
+            let list = output(Command::new("tar").arg("-tvf").arg(&archive))?;
+            for (mode, name) in [
+                ("-rwxr-xr-x 0/0", "/sni-router\n"),
+                ("-rw-r--r-- 0/0", "/LICENSE-MIT\n"),
+                ("-rw-r--r-- 0/0", "/deploy/kubernetes/daemonset.yaml\n"),
+                ("-rw-r--r-- 0/0", "/deploy/helm/sni-router/crds/listeners.citrix.com.yaml\n"),
+                ("-rw-r--r-- 0/0", "/deploy/systemd/sni-router.service\n"),
+            ] {
+                let is_it = |line: &str| line.starts_with(mode) && line.ends_with(name);
+                let found = list.split_inclusive('\n').any(is_it);
+                assert!(found, "no {name} in {list}");
+            }
+            let mut check = Command::new("sha256sum");
+            check.args(["--check", "--strict"]).current_dir(&dir);
+            output(check.arg(archive.with_extension("gz.sha256")))?;
+            Ok(fs::read(archive)?)
+        };
+        // What is packed is copied before, and so has another time.
+        let (first, second) = (packed(), packed());
+        fs::remove_dir_all(&dir).expect("remove it");
+        assert!(first.expect("an archive") == second.expect("an archive"));
+    }
 }

@@ -88,7 +88,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test => return test::test(),
         Verb::TestAdmin => return admin::test(),
         Verb::TestCluster => return cluster::test(),
-        Verb::Dist(args) => dist::dist(&args)?,
+        Verb::Dist(args) => return dist::dist(&args),
         Verb::Lint => lint::lint()?,
         Verb::Ci => return ci::ci(),
     }
