@@ -127,7 +127,10 @@ fn pack(binary: &Path, epoch: &str, dist: &Path) -> Result<PathBuf> {
 /// The time of the commit, or what `SOURCE_DATE_EPOCH` says.
 fn epoch() -> Result<String> {
     // An empty one is none, as from a container file that was given none.
-    if let Some(epoch) = env::var("SOURCE_DATE_EPOCH").ok().filter(|it| !it.is_empty()) {
+    if let Some(epoch) = env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .filter(|it| !it.is_empty())
+    {
         return Ok(epoch);
     }
     let mut git = Command::new("git");
@@ -152,7 +155,10 @@ mod tests {
                 ("-rwxr-xr-x 0/0", "/sni-router\n"),
                 ("-rw-r--r-- 0/0", "/LICENSE-MIT\n"),
                 ("-rw-r--r-- 0/0", "/deploy/kubernetes/daemonset.yaml\n"),
-                ("-rw-r--r-- 0/0", "/deploy/helm/sni-router/crds/listeners.citrix.com.yaml\n"),
+                (
+                    "-rw-r--r-- 0/0",
+                    "/deploy/helm/sni-router/crds/listeners.citrix.com.yaml\n",
+                ),
                 ("-rw-r--r-- 0/0", "/deploy/systemd/sni-router.service\n"),
             ] {
                 let is_it = |line: &str| line.starts_with(mode) && line.ends_with(name);

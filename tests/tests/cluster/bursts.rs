@@ -88,7 +88,9 @@ fn change_is_served_and_told_while_others_never_end() {
         for round in 1..=5_u8 {
             let so_far = flood.1.load(Ordering::Relaxed);
             let hosts = (0..round).map(|n| format!("more-{n}.example.com"));
-            let site = hosts.fold(site(&town, round % 2), |site, host| site.route(&host, "one"));
+            let site = hosts.fold(site(&town, round % 2), |site, host| {
+                site.route(&host, "one")
+            });
             town.store(&site);
             town.wait_served(HOST, round % 2);
             let routes = APPLICATIONS + u32::from(round) + 1;
@@ -132,7 +134,12 @@ async fn change(client: Client, n: u32, rounds: std::ops::RangeInclusive<u32>) {
     let name = format!("app-{n}");
     for round in rounds {
         let path = format!("/apis/networking.k8s.io/v1/namespaces/default/ingresses/{name}");
-        put(&client, &path, &ingress(&name, &format!("{name}-{round}.example.com"))).await;
+        put(
+            &client,
+            &path,
+            &ingress(&name, &format!("{name}-{round}.example.com")),
+        )
+        .await;
         let (path, slice) = slice_of(n, round);
         put(&client, &path, &slice).await;
     }

@@ -43,7 +43,8 @@ fn two_installations_leave_each_others_status_alone_and_hand_over_what_changes_i
     }
 
     // Both look at everything again, and write nothing.
-    let versions = || both.map(|(listener, ingress, ..)| [version(&town, listener), version(&town, ingress)]);
+    let versions =
+        || both.map(|(listener, ingress, ..)| [version(&town, listener), version(&town, ingress)]);
     let (before, written) = (versions(), [writes(&a), writes(&b)]);
     let generations = [a.generation(), b.generation()];
     town.put(&slice_of_one());
@@ -114,14 +115,19 @@ fn what_an_older_router_wrote_goes_where_this_one_judges_and_stays_where_it_does
     let listener = town.wait_for(LISTENER, "the Listener is taken over", |it| {
         managers(it) == ours && it["status"]["status_message"] != "old"
     });
-    assert!(!listener["status"].to_string().contains("Old"), "{listener}");
+    assert!(
+        !listener["status"].to_string().contains("Old"),
+        "{listener}"
+    );
     assert_eq!(listener["status"]["state"], "Served");
     town.wait_for(INGRESS, "the Ingress is taken over", |it| {
         addresses(it) == [VIP4.to_string(), VIP6.to_string()] && managers(it) == ours
     });
-    town.wait_for(INGRESS_B, "the one without a Listener has no address", |it| {
-        addresses(it).is_empty() && managers(it).is_empty()
-    });
+    town.wait_for(
+        INGRESS_B,
+        "the one without a Listener has no address",
+        |it| addresses(it).is_empty() && managers(it).is_empty(),
+    );
     let other = town.get(INGRESS_OTHER);
     assert_eq!(addresses(&other), ["192.0.2.99"], "it is another's");
 }

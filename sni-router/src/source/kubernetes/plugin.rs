@@ -303,7 +303,7 @@ mod tests {
                 "echo '{\"status\": {\"clientKeyData\": \"k\"}}'",
                 "neither a token",
             ),
-            ("true", "something else"),
+            ("true", "neither a token"),
             (
                 "echo 'status: {token: a, expirationTimestamp: soon}'",
                 "no time",

@@ -231,7 +231,9 @@ impl Service {
 
         let mut words = self.command_line(lab, name);
         if !source.is_empty() {
-            let place = words.iter().position(|word| word.starts_with("--manifests="));
+            let place = words
+                .iter()
+                .position(|word| word.starts_with("--manifests="));
             let place = place.expect("the unit's source");
             words.splice(place..=place, source.iter().map(|&word| word.to_owned()));
         }
