@@ -1,6 +1,7 @@
 //! The router as a service of systemd: what it tells its manager, what it may do, and the unit that is
-//! installed. No systemd runs here: what it would do to the process is done to it by the test.
+//! installed. What systemd would do to the process is done to it by the test; only `booted` has one.
 
+mod booted;
 mod filter;
 mod manager;
 mod notification;

@@ -29,7 +29,7 @@ const STARTED: Duration = Duration::from_secs(60);
 
 /// What systemd-analyze says of the unit, from 0 to 10. The rest is what a router is for: the network,
 /// BPF, and CAP_NET_ADMIN.
-const EXPOSURE: f64 = 2.0;
+pub(super) const EXPOSURE: f64 = 2.0;
 
 #[test]
 fn unit_means_what_it_says_to_systemd_and_exposes_little() {
