@@ -63,6 +63,21 @@ fn kernel_is_accounted_for_when_it_is_the_kernel_that_carries() {
 }
 
 #[test]
+fn rates_with_and_without_scrapes_are_compared() {
+    let results = Results::of(&[
+        "--systems=forward,sni-router/userspace",
+        "--loads=connect-32-scraped",
+        "--seconds=0.2",
+    ]);
+    let row = results.valid_row("sni-router", "connect-32-scraped");
+    for key in ["scraped_share", "unscraped_conns_per_s", "conns_per_s"] {
+        assert_positive(row, key);
+    }
+    // One at the begin of each of the four times at the least.
+    assert!(row["scrapes"].as_f64() >= Some(4.0), "{row}");
+}
+
+#[test]
 fn every_kind_of_load_works_when_both_ends_speak_tls() {
     let results = Results::of(&[
         "--tls",

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use super::scraped::SCRAPED_SHARE;
+
 /// A load.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
@@ -56,6 +58,8 @@ pub enum Setting {
     Fresh,
     /// Its configuration changes every second.
     Reloaded,
+    /// Every other time, its metrics and its connections are asked for every second.
+    Scraped,
 }
 
 impl Load {
@@ -124,6 +128,9 @@ impl Load {
 
     /// The result that matters most, and whether less of it is better.
     pub fn headline(&self) -> (&'static str, bool) {
+        if self.setting == Setting::Scraped {
+            return (SCRAPED_SHARE, false);
+        }
         match self.work {
             Work::Down | Work::Up => ("cpu_s_per_gb", true),
             Work::Connect | Work::Reset => ("conns_per_s", false),
@@ -242,6 +249,14 @@ fn all() -> Vec<Load> {
             ..usual
         });
     }
+    loads.push(Load {
+        name: "connect-32-scraped",
+        work: Work::Connect,
+        streams: 32,
+        setting: Setting::Scraped,
+        is_quick: false,
+        ..usual
+    });
     for (name, streams) in [("idle-1000", 1000), ("idle-9000", 9000)] {
         loads.push(Load {
             name,
@@ -328,10 +343,10 @@ mod tests {
 
     #[test]
     fn loads_are_selected_by_name_or_by_weight() {
-        assert_eq!(Load::select(&[], false).unwrap().len(), 22);
+        assert_eq!(Load::select(&[], false).unwrap().len(), 23);
         assert_eq!(Load::select(&[], true).unwrap().len(), 6);
         assert!(Load::select(&["down-5".to_owned()], false).is_err());
         let names: std::collections::BTreeSet<_> = all().iter().map(|load| load.name).collect();
-        assert_eq!(names.len(), 22);
+        assert_eq!(names.len(), 23);
     }
 }

@@ -83,6 +83,7 @@ impl<'a> Bench<'a> {
         self.place.lab.check_stop()?;
         let outcome = match load.work {
             Work::Idle => self.idle(load)?,
+            _ if load.setting == Setting::Scraped => self.scraped(load)?,
             _ => self.timed(load)?,
         };
         // Nobody may have died over it.
@@ -111,7 +112,7 @@ impl<'a> Bench<'a> {
         Ok(others.saturating_sub(self.cut_off) as f64 / all.max(1) as f64)
     }
 
-    fn timed(&mut self, load: &Load) -> Result<Outcome> {
+    pub(super) fn timed(&mut self, load: &Load) -> Result<Outcome> {
         let mut next_reload = Instant::now() + RELOAD;
         let before = self.revision;
         let mut command = self.generate(load, self.tools.time / 4, self.tools.time);
@@ -162,24 +163,17 @@ impl<'a> Bench<'a> {
     }
 
     /// Opens connections, and looks at what they occupy while they do nothing.
-    ///
-    /// Compared with a part of them, not with none: allocators give back what the start has left when
-    /// they are used again, and round up the first of everything.
     fn idle(&mut self, load: &Load) -> Result<Outcome> {
-        let part = |streams| Load { streams, ..*load };
-        let first = load.streams / IDLE_BEFORE;
-        let more = load.streams - first;
-        let (mut outcome, seen) = self.hold(&part(first), |this| {
-            let before = Occupied::at_rest(this)?;
-            let (outcome, during) = this.hold(&part(more), |this| Occupied::at_rest(this))?;
-            Ok((before, during, outcome))
-        })?;
-        if let Some((before, during, rest)) = seen {
-            outcome.errors += rest.errors;
-            outcome.report = rest.report;
-            if let Some(during) = during {
-                outcome.results = during.per_connection(&before, more as f64);
-            }
+        // Allocators give back what the start has left when they are used again.
+        let few = Load {
+            streams: FEW,
+            ..*load
+        };
+        self.hold(&few, |_| Ok(()))?;
+        let before = Occupied::at_rest(self)?;
+        let (mut outcome, during) = self.hold(load, Occupied::by)?;
+        if let Some(during) = during {
+            outcome.results = during.per_connection(&before, load.streams as f64);
         }
         Ok(outcome)
     }
@@ -188,7 +182,7 @@ impl<'a> Bench<'a> {
     fn hold<T>(
         &mut self,
         load: &Load,
-        look: impl FnOnce(&mut Self) -> Result<T>,
+        look: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<(Outcome, Option<T>)> {
         let mut child = start(&mut self.generate(load, Duration::ZERO, Duration::ZERO))?;
         let mut stdin = child.stdin.take().context("no pipe")?;
@@ -304,5 +298,5 @@ const WELL: &[u8] = b"\"errors\":0}\n";
 pub const EXTRA_HOSTS: usize = 1000;
 const RELOAD: Duration = Duration::from_secs(1);
 
-/// One part of so many of the idle connections is there before the others.
-const IDLE_BEFORE: u64 = 4;
+/// Connections that only have memory given back.
+const FEW: u64 = 16;

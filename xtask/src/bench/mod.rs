@@ -16,6 +16,7 @@ mod peers;
 mod place;
 mod plan;
 mod rows;
+mod scraped;
 mod setting;
 mod system;
 mod table;

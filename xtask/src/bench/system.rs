@@ -1,16 +1,17 @@
 //! The systems under test, each started in the router's namespace for the same job.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::config::{self, Site};
 use super::peers::{self, Program};
 use super::place::{ENDPOINTS, Place};
-use crate::command::output;
 use crate::lab::{Lab, ROUTER, VIP, ip};
 
 /// A system that can be measured.
@@ -218,11 +219,23 @@ pub fn processes(lab: &Lab) -> Result<Vec<u32>> {
 
 /// How many of sni-router's connections another datapath than this one has carried, and any.
 pub fn carried(lab: &Lab, datapath: &str) -> Result<(u64, u64)> {
-    let mut curl = Command::new("curl");
-    curl.args(["--silent", "--fail", "--max-time", "10", "--unix-socket"]);
-    curl.arg(lab.dir().join("admin.sock"))
-        .arg("http://router/metrics");
-    Ok(count(&output(&mut curl)?, datapath))
+    Ok(count(&ask(lab, "/metrics")?, datapath))
+}
+
+/// What sni-router's admin API answers. Asked from this process: starting another one would cost the
+/// machine more than the answer.
+pub fn ask(lab: &Lab, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(lab.dir().join("admin.sock")).context("admin.sock")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .context(path.to_owned())?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    let status = head.split(' ').nth(1);
+    ensure!(status == Some("200"), "{path}: {head}");
+    Ok(body.to_owned())
 }
 
 /// Connections carried by another datapath than this one, and by any.
@@ -253,6 +266,9 @@ pub fn last_words(lab: &Lab) -> String {
 fn log_of(lab: &Lab) -> PathBuf {
     lab.dir().join("system.log")
 }
+
+/// An answer takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 impl System {

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::extra::{NS_PER_PACKET, SYSCALLS, counts_syscalls, takes_kernel_time};
-use super::load::{Load, Work};
+use super::load::{Load, Setting, Work};
 use super::rows::{Row, Rows};
+use super::scraped::{SCRAPED_SHARE, UNSCRAPED_RATE};
 
 /// A table for each kind of work.
 pub fn markdown(rows: &Rows) -> String {
@@ -49,7 +50,8 @@ fn describe(load: &Load) -> String {
         }
     };
     let reloaded = match load.setting {
-        super::load::Setting::Reloaded => "; the configuration changes every second",
+        Setting::Reloaded => "; the configuration changes every second",
+        Setting::Scraped => "; metrics and connections are asked for every second, or not",
         _ => "",
     };
     let tls = if load.is_tls { "; TLS" } else { "" };
@@ -122,6 +124,10 @@ fn columns(load: &Load) -> Vec<Column> {
         columns.push(column("p50_us", "p50 µs", 0));
         columns.push(column("p99_us", "p99 µs", 0));
         columns.push(column("p999_us", "p99.9 µs", 0));
+    }
+    if load.setting == Setting::Scraped {
+        columns.insert(0, column(SCRAPED_SHARE, "of the unscraped rate %", 1));
+        columns.insert(2, column(UNSCRAPED_RATE, "unscraped", 0));
     }
     if counts_syscalls(load) {
         columns.push(column(SYSCALLS, "system calls each", 1));
