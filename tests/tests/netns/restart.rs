@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -217,61 +216,6 @@ fn next_router_takes_over_without_a_failed_connection() {
     assert!(status.success(), "{status}");
 }
 
-/// The same again and again, at whatever rate connections can be made: twenty updates of a host in a
-/// minute, and no client notices one.
-#[test]
-fn twenty_routers_take_over_one_after_another_without_a_failed_connection() {
-    const TAKE_OVERS: usize = 20;
-    const BETWEEN: usize = 50;
-    let _alone = alone();
-    let pinned = Pinned::start();
-    let old = pinned.open_left();
-    let Pinned { rig, bpffs } = pinned;
-    let Rig {
-        mut router,
-        endpoint,
-        lab,
-        ..
-    } = rig;
-    // Clients end first, and their ports then rest for a minute: there are not enough for that.
-    lab.net
-        .client
-        .sysctl("ipv4/ip_local_port_range", "1024 65535");
-    lab.net.client.sysctl("ipv4/tcp_tw_reuse", "1");
-    let server = Server::spawn(endpoint, echo);
-    let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let failures: Vec<String> = thread::scope(|scope| {
-        let (lab, stop, made) = (&lab, &stop, &made);
-        // More would only slow down the starts: the verifier takes a core for a second and a half.
-        let clients: Vec<_> = (0..2)
-            .map(|n| scope.spawn(move || round_trips(lab, n, stop, made)))
-            .collect();
-        for number in 0..TAKE_OVERS {
-            let next = next(lab, &bpffs, &lab.admin_of(&format!("next-{number}")));
-            let mut before = mem::replace(&mut router, next);
-            let status = before.wait_exit(SOON);
-            assert!(status.success(), "{status}");
-            let served = before.log().access().len();
-            assert!(served >= BETWEEN, "router {number} has served {served}");
-            more(made, BETWEEN);
-        }
-        old.exchange();
-        stop.store(true, Ordering::Relaxed);
-        let clients = clients.into_iter();
-        clients
-            .flat_map(|it| it.join().expect("a client"))
-            .collect()
-    });
-    let made = made.into_inner();
-    assert!(
-        failures.is_empty(),
-        "{} of {made}: {failures:?}",
-        failures.len()
-    );
-    assert!(server.accepted() > TAKE_OVERS * BETWEEN);
-    old.exchange();
-}
-
 /// A router of another version leaves the flows of the one before to that one's program, until the
 /// last of them has ended.
 #[test]
@@ -337,7 +281,7 @@ fn echo(stream: TcpStream) {
 }
 
 /// The next router of a lab, which pins there too.
-fn next(lab: &Lab, bpffs: &Bpffs, admin: &str) -> Router {
+pub(super) fn next(lab: &Lab, bpffs: &Bpffs, admin: &str) -> Router {
     let dir = bpffs.dir();
     let args = ["--pin-dir", dir, "--datapath", "tc", "--claim-vips"];
     lab.start_at(admin, &args)
