@@ -13,6 +13,7 @@
 //! - [`wire`] impairs packets on their way; [`ways`] compares the way through the router with the
 //!   direct one.
 //! - [`openmetrics`] reads what `/metrics` answers, [`documented`] what docs/metrics.md says of it.
+//! - [`monitoring`] is the dashboard for Grafana, and promtool.
 //! - [`rig`] puts them together for the tests.
 //! - [`cluster`] is a real Kubernetes control plane, for the tests of `cargo xtask test-cluster`.
 //!
@@ -29,6 +30,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod documented;
 pub mod intruder;
+pub mod monitoring;
 pub mod netns;
 pub mod object;
 pub mod openmetrics;
