@@ -2,6 +2,8 @@
 //! `cargo xtask test-admin` sets.
 
 mod browser;
+mod contrast;
+mod devtools;
 mod fuzzer;
 
 use std::env;
