@@ -19,6 +19,7 @@ use super::super::metrics::Metrics;
 use super::super::readiness::Readiness;
 use super::answers::{Answers, Refused};
 use super::dashboard;
+use super::refusals::{Unknown, Unreadable, UnreadableOrder};
 use crate::api::{
     Backend, Closed, Config, Connection, ConnectionQuery, Drain, Drained, Explanation, Kernel,
     Listener, LogLevel, Page, Problem, Question, Refusal, Route, Status, Step, TraceQuery,
@@ -82,11 +83,14 @@ fn described() -> OpenApiRouter<Arc<Served>> {
 
 /// What the description begins with.
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "sni-router",
-    description = "What the router does, and what can be done about it. Over TCP, calls other than GET need \
+#[openapi(
+    info(
+        title = "sni-router",
+        description = "What the router does, and what can be done about it. Over TCP, calls other than GET need \
         the token of --admin-token-file as `Authorization: Bearer TOKEN`."
-))]
+    ),
+    components(schemas(Refusal))
+)]
 struct Description;
 
 /// Whether the process is alive
@@ -163,7 +167,7 @@ async fn kernel(State(served): Parts) -> Json<Kernel> {
 /// What a client's next connection gets at each Listener, and why
 #[utoipa::path(get, path = "/api/v1/explain", params(Question), responses(
     (status = 200, body = Vec<Explanation>),
-    (status = 400, body = Refusal),
+    Unreadable,
 ))]
 async fn explain(
     State(served): Parts,
@@ -177,7 +181,7 @@ async fn explain(
 /// Connections that are not over
 #[utoipa::path(get, path = "/api/v1/connections", params(ConnectionQuery), responses(
     (status = 200, body = Page),
-    (status = 400, body = Refusal),
+    Unreadable,
 ))]
 async fn connections(
     State(served): Parts,
@@ -191,7 +195,7 @@ async fn connections(
 /// End connections: all that fit, of which something must be said
 #[utoipa::path(delete, path = "/api/v1/connections", params(ConnectionQuery), responses(
     (status = 200, body = Closed),
-    (status = 400, body = Refusal),
+    Unreadable,
 ))]
 async fn close_all(
     State(served): Parts,
@@ -204,8 +208,8 @@ async fn close_all(
 /// A connection
 #[utoipa::path(get, path = "/api/v1/connections/{id}", params(("id" = u64, Path)), responses(
     (status = 200, body = Connection),
-    (status = 400, body = Refusal),
-    (status = 404, body = Refusal),
+    Unreadable,
+    Unknown,
 ))]
 async fn connection(
     State(served): Parts,
@@ -217,8 +221,8 @@ async fn connection(
 /// End a connection: both sides get a RST
 #[utoipa::path(delete, path = "/api/v1/connections/{id}", params(("id" = u64, Path)), responses(
     (status = 200, body = Closed),
-    (status = 400, body = Refusal),
-    (status = 404, body = Refusal),
+    Unreadable,
+    Unknown,
 ))]
 async fn close(State(served): Parts, Path(id): Path<u64>) -> Result<Json<Closed>, Refused> {
     served.answers.close(id)?;
@@ -228,7 +232,7 @@ async fn close(State(served): Parts, Path(id): Path<u64>) -> Result<Json<Closed>
 /// What connections go through from now on, live: a step a line, as JSON, until the caller has enough
 #[utoipa::path(get, path = "/api/v1/trace", params(TraceQuery), responses(
     (status = 200, body = Step, content_type = "application/x-ndjson"),
-    (status = 400, body = Refusal),
+    Unreadable,
     (status = 429, body = Refusal, description = "Too many others follow"),
 ))]
 async fn trace(State(served): Parts, Query(query): Query<TraceQuery>) -> Result<Response, Refused> {
@@ -241,11 +245,8 @@ async fn trace(State(served): Parts, Query(query): Query<TraceQuery>) -> Result<
 /// Send no new connections to a Listener or an endpoint; those there are go on. Forgotten at the next start
 #[utoipa::path(post, path = "/api/v1/drain", request_body = Drain, responses(
     (status = 200, body = Drained),
-    (status = 400, body = Refusal),
-    (status = 404, body = Refusal),
-    (status = 413, body = Refusal),
-    (status = 415, body = Refusal),
-    (status = 422, body = Refusal),
+    UnreadableOrder,
+    Unknown,
 ))]
 async fn drain(State(served): Parts, Body(what): Body<Drain>) -> Result<Json<Drained>, Refused> {
     served.answers.drain(&what, true).map(Json)
@@ -254,11 +255,8 @@ async fn drain(State(served): Parts, Body(what): Body<Drain>) -> Result<Json<Dra
 /// Send new connections there again
 #[utoipa::path(post, path = "/api/v1/undrain", request_body = Drain, responses(
     (status = 200, body = Drained),
-    (status = 400, body = Refusal),
-    (status = 404, body = Refusal),
-    (status = 413, body = Refusal),
-    (status = 415, body = Refusal),
-    (status = 422, body = Refusal),
+    UnreadableOrder,
+    Unknown,
 ))]
 async fn undrain(State(served): Parts, Body(what): Body<Drain>) -> Result<Json<Drained>, Refused> {
     served.answers.drain(&what, false).map(Json)
@@ -274,10 +272,7 @@ async fn reload(State(served): Parts) -> StatusCode {
 /// Change what is logged, until the next start
 #[utoipa::path(put, path = "/api/v1/log-level", request_body = LogLevel, responses(
     (status = 204, description = "It is so"),
-    (status = 400, body = Refusal),
-    (status = 413, body = Refusal),
-    (status = 415, body = Refusal),
-    (status = 422, body = Refusal),
+    UnreadableOrder,
 ))]
 async fn log_level(
     State(served): Parts,

@@ -7,6 +7,7 @@ mod answers;
 mod calls;
 mod dashboard;
 mod guard;
+mod refusals;
 
 use std::fmt;
 use std::io;
