@@ -77,6 +77,12 @@ pub trait Aside: Send + Sync {
     fn end(&self, number: u32, end: End);
 }
 
+/// Counts of connections whose sockets this process has, and whose bytes the kernel moves.
+pub trait Live: Send + Sync {
+    /// Bytes of the connection that is counted at this slot, up and down.
+    fn moved(&self, slot: u32) -> (u64, u64);
+}
+
 /// What this process keeps of a connection that the kernel carries alone. Dropped without having
 /// been told of an end where the connection outlives the process.
 pub trait Rest: Send {

@@ -1,14 +1,14 @@
 //! What a connection moves, and the word that it is to end: what its task shares with whoever asks.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use sni_router_common::flow::{since, tick};
 use tokio::sync::Notify;
 
-use super::End;
+use super::{End, Live};
 
 /// What a connection has moved so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Traffic {
     finished_first: AtomicU8,
     /// When anything moved last, in ticks.
     moved: AtomicU32,
+    /// Where the kernel counts it for now; [`NOWHERE`] if it does not.
+    slot: AtomicU32,
     told: OnceLock<End>,
     heard: Notify,
 }
@@ -41,6 +43,7 @@ impl Default for Traffic {
             down: AtomicU64::new(0),
             finished_first: AtomicU8::new(0),
             moved: AtomicU32::new(now()),
+            slot: AtomicU32::new(NOWHERE),
             told: OnceLock::new(),
             heard: Notify::new(),
         }
@@ -73,10 +76,37 @@ impl Traffic {
         self.moved.store(now(), Ordering::Relaxed);
     }
 
-    /// Sets the count of one direction.
-    pub fn set(&self, direction: Direction, bytes: u64) {
-        if self.of(direction).swap(bytes, Ordering::Relaxed) != bytes {
+    /// Raises the count of one direction to `bytes`, if it is not there yet.
+    pub fn raise(&self, direction: Direction, bytes: u64) {
+        if self.of(direction).fetch_max(bytes, Ordering::Relaxed) < bytes {
             self.moved.store(now(), Ordering::Relaxed);
+        }
+    }
+
+    /// The kernel counts it at this slot of [`Live`] from now on.
+    pub fn counted_at(&self, slot: u32) {
+        self.slot.store(slot, Ordering::Release);
+    }
+
+    /// The kernel counts it no more. Must come before the slot is another connection's.
+    pub fn counted(&self) {
+        self.slot.store(NOWHERE, Ordering::Relaxed);
+        // Whoever sees a count of the slot's next connection sees this, too.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Raises the counts to those of the kernel, where it has some.
+    pub fn refresh(&self, live: &dyn Live) {
+        let slot = self.slot.load(Ordering::Acquire);
+        if slot == NOWHERE {
+            return;
+        }
+        let (up, down) = live.moved(slot);
+        fence(Ordering::SeqCst);
+        // What was read in between may have been another connection's.
+        if self.slot.load(Ordering::Relaxed) == slot {
+            self.raise(Direction::Up, up);
+            self.raise(Direction::Down, down);
         }
     }
 
@@ -138,9 +168,56 @@ pub enum Direction {
     Down,
 }
 
+/// No slot.
+const NOWHERE: u32 = u32::MAX;
+
 /// Now, on the clock of the programs in the kernel. Read for every piece of a stream, so from where it
 /// costs no system call and is only as new as the last timer interrupt.
 fn now() -> u32 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     tick(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slot whose connection ends while it is read.
+    struct Ending<'t>(&'t Traffic);
+
+    impl Live for Ending<'_> {
+        fn moved(&self, _: u32) -> (u64, u64) {
+            self.0.counted();
+            (70, 80)
+        }
+    }
+
+    struct Fixed(u64, u64);
+
+    impl Live for Fixed {
+        fn moved(&self, slot: u32) -> (u64, u64) {
+            assert_eq!(slot, 7);
+            (self.0, self.1)
+        }
+    }
+
+    fn both(traffic: &Traffic) -> (u64, u64) {
+        (traffic.up(), traffic.down())
+    }
+
+    #[test]
+    fn counts_follow_the_kernel_as_long_as_the_slot_is_the_connections_own() {
+        let traffic = Traffic::default();
+        traffic.refresh(&Fixed(1, 1));
+        assert_eq!(both(&traffic), (0, 0), "nobody counts yet");
+        traffic.counted_at(7);
+        traffic.refresh(&Fixed(5, 6));
+        assert_eq!(both(&traffic), (5, 6));
+        traffic.refresh(&Fixed(4, 9));
+        assert_eq!(both(&traffic), (5, 9), "an old look takes nothing back");
+        traffic.refresh(&Ending(&traffic));
+        assert_eq!(both(&traffic), (5, 9), "another connection's bytes");
+        traffic.refresh(&Fixed(100, 100));
+        assert_eq!(both(&traffic), (5, 9), "the slot is given up");
+    }
 }

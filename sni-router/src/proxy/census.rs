@@ -12,7 +12,7 @@ use foldhash::HashMap;
 use sni_router_core::name::Host;
 use sni_router_core::table::{Front, Route};
 
-use crate::carry::{Aside, End, Kind, Moved, Traffic};
+use crate::carry::{Aside, End, Kind, Live, Moved, Traffic};
 
 /// A connection, from accept to close.
 #[derive(Debug)]
@@ -73,15 +73,18 @@ pub struct Census {
     next: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
     aside: Option<Arc<dyn Aside>>,
+    live: Option<Arc<dyn Live>>,
 }
 
 impl Census {
-    /// Of nobody yet. `aside` has what the kernel carries alone, if it does.
-    pub fn new(aside: Option<Arc<dyn Aside>>) -> Self {
+    /// Of nobody yet. `aside` has what the kernel carries alone, if it does, and `live` the counts of
+    /// what it moves between sockets.
+    pub fn new(aside: Option<Arc<dyn Aside>>, live: Option<Arc<dyn Live>>) -> Self {
         Self {
             next: AtomicU64::new(1),
             shards: std::array::from_fn(|_| Mutex::default()),
             aside,
+            live,
         }
     }
 
@@ -159,7 +162,12 @@ impl Census {
         let aside = connection.aside().zip(self.aside.as_ref());
         aside
             .and_then(|(number, aside)| aside.moved(number))
-            .unwrap_or_else(|| connection.traffic.moved())
+            .unwrap_or_else(|| {
+                if let Some(live) = &self.live {
+                    connection.traffic.refresh(&**live);
+                }
+                connection.traffic.moved()
+            })
     }
 
     /// Has a connection ended, if it is not over. Both sides see that it was cut.
@@ -197,7 +205,7 @@ mod tests {
 
     #[test]
     fn connection_is_found_until_it_is_over() {
-        let census = Census::new(None);
+        let census = Census::new(None, None);
         let all: Vec<_> = (1..=200).map(|port| enter(&census, port)).collect();
         assert_eq!(census.count(), 200);
         assert_eq!(census.get(all[7].id).unwrap().client, all[7].client);
@@ -221,7 +229,7 @@ mod tests {
             }
         }
         let kernel = Arc::new(Kernel::default());
-        let census = Census::new(Some(Arc::clone(&kernel) as _));
+        let census = Census::new(Some(Arc::clone(&kernel) as _), None);
         let (first, second) = (enter(&census, 1), enter(&census, 2));
         census.set_aside(&first, 7);
         census.end(&first, End::Closed);
@@ -233,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn end_is_heard_by_who_listens_later_and_the_first_word_counts() {
-        let census = Census::new(None);
+        let census = Census::new(None, None);
         let connection = enter(&census, 1);
         census.end(&connection, End::Closed);
         census.end(&connection, End::Denied);

@@ -33,8 +33,8 @@ impl Left {
 impl Rest for Left {
     fn ended(mut self: Box<Self>, end: End, up: u64, down: u64) {
         self.record.reason = reason(end);
-        self.record.connection.traffic.set(Direction::Up, up);
-        self.record.connection.traffic.set(Direction::Down, down);
+        self.record.connection.traffic.raise(Direction::Up, up);
+        self.record.connection.traffic.raise(Direction::Down, down);
     }
 }
 

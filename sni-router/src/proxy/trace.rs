@@ -131,7 +131,7 @@ mod tests {
     async fn steps_are_told_to_who_follows_and_not_even_made_for_nobody() {
         let trace = Arc::new(Trace::default());
         let client = "192.0.2.1:5".parse().unwrap();
-        let connection = Census::new(None).enter(client, client, None, Duration::ZERO);
+        let connection = Census::new(None, None).enter(client, client, None, Duration::ZERO);
         trace.step(&connection, "accepted", || unreachable!("nobody follows"));
         let mut follower = Follower::of(Arc::clone(&trace)).unwrap();
         trace.step(&connection, "hello", || "size 5".into());

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 
 fn census(connections: u16) -> Census {
-    let census = Census::new(None);
+    let census = Census::new(None, None);
     for port in 1..=connections {
         let client = SocketAddr::from(([192, 0, 2, (port % 2) as u8], port));
         let vip = "198.51.100.1:443".parse().unwrap();

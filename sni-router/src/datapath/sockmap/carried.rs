@@ -30,6 +30,10 @@ impl Carried {
     /// Carries to the end.
     pub(super) async fn run(mut self, limits: &Limits, traffic: &Traffic, meter: &Meter) -> End {
         let sockets = &self.sockets;
+        sockets.entry.slots.count_from(self.forwarded());
+        traffic.counted_at(sockets.entry.slots.client());
+        // Also where the task is dropped before it has ended.
+        let _counted = Counted(traffic);
         let end = tokio::select! {
             end = sockets.carry(&mut self.up, &mut self.down, traffic, meter) => end,
             end = limits_reached(limits, traffic, || sockets.progress(traffic)) => end,
@@ -42,6 +46,15 @@ impl Carried {
             sockets.endpoint.abort();
         }
         end
+    }
+}
+
+/// Nobody reads the slot for this connection once this is dropped, which is before the slot is free.
+struct Counted<'t>(&'t Traffic);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.counted();
     }
 }
 
@@ -152,8 +165,8 @@ impl Sockets {
 
     /// Publishes the byte counts.
     fn report(&self, traffic: &Traffic) {
-        traffic.set(Direction::Up, self.client.read_before + moved(self.up()));
-        traffic.set(Direction::Down, moved(self.down()));
+        traffic.raise(Direction::Up, self.client.read_before + moved(self.up()));
+        traffic.raise(Direction::Down, moved(self.down()));
     }
 
     /// Grows as long as anything moves, be it only out of a send queue to a slow peer.
@@ -175,7 +188,7 @@ fn count_copied(up: &mut Flow, down: &mut Flow, meter: &Meter) {
 }
 
 /// Bytes of a direction redirected or copied.
-fn moved(stream: StreamView<'_>) -> u64 {
+pub(super) fn moved(stream: StreamView<'_>) -> u64 {
     stream.redirected() + stream.consumed()
 }
 

@@ -20,7 +20,9 @@ use tracing::error;
 use self::entry::Outside;
 use self::slots::Slots;
 use super::bpf::Sockets;
-use crate::carry::{Datapath, Decline, Direction, Kind, Limits, Outcome, Pair, Refused, Traffic};
+use crate::carry::{
+    Datapath, Decline, Direction, Kind, Limits, Live, Outcome, Pair, Refused, Traffic,
+};
 use crate::meter::Meter;
 
 /// See the module.
@@ -81,6 +83,14 @@ impl Sockmap {
     /// Wakes every connection, for when events were lost.
     pub fn wake_all(&self) {
         self.maps.slots.wake_all();
+    }
+}
+
+impl Live for Sockmap {
+    fn moved(&self, slot: u32) -> (u64, u64) {
+        let moved = |slot| carried::moved(self.maps.sockets.stream(slot));
+        // A pair's slots are the client's, which is even, and the endpoint's.
+        (self.maps.slots.before(slot) + moved(slot), moved(slot + 1))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which pairs of slots are free, and whom to wake about the others.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sni_router_common::names::MAX_SLOTS;
@@ -9,6 +10,8 @@ use tokio::sync::Notify;
 pub(super) struct Slots {
     free: Mutex<Vec<u32>>,
     wakers: Box<[Arc<Notify>]>,
+    /// Bytes that each pair's connection had moved up before it got the pair.
+    before: Box<[AtomicU64]>,
 }
 
 impl Slots {
@@ -18,6 +21,7 @@ impl Slots {
             // Low numbers first: the pages of high ones are never touched on a quiet router.
             free: Mutex::new((0..pairs).rev().collect()),
             wakers: (0..pairs).map(|_| Arc::default()).collect(),
+            before: (0..pairs).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -38,6 +42,12 @@ impl Slots {
     pub(super) fn taken(&self) -> u64 {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         2 * (self.wakers.len() - free.len()) as u64
+    }
+
+    /// Bytes that the connection with this slot had moved up before it got it.
+    pub(super) fn before(&self, slot: u32) -> u64 {
+        let before = self.before.get(slot as usize / 2);
+        before.map_or(0, |before| before.load(Ordering::Acquire))
     }
 
     /// Wakes the connection that has `slot`, if any.
@@ -70,6 +80,11 @@ impl SlotPair {
     /// The slot of the endpoint's socket.
     pub(super) fn endpoint(&self) -> u32 {
         self.index * 2 + 1
+    }
+
+    /// Notes how much the connection had moved up before.
+    pub(super) fn count_from(&self, before: u64) {
+        self.slots.before[self.index as usize].store(before, Ordering::Release);
     }
 
     /// Notified when something about the pair may have changed; also for no reason.

@@ -145,7 +145,7 @@ fn carried(reason: CloseReason) -> Record {
     let endpoint = "198.51.100.9:8443".parse().unwrap();
     connection.endpoint.set(endpoint).unwrap();
     connection.carried_by(Kind::Userspace);
-    connection.traffic.set(Direction::Up, CURL.len() as u64);
+    connection.traffic.raise(Direction::Up, CURL.len() as u64);
     record
 }
 
@@ -191,7 +191,7 @@ fn proxy(rejects: u32) -> Arc<Proxy> {
         Arc::new(ArcSwap::from_pointee(table)),
         Arc::new(Nothing),
         Arc::new(Nobody),
-        Arc::new(Census::new(None)),
+        Arc::new(Census::new(None, None)),
         Arc::default(),
         watch::channel(false).1,
     ))

@@ -35,14 +35,15 @@ fn connections_are_listed_until_they_are_over(#[case] datapath: Datapath) {
     ] {
         assert_eq!(found[field], value, "{found}");
     }
-    // Of sockmap, bytes are only looked at now and then.
-    if datapath != Datapath::Sockmap {
-        // What the kernel moves while a connection is handed over is told when that is done.
-        until("its bytes are told", SOON, || {
-            let found = &list(&["--client", &client])[0];
-            found["bytes_up"] == pair.up + 4 && found["bytes_down"] == pair.down + 4
-        });
-    }
+    // What the kernel moves while a connection is handed over is told when that is done.
+    until("its bytes are told", SOON, || {
+        let found = &list(&["--client", &client])[0];
+        found["bytes_up"] == pair.up + 4 && found["bytes_down"] == pair.down + 4
+    });
+    pair.exchange();
+    let now = &list(&["--client", &client])[0];
+    assert_eq!(now["bytes_up"], pair.up + 8, "{now}");
+    assert_eq!(now["bytes_down"], pair.down + 8, "{now}");
     assert!(found["age_seconds"].as_f64() < Some(60.0), "{found}");
     assert!(found["idle_seconds"].as_f64() < Some(60.0), "{found}");
     for (flags, count) in [
