@@ -22,8 +22,10 @@ use crate::api::{
     Backend, Config, Connection, ConnectionQuery, Drain, Drained, Endpoint, EndpointState,
     Explanation, Kernel, Listener, Page, Problem, Question, Route, Status, Step, TraceQuery,
 };
+use crate::carry::Kind;
 use crate::control::Applied;
 use crate::datapath::bpf::{Counters, KernelFacts};
+use crate::datapath::choose::SelfTest;
 use crate::datapath::fill::Fill;
 use crate::measured::Bytes;
 use crate::observe::admin::{Answers, Refused};
@@ -62,6 +64,8 @@ pub struct Inside {
     pub datapath: &'static str,
     /// Why there is no better one.
     pub declined: Option<String>,
+    /// What the start has found out about each datapath.
+    pub self_tests: [(Kind, SelfTest); 3],
     /// How full its maps are.
     pub fill: Fill,
     /// What there is in the kernel, where there is anything.
@@ -153,6 +157,8 @@ impl Answers for Inside {
             bytes_down,
             datapath: self.datapath.to_owned(),
             declined: self.declined.clone(),
+            self_tests: kernel::self_tests(self),
+            programs: kernel::programs(self),
             carried: named(self.metrics.active()),
             declines: named(self.metrics.declines()),
             listeners: self.listeners(),

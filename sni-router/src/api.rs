@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 pub use self::config::{Backend, Config, Endpoint, EndpointState, Listener, Problem, Route};
 pub use self::connections::{Closed, Connection, ConnectionQuery, Page, State, Step, TraceQuery};
 pub use self::explanation::{Explanation, Question, Tried};
-pub use self::kernel::{Cluster, Kernel, Map, Status};
+pub use self::kernel::{
+    Attachment, Cluster, Interface, Kernel, Map, Program, SelfTest, Status, TestResult,
+};
 
 /// Why a call was refused.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

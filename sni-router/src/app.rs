@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::answers::{Facts, Inside, Outcome};
-use crate::carry::{Adopt, Aside};
+use crate::carry::{Adopt, Aside, Live};
 use crate::claim::Claims;
 use crate::control::{Applied, Control};
 use crate::counted::{self, Counted, labels};
@@ -92,7 +92,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         None,
     )));
     let aside = chosen.tc.clone().map(|tc| tc as Arc<dyn Aside>);
-    let census = Arc::new(Census::new(aside));
+    let live = chosen.sockmap.clone().map(|it| it as Arc<dyn Live>);
+    let census = Arc::new(Census::new(aside, live));
     let proxy = Arc::new(Proxy::new(
         settings.proxy,
         Arc::clone(&table),
@@ -170,6 +171,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         clusters,
         datapath: chosen.datapath.kind().as_str(),
         declined: chosen.declined.clone(),
+        self_tests: chosen.self_tests(wanted),
         fill: chosen.fill.clone(),
         kernel: facts.zip(chosen.counters.clone()),
         reload: Arc::clone(&reload),

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use sni_router_common::counter::Counter;
 
 use super::Inside;
-use crate::api::{Cluster, Kernel, Map};
-use crate::datapath::bpf::{Counters, KernelFacts};
+use crate::api::{Attachment, Cluster, Interface, Kernel, Map, Program, SelfTest, TestResult};
+use crate::carry::Kind;
+use crate::datapath::bpf::{self, Counters, KernelFacts, LoadedProgram};
+use crate::datapath::choose;
 use crate::source::kubernetes::ClusterFacts;
 
 pub(super) fn kernel(inside: &Inside) -> Kernel {
@@ -21,6 +23,8 @@ pub(super) fn kernel(inside: &Inside) -> Kernel {
             .into_owned(),
         datapath: inside.datapath.to_owned(),
         declined: inside.declined.clone(),
+        self_tests: self_tests(inside),
+        programs: programs(inside),
         pins: facts.and_then(|facts| facts.pins.as_ref().map(|dir| dir.display().to_string())),
         maps: maps
             .map(|(name, capacity)| Map {
@@ -29,9 +33,66 @@ pub(super) fn kernel(inside: &Inside) -> Kernel {
                 used: fill.iter().find(|it| it.map == name).map(|it| it.entries),
             })
             .collect(),
-        interfaces: facts.map(|facts| facts.interfaces()).unwrap_or_default(),
+        interfaces: facts.map(|facts| interfaces(facts)).unwrap_or_default(),
         counters: counters.unwrap_or_default(),
     }
+}
+
+pub(super) fn self_tests(inside: &Inside) -> Vec<SelfTest> {
+    let told = |(kind, found): &(Kind, choose::SelfTest)| {
+        let (result, why) = match found {
+            choose::SelfTest::Works => (TestResult::Works, None),
+            choose::SelfTest::Fails(why) => (TestResult::Fails, Some(why.clone())),
+            choose::SelfTest::NotTried(why) => (TestResult::NotTried, Some((*why).to_owned())),
+        };
+        SelfTest {
+            datapath: kind.as_str().to_owned(),
+            result,
+            why,
+        }
+    };
+    inside.self_tests.iter().map(told).collect()
+}
+
+pub(super) fn programs(inside: &Inside) -> Vec<Program> {
+    let facts = inside.kernel.iter();
+    facts
+        .flat_map(|(facts, _)| facts.programs())
+        .map(program)
+        .collect()
+}
+
+fn program(loaded: LoadedProgram) -> Program {
+    let attached = loaded.attached.into_iter();
+    Program {
+        name: loaded.name,
+        kind: loaded.kind.to_owned(),
+        id: loaded.id,
+        attached: attached
+            .map(|bpf::Attachment { to, by }| Attachment {
+                to,
+                by: by.to_owned(),
+            })
+            .collect(),
+        runs: loaded.runs.map(|(runs, _)| runs),
+        run_seconds: loaded.runs.map(|(_, time)| time.as_secs_f64()),
+    }
+}
+
+fn interfaces(facts: &KernelFacts) -> Vec<Interface> {
+    let told = |(index, interface): (u32, bpf::Interface)| {
+        let (program, why) = match interface.program {
+            Ok((program, _)) => (Some(program.to_owned()), None),
+            Err(why) => (None, Some(why)),
+        };
+        Interface {
+            index,
+            name: interface.name,
+            program,
+            why,
+        }
+    };
+    facts.interfaces().into_iter().map(told).collect()
 }
 
 pub(super) fn counts(counters: &Counters) -> BTreeMap<String, u64> {

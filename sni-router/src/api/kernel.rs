@@ -33,6 +33,10 @@ pub struct Status {
     pub datapath: String,
     /// Why there is no better one.
     pub declined: Option<String>,
+    /// What the start has found out about each datapath.
+    pub self_tests: Vec<SelfTest>,
+    /// The programs in the kernel.
+    pub programs: Vec<Program>,
     /// Connections that each datapath carries.
     pub carried: BTreeMap<String, i64>,
     /// Connections that a better datapath refused, by reason.
@@ -71,14 +75,80 @@ pub struct Kernel {
     pub datapath: String,
     /// Why there is no better one: what failed of loading, attaching or the self-test.
     pub declined: Option<String>,
+    /// What the start has found out about each datapath.
+    pub self_tests: Vec<SelfTest>,
     /// Where what outlives the process is pinned.
     pub pins: Option<String>,
-    /// The maps of its programs.
+    /// The programs.
+    pub programs: Vec<Program>,
+    /// Their maps.
     pub maps: Vec<Map>,
-    /// The interfaces whose packets are looked at, and by which program.
-    pub interfaces: Vec<String>,
+    /// The interfaces that `tc` knows.
+    pub interfaces: Vec<Interface>,
     /// What the programs have counted.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What the start has found out about a datapath.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SelfTest {
+    /// Its name.
+    pub datapath: String,
+    /// What came of it.
+    pub result: TestResult,
+    /// Why it fails, or was not tried.
+    pub why: Option<String>,
+}
+
+/// What came of a self-test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TestResult {
+    /// Its programs were loaded and attached; those of `sockmap` have carried bytes besides.
+    Works,
+    /// They were not.
+    Fails,
+    /// It was not asked for.
+    NotTried,
+}
+
+/// A program in the kernel.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// What kind of program it is: `sk_lookup`, `sk_skb`, `sched_cls`.
+    pub kind: String,
+    /// The kernel's number for it, as `bpftool prog show id` takes it.
+    pub id: u32,
+    /// Where it is attached.
+    pub attached: Vec<Attachment>,
+    /// How often it ran while `kernel.bpf_stats_enabled` was on; `None` where it was not.
+    pub runs: Option<u64>,
+    /// How long these runs took in all.
+    pub run_seconds: Option<f64>,
+}
+
+/// Where a program is attached.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Attachment {
+    /// An interface, the network namespace, or a map.
+    pub to: String,
+    /// How: `tcx`, `clsact`, `netns` or `map`.
+    pub by: String,
+}
+
+/// An interface whose packets should be looked at.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Interface {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The program that looks at them.
+    pub program: Option<String>,
+    /// Why there is none: connections over it are carried by sockets.
+    pub why: Option<String>,
 }
 
 /// A map of the kernel programs.

@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::admin::Admin;
 use super::columns::{bytes, time};
 use super::print;
-use crate::api::{Cluster, Status};
+use crate::api::{Cluster, Program, SelfTest, Status, TestResult};
 
 /// Show what a running router is doing: listeners, connections by datapath, and why better datapaths
 /// were declined.
@@ -71,6 +71,11 @@ fn text(status: &Status) -> String {
     if let Some(why) = &status.declined {
         lines.push(format!("             no better one: {why}"));
     }
+    lines.extend(status.self_tests.iter().map(self_test));
+    if !status.programs.is_empty() {
+        lines.push("programs".to_owned());
+        lines.extend(status.programs.iter().map(program));
+    }
     lines.push(format!(
         "connections  {} now, {} so far, {} up, {} down",
         status.connections,
@@ -97,6 +102,35 @@ fn text(status: &Status) -> String {
         ));
     }
     lines.join("\n") + "\n"
+}
+
+fn self_test(found: &SelfTest) -> String {
+    let result = match found.result {
+        TestResult::Works => "works",
+        TestResult::Fails => "fails",
+        TestResult::NotTried => "not tried",
+    };
+    let why = found.why.as_ref().map(|why| format!(": {why}"));
+    let why = why.unwrap_or_default();
+    format!("  {:<24} {result}{why}", found.datapath)
+}
+
+fn program(program: &Program) -> String {
+    let places = program.attached.iter();
+    let places: Vec<_> = places.map(|it| format!("{} ({})", it.to, it.by)).collect();
+    let places = match places.is_empty() {
+        true => "not attached".to_owned(),
+        false => format!("at {}", places.join(", ")),
+    };
+    let ran = match (program.runs, program.run_seconds) {
+        (Some(runs), Some(seconds)) => {
+            let each = seconds * 1e9 / runs.max(1) as f64;
+            format!(", ran {runs} times, {each:.0} ns each")
+        }
+        _ => String::new(),
+    };
+    let Program { name, kind, id, .. } = program;
+    format!("  {name:<24} {kind} {id}, {places}{ran}")
 }
 
 fn cluster(cluster: &Cluster) -> String {
@@ -136,6 +170,18 @@ mod tests {
             "version": "1.0", "generation": 3, "datapath": "tc", "declined": null, "connections": 5,
             "pid": 7, "uptime_seconds": 61.0, "opened": 9, "closed": {"done": 4}, "rejects": {}, "bytes_up": 1000,
             "bytes_down": 1, "kernel": null,
+            "self_tests": [
+                {"datapath": "tc", "result": "works", "why": null},
+                {"datapath": "sockmap", "result": "not_tried", "why": "not asked for"},
+            ],
+            "programs": [
+                {"name": "snir_lookup", "kind": "sk_lookup", "id": 5, "runs": null, "run_seconds": null,
+                 "attached": [{"to": "the network namespace", "by": "netns"}]},
+                {"name": "snir_tc_ether", "kind": "sched_cls", "id": 6, "runs": 4, "run_seconds": 0.000002,
+                 "attached": [{"to": "eth0", "by": "tcx"}, {"to": "eth1", "by": "tcx"}]},
+                {"name": "snir_tc_ip", "kind": "sched_cls", "id": 7, "runs": null, "run_seconds": null,
+                 "attached": []},
+            ],
             "carried": {"tc": 4, "sockmap": 1, "userspace": 0},
             "declines": {"no_port": 1, "in_flight": 0},
             "clusters": [
@@ -155,6 +201,12 @@ mod tests {
                 "sni-router   1.0, process 7, for 1m 1s",
                 "generation   3",
                 "datapath     tc",
+                "  tc                       works",
+                "  sockmap                  not tried: not asked for",
+                "programs",
+                "  snir_lookup              sk_lookup 5, at the network namespace (netns)",
+                "  snir_tc_ether            sched_cls 6, at eth0 (tcx), eth1 (tcx), ran 4 times, 500 ns each",
+                "  snir_tc_ip               sched_cls 7, not attached",
                 "connections  5 now, 9 so far, 1.0 kB up, 1 B down",
                 "  sockmap                  1",
                 "  tc                       4",

@@ -20,7 +20,7 @@ use super::sockmap::selftest::{self, SelfTestError};
 use super::tc::reserve::{self, ReserveError};
 use super::tc::{Ports, Tc, interfaces};
 use super::userspace::Userspace;
-use crate::carry::{Datapath, Limits};
+use crate::carry::{Datapath, Kind, Limits};
 use crate::meter::Meter;
 
 /// What the operator asked for.
@@ -58,12 +58,48 @@ pub struct Chosen {
     pub kernel: Option<Kernel>,
     /// The `tc` datapath, if it is part of that.
     pub tc: Option<Arc<Tc>>,
+    /// The `sockmap` datapath, if it is.
+    pub sockmap: Option<Arc<Sockmap>>,
     /// Their counters.
     pub counters: Option<Arc<Counters>>,
     /// How full their maps are.
     pub fill: Fill,
     /// Why the best datapath there is was not taken.
     pub declined: Option<String>,
+}
+
+/// What the start has found out about a datapath.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SelfTest {
+    /// Its programs were loaded and attached; those of `sockmap` have carried bytes besides.
+    Works,
+    /// They were not, for this reason.
+    Fails(String),
+    /// It was not tried, for this reason.
+    NotTried(&'static str),
+}
+
+impl Chosen {
+    /// What the start has found out about each datapath, if this was asked for.
+    pub fn self_tests(&self, choice: Choice) -> [(Kind, SelfTest); 3] {
+        let not_asked = SelfTest::NotTried("another datapath was asked for");
+        let tc = match (&self.tc, &self.declined, choice) {
+            (Some(_), ..) => SelfTest::Works,
+            (None, Some(why), Choice::Auto) => SelfTest::Fails(why.clone()),
+            _ => not_asked.clone(),
+        };
+        let sockmap = match (&self.sockmap, choice) {
+            (Some(_), _) => SelfTest::Works,
+            (None, Choice::Auto) => SelfTest::NotTried("only with --datapath sockmap"),
+            _ => not_asked,
+        };
+        let userspace = SelfTest::Works;
+        [
+            (Kind::Tc, tc),
+            (Kind::Sockmap, sockmap),
+            (Kind::Userspace, userspace),
+        ]
+    }
 }
 
 /// Why the datapath that was asked for was refused.
@@ -108,6 +144,7 @@ pub async fn choose(
         datapath: userspace,
         kernel: None,
         tc: None,
+        sockmap: None,
         counters: None,
         fill: Fill::default(),
         declined: None,
@@ -150,6 +187,7 @@ async fn kernel(
     if choice == Choice::Sockmap {
         let sockmap = sockmap(kernel, counters, next, meter).await?;
         chosen.fill.sockmap = Some(Arc::clone(&sockmap));
+        chosen.sockmap = Some(Arc::clone(&sockmap));
         chosen.datapath = sockmap;
         return Ok(());
     }
@@ -268,3 +306,34 @@ async fn make_up_for_lost(counter: Counter, counters: Arc<Counters>, look: impl 
 }
 
 const LOST_EVENTS_TICK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without_kernel(why: &str) -> Chosen {
+        Chosen {
+            datapath: Arc::new(Userspace::new(Meter::new(1))),
+            kernel: None,
+            tc: None,
+            sockmap: None,
+            counters: None,
+            fill: Fill::default(),
+            declined: Some(why.to_owned()),
+        }
+    }
+
+    #[test]
+    fn self_tests_tell_what_failed_and_what_was_not_tried() {
+        let chosen = without_kernel("missing CAP_BPF");
+        let [tc, sockmap, userspace] = chosen.self_tests(Choice::Auto);
+        assert_eq!(tc, (Kind::Tc, SelfTest::Fails("missing CAP_BPF".into())));
+        assert!(matches!(sockmap, (Kind::Sockmap, SelfTest::NotTried(_))));
+        assert_eq!(userspace, (Kind::Userspace, SelfTest::Works));
+
+        let chosen = without_kernel("--datapath userspace");
+        let [tc, sockmap, _] = chosen.self_tests(Choice::Userspace);
+        assert!(matches!(tc.1, SelfTest::NotTried(_)), "{tc:?}");
+        assert!(matches!(sockmap.1, SelfTest::NotTried(_)), "{sockmap:?}");
+    }
+}

@@ -99,8 +99,22 @@ impl Hooks {
         }
         let link = self.attach_anew(index, interface, layer)?;
         self.links.insert(index, (layer, link));
-        self.facts.attach(index, interface, layer.program());
+        let by = match self.attach.is_tcx() {
+            true => "tcx",
+            false => "clsact",
+        };
+        self.facts.attach(index, interface, layer.program(), by);
         Ok(())
+    }
+
+    /// Notes why the program is not attached to an interface.
+    pub fn refuse(&self, index: u32, interface: &str, why: &str) {
+        self.facts.refuse(index, interface, why);
+    }
+
+    /// An interface has another name.
+    pub fn rename(&self, index: u32, name: &str) {
+        self.facts.rename(index, name);
     }
 
     fn attach_anew(
@@ -128,10 +142,10 @@ impl Hooks {
     /// Lets go of an interface: it has gone, perhaps into another network namespace, where the
     /// program would still run.
     pub fn detach(&mut self, index: u32) {
+        self.facts.detach(index);
         let Some((layer, link)) = self.links.remove(&index) else {
             return;
         };
-        self.facts.detach(index);
         if let Some(pins) = self.pins.as_ref().filter(|pins| pins.is_owned()) {
             // Fails where there is none.
             let _ = fs::remove_file(pins.link(index));

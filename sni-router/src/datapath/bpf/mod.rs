@@ -26,7 +26,7 @@ use aya::programs::{SchedClassifier, SkLookup, SkSkb};
 use sni_router_common::names;
 
 pub use counters::Counters;
-pub use facts::KernelFacts;
+pub use facts::{Attachment, Interface, KernelFacts, LoadedProgram};
 pub use flows::{Flows, foreign as foreign_flows, is_full, open as open_flows};
 pub use hooks::{Attach, Hooks, Layer, remove_filter};
 pub use load::{LoadError, missing_capabilities};
@@ -57,9 +57,11 @@ impl Kernel {
         verified(|| lookup.load())?;
         let verdict: &mut SkSkb = program(&mut ebpf, names::PROG_VERDICT)?;
         verified(|| verdict.load())?;
-        let facts = KernelFacts::new(pins.as_ref().map(|pins| pins.dir()));
+        let ebpf = Arc::new(Mutex::new(ebpf));
+        let pinned = pins.as_ref().map(|pins| pins.dir());
+        let facts = KernelFacts::new(pinned, Arc::clone(&ebpf));
         Ok(Self {
-            ebpf: Arc::new(Mutex::new(ebpf)),
+            ebpf,
             pins,
             flows: None,
             facts: Arc::new(facts),
@@ -118,6 +120,9 @@ impl Kernel {
         let netns = std::fs::File::open("/proc/self/ns/net").map_err(LoadError::Netns)?;
         let lookup: &mut SkLookup = program(ebpf, names::PROG_LOOKUP)?;
         lookup.attach(netns).map_err(LoadError::Program)?;
+        let place = "the network namespace";
+        self.facts
+            .attach_elsewhere(names::PROG_LOOKUP, place, "netns");
         Ok(())
     }
 
@@ -145,6 +150,8 @@ impl Kernel {
         .map_err(LoadError::Sockets)?;
         let verdict: &mut SkSkb = program(ebpf, names::PROG_VERDICT)?;
         verdict.attach(sockets.fd()).map_err(LoadError::Program)?;
+        self.facts
+            .attach_elsewhere(names::PROG_VERDICT, names::MAP_SOCKS, "map");
         Ok(sockets)
     }
 

@@ -141,6 +141,7 @@ impl Followed {
             };
             if known.name != name {
                 info!(interface = name, was = known.name, "renamed");
+                self.hooks.rename(index, &name);
                 known.name = name;
             }
             if !known.is_attached {
@@ -168,9 +169,13 @@ fn attach(hooks: &mut Hooks, index: u32, name: &str, layer: Option<Layer>, is_ne
     match attached {
         Ok(()) => info!(interface = name, "attached"),
         Err(ref why) if is_new => {
+            hooks.refuse(index, name, why);
             warn!(interface = name, %why, "not attached: connections over it are carried by sockets");
         }
-        Err(ref why) => debug!(interface = name, %why, "not attached"),
+        Err(ref why) => {
+            hooks.refuse(index, name, why);
+            debug!(interface = name, %why, "not attached");
+        }
     }
     attached.is_ok()
 }

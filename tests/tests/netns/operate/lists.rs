@@ -3,8 +3,11 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
+use aya::programs::loaded_programs;
+use aya::sys::{Stats, enable_stats};
+use rstest::rstest;
 use serde_json::Value;
-use sni_router_tests::daemon::{Datapath, binary};
+use sni_router_tests::daemon::{Datapath, Router, binary};
 use sni_router_tests::rig::{HOST, Lab, Rig};
 use sni_router_tests::wait::{SOON, until};
 
@@ -72,13 +75,84 @@ fn log_level_is_changed_while_the_router_runs() {
 }
 
 #[test]
-fn kernel_shows_the_interfaces_that_are_looked_at() {
+fn kernel_shows_programs_where_they_are_attached_and_how_often_they_ran() {
+    // As kernel.bpf_stats_enabled, but only for as long as this is open.
+    let _counting = enable_stats(Stats::RunTime).expect("count runs");
     let rig = Rig::start(Datapath::Tc, &[]);
-    let kernel: Value = serde_json::from_str(&rig.router.get("/api/v1/kernel").body).expect("JSON");
+    rig.open().exchange();
+    let kernel = kernel(&rig.router);
     assert_eq!(kernel["datapath"], "tc", "{kernel}");
-    let interfaces = kernel["interfaces"].to_string();
-    assert!(interfaces.contains("(snir_tc_ether)"), "{kernel}");
     assert!(kernel["counters"]["lookup_steered"].is_u64(), "{kernel}");
+    let lookup = program(&kernel, "snir_lookup");
+    assert_eq!(lookup["kind"], "sk_lookup");
+    assert_eq!(lookup["attached"][0]["by"], "netns", "{lookup}");
+    let classifier = program(&kernel, "snir_tc_ether");
+    assert_eq!(classifier["kind"], "sched_cls");
+    assert!(classifier["runs"].as_u64() > Some(0), "{classifier}");
+    assert!(classifier["run_seconds"].as_f64() > Some(0.0));
+    let id = classifier["id"].as_u64().expect("a number");
+    let mut loaded = loaded_programs().filter_map(Result::ok);
+    let known = loaded.find(|known| u64::from(known.id()) == id);
+    let known = known.expect("the kernel knows it by that number");
+    assert_eq!(known.name_as_str(), Some("snir_tc_ether"));
+
+    let interfaces = kernel["interfaces"].as_array().expect("a list");
+    assert!(interfaces.len() >= 2, "{kernel}");
+    for interface in interfaces {
+        assert_eq!(interface["program"], "snir_tc_ether", "{interface}");
+        let (to, by) = (&interface["name"], ["tcx", "clsact"]);
+        let attached = classifier["attached"].as_array().expect("a list");
+        let place = attached.iter().find(|place| place["to"] == *to);
+        let place = place.unwrap_or_else(|| panic!("{to}: {classifier}"));
+        assert!(by.iter().any(|by| place["by"] == *by), "{place}");
+    }
+    let shown = text(&operate(&rig.lab, &["status"]));
+    assert!(shown.contains("snir_tc_ether"), "{shown}");
+}
+
+#[rstest]
+#[case::userspace(Datapath::Userspace, ["not_tried", "not_tried", "works"])]
+#[case::sockmap(Datapath::Sockmap, ["not_tried", "works", "works"])]
+#[case::tc(Datapath::Tc, ["works", "not_tried", "works"])]
+fn self_tests_of_the_datapaths_are_shown(#[case] datapath: Datapath, #[case] results: [&str; 3]) {
+    let rig = Rig::start(datapath, &[]);
+    let kernel = kernel(&rig.router);
+    let tests = kernel["self_tests"].as_array().expect("a list");
+    let names = ["tc", "sockmap", "userspace"];
+    for ((test, name), result) in tests.iter().zip(names).zip(results) {
+        assert_eq!(
+            (&test["datapath"], &test["result"]),
+            (&name.into(), &result.into())
+        );
+        assert_eq!(test["why"].is_null(), result == "works", "{test}");
+    }
+    let shown = text(&operate(&rig.lab, &["status"]));
+    assert!(shown.contains("userspace                works"), "{shown}");
+}
+
+#[test]
+fn self_test_says_why_tc_is_not_to_be_had() {
+    let lab = Lab::new(1);
+    Rig::site(&lab).write_to(&lab.manifests());
+    let router = lab.start_with(
+        &["--datapath", "auto", "--claim-vips"],
+        &["bpf", "sys_admin"],
+    );
+    let kernel = kernel(&router);
+    assert_eq!(kernel["self_tests"][0]["result"], "fails", "{kernel}");
+    let why = kernel["self_tests"][0]["why"].as_str().expect("why");
+    assert!(why.contains("CAP_BPF"), "{why}");
+    assert_eq!(kernel["programs"], serde_json::json!([]));
+}
+
+fn kernel(router: &Router) -> Value {
+    serde_json::from_str(&router.get("/api/v1/kernel").body).expect("JSON")
+}
+
+fn program<'k>(kernel: &'k Value, name: &str) -> &'k Value {
+    let programs = kernel["programs"].as_array().expect("a list");
+    let found = programs.iter().find(|it| it["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name}: {kernel}"))
 }
 
 #[test]

@@ -68,7 +68,8 @@ function show(now, problems, config, kernel) {
   ], "none has ended");
   hosts(now, rate);
   endpoints(now, rate);
-  const interfaces = kernel.interfaces.join(", ") || "no interface";
+  const attached = kernel.interfaces.filter((it) => it.program).map((it) => `${it.name} (${it.program})`);
+  const interfaces = attached.join(", ") || "no interface";
   at("kernel").textContent =
     `Linux ${kernel.release}; packets of ${interfaces} are looked at` +
     (kernel.pins ? `; pinned at ${kernel.pins}` : "; nothing is pinned: connections end with the process");

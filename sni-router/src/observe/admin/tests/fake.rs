@@ -33,7 +33,7 @@ impl Answers for Fake {
         some(json!({
             "version": "1", "pid": 1, "uptime_seconds": 0.0, "generation": 3, "connections": 0,
             "opened": 0, "closed": {}, "rejects": {}, "bytes_up": 0, "bytes_down": 0, "datapath": "tc",
-            "declined": null, "carried": {}, "declines": {}, "listeners": [], "clusters": [],
+            "declined": null, "self_tests": [], "programs": [], "carried": {}, "declines": {}, "listeners": [], "clusters": [],
             "kernel": null,
         }))
     }
@@ -57,7 +57,8 @@ impl Answers for Fake {
     }
     fn kernel(&self) -> api::Kernel {
         some(json!({
-            "release": "", "datapath": "", "declined": null, "pins": null, "maps": [],
+            "release": "", "datapath": "", "declined": null, "self_tests": [], "programs": [], "pins": null,
+            "maps": [],
             "interfaces": [], "counters": {},
         }))
     }
