@@ -38,8 +38,8 @@ fn text_of_the_dashboard_has_contrast(#[case] scheme: &str) {
 /// Waits until the page has been filled, makes each state's colour appear, and gives each text with its
 /// contrast and the luminance behind it.
 const CONTRASTS: &str = r##"(async () => {
-  const state = document.getElementById("state");
-  while (state.textContent !== "live") await new Promise((done) => setTimeout(done, 50));
+  const state = () => document.getElementById("state")?.textContent;
+  while (state() !== "live") await new Promise((done) => setTimeout(done, 50));
   const cells = document.querySelectorAll("#endpoints tbody td");
   for (const [index, kind] of ["good", "bad", "warn"].entries()) cells[index].className = kind;
   const channels = (colour) => {

@@ -49,13 +49,16 @@ impl Page {
             calls: 0,
             session: None,
         };
-        let url = format!("http://{ADDR}/");
-        let target = this.call("Target.createTarget", json!({ "url": url }));
+        let target = this.call("Target.createTarget", json!({ "url": "about:blank" }));
         let id = &target["targetId"];
         let attach = json!({ "targetId": id, "flatten": true });
         let session = this.call("Target.attachToTarget", attach);
         let session = session["sessionId"].as_str().expect("a session");
         this.session = Some(session.to_owned());
+        // Answers once scripts run in the new page, however much of that is there by then.
+        let navigate = json!({ "url": format!("http://{ADDR}/") });
+        let opened = this.call("Page.navigate", navigate);
+        assert!(opened["errorText"].is_null(), "{opened}");
         this
     }
 
