@@ -37,7 +37,9 @@ impl Page {
             ))
             .env("HOME", served.lab.dir())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            // It misses a D-Bus, hundreds of times.
+            .stderr(Stdio::null());
         let child = served.lab.net.router.spawn(&mut command);
         let mut child = child.expect("start the browser");
         let to = child.stdin.take().expect("a pipe");
