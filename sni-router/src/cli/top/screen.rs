@@ -161,7 +161,7 @@ mod tests {
                 "version": "1", "pid": 1, "uptime_seconds": 5.0, "generation": 3, "connections": 7,
                 "opened": 100 * factor, "closed": {}, "rejects": {"no_sni": 10 * factor},
                 "bytes_up": 125_000 * factor, "bytes_down": 250_000_000 * factor, "datapath": "tc",
-                "declined": null, "carried": {"tc": 7}, "declines": {}, "listeners": [],
+                "declined": null, "self_tests": [], "programs": [], "carried": {"tc": 7}, "declines": {}, "listeners": [],
                 "clusters": [], "kernel": null,
             }))
             .unwrap(),
