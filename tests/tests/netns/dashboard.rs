@@ -11,7 +11,7 @@ use sni_router_tests::openmetrics::{Exposition, Sample};
 use sni_router_tests::raw::{hello, read_to_end, write};
 use sni_router_tests::rig::Rig;
 use sni_router_tests::topology::Family;
-use sni_router_tests::wait::SOON;
+use sni_router_tests::wait::{SOON, until_some};
 
 /// Of a cluster's API; a router that reads files has none of them.
 const OF_CLUSTERS: [&str; 2] = [
@@ -28,7 +28,13 @@ fn every_query_of_the_dashboard_finds_something_in_a_routers_metrics() {
     let stranger = rig.lab.connect(Family::V4);
     write(&stranger, &hello("nobody.example.com"));
     read_to_end(&stranger, SOON);
-    let text = rig.router.get("/metrics").body;
+    // That the first connection has ended is heard of a moment later.
+    let text = until_some("its end is counted", SOON, || {
+        let text = rig.router.get("/metrics").body;
+        let mut lines = text.lines();
+        let is_counted = lines.any(|line| line.starts_with(CLOSED) && line.contains(BY_TC));
+        is_counted.then_some(text)
+    });
     let scrape = Exposition::parse(&text).unwrap_or_else(|what| panic!("{what}\n{text}"));
     let samples: Vec<_> = scrape
         .families
@@ -62,6 +68,9 @@ fn every_query_of_the_dashboard_finds_something_in_a_routers_metrics() {
     fs::write(&path, test.to_string()).expect("write the test");
     promtool(&["test", "rules", &path.display().to_string()]);
 }
+
+const CLOSED: &str = "sni_router_connections_closed_total{";
+const BY_TC: &str = "datapath=\"tc\"";
 
 fn series(sample: &Sample) -> Value {
     let labels = sample.labels.iter();
