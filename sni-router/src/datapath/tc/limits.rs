@@ -159,7 +159,7 @@ pub(super) fn reset_both(up: &Flow, down: &Flow) {
     }
 }
 
-/// To look takes a hundredth of one CPU at most: limits of very many flows are noticed later.
-const REST: u32 = 100;
+/// To look takes half a hundredth of one CPU at most: limits of very many flows are noticed later.
+const REST: u32 = 200;
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
 const LONGEST_TICK: Duration = Duration::from_secs(30);
