@@ -36,6 +36,8 @@ impl Page {
                 served.lab.dir().join("devtools").display()
             ))
             .env("HOME", served.lab.dir())
+            // Killed, it takes nothing away itself.
+            .env("TMPDIR", served.lab.dir())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // It misses a D-Bus, hundreds of times.
