@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::maglev::hash;
 use super::share::Share;
 use crate::model::{Method, Share as Key};
@@ -50,35 +52,37 @@ impl<'a> Clusters<'a> {
 
     /// One of the lowest tier that has any, by weight.
     fn weighed(&self, client: IpAddr, may: impl Fn(&Share) -> bool) -> Option<&'a Share> {
-        let allowed = || self.shares.iter().filter(|share| may(share));
-        let tier = allowed().map(|share| share.tier).min()?;
-        let candidates = || {
-            let indices = 0..self.shares.len();
-            indices.filter(|&index| self.shares[index].tier == tier && may(&self.shares[index]))
-        };
+        let indices = 0..self.shares.len();
+        // Asked once of each: between two answers another connection may put a share in doubt,
+        // and then the lowest tier would be one that has none any more.
+        let mut candidates: Candidates = indices.filter(|&it| may(&self.shares[it])).collect();
+        let tier = candidates.iter().map(|&it| self.shares[it].tier).min()?;
+        candidates.retain(|it| self.shares[*it].tier == tier);
         let index = match self.method {
-            Method::SourceIpHash => candidates().min_by(|&a, &b| self.compare(client, a, b)),
-            Method::RoundRobin | Method::LeastConnection => self.in_turn(candidates()),
+            Method::SourceIpHash => candidates
+                .into_iter()
+                .min_by(|&a, &b| self.compare(client, a, b)),
+            Method::RoundRobin | Method::LeastConnection => self.in_turn(&candidates),
         };
         index.map(|index| &self.shares[index])
     }
 
     /// Each gets its part of any run of choices, off by a few at most: multiples of the golden
     /// ratio fill an interval evenly (Knuth, The Art of Computer Programming, 6.4).
-    fn in_turn(&self, candidates: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+    fn in_turn(&self, candidates: &[usize]) -> Option<usize> {
         let weight = |index: usize| u128::from(self.shares[index].weight);
-        let total: u128 = candidates.clone().map(weight).sum();
+        let total: u128 = candidates.iter().map(|&index| weight(index)).sum();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as u64;
         let fraction = turn.wrapping_mul(GOLDEN_RATIO);
         let mut left = (u128::from(fraction) * total) >> 64;
-        for index in candidates.clone() {
+        for &index in candidates {
             match left.checked_sub(weight(index)) {
                 Some(rest) => left = rest,
                 None => return Some(index),
             }
         }
         // Weights were all 0.
-        candidates.last()
+        candidates.last().copied()
     }
 
     /// Which of two a client meets: weighted rendezvous hashing (Schindelhauer and Schomaker,
@@ -113,6 +117,9 @@ fn minus_log2(x: u64) -> u64 {
     let log2 = (u64::from(63 - zeros) << 32) | fraction;
     (64 << 32) - log2
 }
+
+/// Indices of shares. Few have more clusters than fit without an allocation.
+type Candidates = SmallVec<[usize; 8]>;
 
 /// 2^64 divided by the golden ratio, odd.
 const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
