@@ -66,15 +66,25 @@ fn kernel_is_accounted_for_when_it_is_the_kernel_that_carries() {
 fn rates_with_and_without_scrapes_are_compared() {
     let results = Results::of(&[
         "--systems=forward,sni-router/userspace",
-        "--loads=connect-32-scraped",
+        "--loads=connect-32-scraped,rate-1000-scraped",
         "--seconds=0.2",
     ]);
-    let row = results.valid_row("sni-router", "connect-32-scraped");
-    for key in ["scraped_share", "unscraped_conns_per_s", "conns_per_s"] {
-        assert_positive(row, key);
+    for load in ["connect-32-scraped", "rate-1000-scraped"] {
+        let row = results.valid_row("sni-router", load);
+        for key in [
+            "scraped_share",
+            "unscraped_conns_per_s",
+            "conns_per_s",
+            "unscraped_p99_us",
+        ] {
+            assert_positive(row, key);
+        }
+        // One at the begin of each of the four times at the least.
+        assert!(row["scrapes"].as_f64() >= Some(4.0), "{row}");
     }
-    // One at the begin of each of the four times at the least.
-    assert!(row["scrapes"].as_f64() >= Some(4.0), "{row}");
+    let fixed = results.valid_row("sni-router", "rate-1000-scraped");
+    // Those that were late at the begin may come on top.
+    assert!(fixed["conns_per_s"].as_f64() < Some(1500.0), "{fixed}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! New connections, one after the other on each of `--streams` places: connect, hello, the first
-//! bytes of the endpoint, close.
+//! New connections, one after the other on each of `--streams` places, or at a fixed rate: connect,
+//! hello, the first bytes of the endpoint, close.
 
 use std::io;
 use std::time::Instant;
@@ -8,6 +8,7 @@ use anyhow::Result;
 use rustix::net::sockopt::{set_tcp_nodelay, socket_error};
 use serde_json::Value;
 
+use super::schedule::Schedule;
 use super::{Client, Close, TICK};
 use crate::channel::Channel;
 use crate::measure::{Meter, PATIENCE};
@@ -17,11 +18,11 @@ use crate::poll::{self, Read, Ready};
 
 /// Does it until the time is over; counts time until the first byte of the endpoint.
 pub fn run(client: &mut Client<'_>) -> Result<Value> {
-    let mut places = Vec::new();
-    for place in 0..client.args.streams as usize {
-        places.push(start(client, place)?);
-    }
+    let mut places: Vec<Option<Place>> = Vec::new();
+    places.resize_with(client.args.streams as usize, || None);
+    let mut free: Vec<_> = (0..places.len()).rev().collect();
     let mut meter = client.meter()?;
+    let mut schedule = Schedule::new(client.args.rate, Instant::now());
     let mut next_sweep = Instant::now() + PATIENCE / 10;
     loop {
         let now = Instant::now();
@@ -31,18 +32,33 @@ pub fn run(client: &mut Client<'_>) -> Result<Value> {
         if now >= next_sweep {
             next_sweep = now + PATIENCE / 10;
             for (number, place) in places.iter_mut().enumerate() {
-                if now - place.began > PATIENCE {
+                if place.as_ref().is_some_and(|it| now - it.began > PATIENCE) {
                     meter.errors.slow += 1;
-                    *place = start(client, number)?;
+                    *place = None;
+                    free.push(number);
                 }
             }
         }
-        for event in 0..client.poll.wait(TICK)? {
+        while let Some(&number) = free.last()
+            && let Some(began) = schedule.take(now)
+        {
+            places[number] = Some(start(client, number, began)?);
+            free.pop();
+        }
+        let pause = schedule.pause(now).filter(|_| !free.is_empty());
+        for event in 0..client.poll.wait(pause.unwrap_or(TICK).min(TICK))? {
             let (number, ready) = client.poll.ready(event);
-            let place = &mut places[number];
+            // It may be one that was too slow, and has been closed.
+            let Some(place) = &mut places[number] else {
+                continue;
+            };
             if place.go_on(client, ready, &mut meter) {
+                let next = schedule.take(Instant::now());
+                if next.is_none() {
+                    free.push(number);
+                }
                 // What it held is closed only now that it is replaced.
-                *place = start(client, number)?;
+                places[number] = next.map(|began| start(client, number, began)).transpose()?;
             }
         }
     }
@@ -53,16 +69,16 @@ struct Place {
     channel: Channel,
     /// Of the connection.
     number: u64,
+    /// Or should have.
     began: Instant,
     is_greeted: bool,
     received: usize,
     down: Cursor,
 }
 
-fn start(client: &mut Client<'_>, place: usize) -> Result<Place> {
+fn start(client: &mut Client<'_>, place: usize, began: Instant) -> Result<Place> {
     let number = client.number;
     client.number += 1;
-    let began = Instant::now();
     let socket = poll::connect(client.target(number))?;
     set_tcp_nodelay(&socket, true)?;
     // Edges, so that one registration tells of both the connection and the answer.

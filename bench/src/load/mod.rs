@@ -4,6 +4,7 @@ mod bulk;
 mod connect;
 mod exchange;
 mod idle;
+mod schedule;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -33,9 +34,14 @@ pub struct Args {
     #[arg(long, required = true, value_name = "IP:PORT")]
     to: Vec<SocketAddr>,
 
-    /// How many connections there are at any time
+    /// How many connections there are at any time; with --rate, at most
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     streams: u32,
+
+    /// How many connections `connect` begins a second, whether or not others have ended; without it,
+    /// as fast as places become free
+    #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
 
     /// Bytes of an answer
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]

@@ -14,8 +14,10 @@ pub struct Load {
     pub name: &'static str,
     /// What is done.
     pub work: Work,
-    /// Connections at any time.
+    /// Connections at any time; at most, where there is a rate.
     pub streams: u64,
+    /// New connections a second; without one, as many as can be made.
+    pub rate: Option<u64>,
     /// Bytes of an answer.
     pub size: u64,
     /// How many hosts the system knows, and clients name.
@@ -93,6 +95,9 @@ impl Load {
         if let Some(name) = self.congestion {
             params["congestion"] = json!(name);
         }
+        if let Some(rate) = self.rate {
+            params["rate"] = json!(rate);
+        }
         if self.is_tls {
             params["tls"] = json!(true);
         }
@@ -115,15 +120,15 @@ impl Load {
         };
         let words = [kind, "--close", close].map(str::to_owned);
         let numbers = [
-            ("--streams", self.streams),
-            ("--size", self.size),
-            ("--hosts", self.hosts),
+            ("--streams", Some(self.streams)),
+            ("--rate", self.rate),
+            ("--size", Some(self.size)),
+            ("--hosts", Some(self.hosts)),
         ];
-        let numbers = numbers.map(|(flag, number)| [flag.to_owned(), number.to_string()]);
-        words
+        let given = numbers
             .into_iter()
-            .chain(numbers.into_iter().flatten())
-            .collect()
+            .filter_map(|(flag, number)| Some([flag.to_owned(), number?.to_string()]));
+        words.into_iter().chain(given.flatten()).collect()
     }
 
     /// The result that matters most, and whether less of it is better.
@@ -211,6 +216,7 @@ fn all() -> Vec<Load> {
             name,
             work,
             streams,
+            rate: None,
             size: 2048,
             hosts: 10,
             setting: Setting::Used,
@@ -249,14 +255,20 @@ fn all() -> Vec<Load> {
             ..usual
         });
     }
-    loads.push(Load {
-        name: "connect-32-scraped",
-        work: Work::Connect,
-        streams: 32,
-        setting: Setting::Scraped,
-        is_quick: false,
-        ..usual
-    });
+    for (name, streams, rate) in [
+        ("connect-32-scraped", 32, None),
+        ("rate-1000-scraped", 256, Some(1000)),
+    ] {
+        loads.push(Load {
+            name,
+            work: Work::Connect,
+            streams,
+            rate,
+            setting: Setting::Scraped,
+            is_quick: false,
+            ..usual
+        });
+    }
     for (name, streams) in [("idle-1000", 1000), ("idle-9000", 9000)] {
         loads.push(Load {
             name,
@@ -334,6 +346,7 @@ mod tests {
         let bbr = load("down-4-bbr");
         assert_eq!(bbr.params()["congestion"], "bbr");
         assert_eq!((bbr.work, bbr.streams), (usual.work, usual.streams));
+        assert_eq!(load("rate-1000-scraped").params()["rate"], 1000);
         let tls = Load {
             is_tls: true,
             ..usual
@@ -343,10 +356,10 @@ mod tests {
 
     #[test]
     fn loads_are_selected_by_name_or_by_weight() {
-        assert_eq!(Load::select(&[], false).unwrap().len(), 23);
+        assert_eq!(Load::select(&[], false).unwrap().len(), 24);
         assert_eq!(Load::select(&[], true).unwrap().len(), 6);
         assert!(Load::select(&["down-5".to_owned()], false).is_err());
         let names: std::collections::BTreeSet<_> = all().iter().map(|load| load.name).collect();
-        assert_eq!(names.len(), 23);
+        assert_eq!(names.len(), 24);
     }
 }

@@ -1,5 +1,5 @@
-//! What it costs connections that somebody looks: new connections as fast as they can be made, in turns
-//! with and without a scrape of the metrics and a list of the connections every second.
+//! What it costs connections that somebody looks: new connections, in turns with and without a scrape of
+//! the metrics and a list of the connections every second.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,6 +39,9 @@ impl Bench<'_> {
             let share = with / without;
             scraped.insert(UNSCRAPED_RATE.to_owned(), *without);
             scraped.insert(SCRAPED_SHARE.to_owned(), share);
+        }
+        if let Some(without) = plain.get(SLOWEST) {
+            scraped.insert(UNSCRAPED_SLOWEST.to_owned(), *without);
         }
         scraped.insert("scrapes".to_owned(), f64::from(scrapes));
         Ok(Outcome {
@@ -89,5 +92,8 @@ const TURNS: [Turn; 8] = [
 pub const SCRAPED_SHARE: &str = "scraped_share";
 /// The rate without.
 pub const UNSCRAPED_RATE: &str = "unscraped_conns_per_s";
+/// The time that one connection of a hundred exceeds, without.
+pub const UNSCRAPED_SLOWEST: &str = "unscraped_p99_us";
 const RATE: &str = "conns_per_s";
+const SLOWEST: &str = "p99_us";
 const EVERY: Duration = Duration::from_secs(1);

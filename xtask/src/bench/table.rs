@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::extra::{NS_PER_PACKET, SYSCALLS, counts_syscalls, takes_kernel_time};
 use super::load::{Load, Setting, Work};
 use super::rows::{Row, Rows};
-use super::scraped::{SCRAPED_SHARE, UNSCRAPED_RATE};
+use super::scraped::{SCRAPED_SHARE, UNSCRAPED_RATE, UNSCRAPED_SLOWEST};
 
 /// A table for each kind of work.
 pub fn markdown(rows: &Rows) -> String {
@@ -128,6 +128,7 @@ fn columns(load: &Load) -> Vec<Column> {
     if load.setting == Setting::Scraped {
         columns.insert(0, column(SCRAPED_SHARE, "of the unscraped rate %", 1));
         columns.insert(2, column(UNSCRAPED_RATE, "unscraped", 0));
+        columns.push(column(UNSCRAPED_SLOWEST, "unscraped p99 µs", 0));
     }
     if counts_syscalls(load) {
         columns.push(column(SYSCALLS, "system calls each", 1));
