@@ -31,6 +31,12 @@ pub const MAP_SEEN: &str = "SNI_SEEN";
 pub const MAP_FLOWS: &str = "SNI_FLOWS";
 /// Ring buffer: flows that have [ended](crate::flow::Ended).
 pub const MAP_ENDED: &str = "SNI_ENDED";
+/// Per-CPU array of one: where a CPU walks a packet's options.
+pub const MAP_OPTIONS: &str = "SNI_OPTIONS";
+/// Per-CPU array of one: where a CPU adds up a packet's bytes.
+pub const MAP_CHUNK: &str = "SNI_CHUNK";
+/// Per-CPU array of one: when a CPU may make the next ICMP error.
+pub const MAP_BUDGET: &str = "SNI_BUDGET";
 
 /// The version of what flows are to programs and daemon: of [`Flow`](crate::flow::Flow),
 /// [`Seen`](crate::flow::Seen) and [`Ended`](crate::flow::Ended), and of who does what with them. A

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sni_router_common::counter::Counter;
+use sni_router_common::names;
 
 use super::Inside;
 use crate::api::{Attachment, Cluster, Interface, Kernel, Map, Program, SelfTest, TestResult};
@@ -15,7 +16,7 @@ pub(super) fn kernel(inside: &Inside) -> Kernel {
     let facts = inside.kernel.as_ref().map(|(facts, _)| facts);
     let maps = facts.iter().flat_map(|_| KernelFacts::MAPS);
     let counters = inside.kernel.as_ref().map(|(_, counters)| counts(counters));
-    let fill = inside.fill.maps();
+    let fill = inside.fill.counted();
     Kernel {
         release: rustix::system::uname()
             .release()
@@ -30,6 +31,7 @@ pub(super) fn kernel(inside: &Inside) -> Kernel {
             .map(|(name, capacity)| Map {
                 name: name.to_owned(),
                 capacity: capacity.into(),
+                forgets: name == names::MAP_SEEN,
                 used: fill.iter().find(|it| it.map == name).map(|it| it.entries),
             })
             .collect(),

@@ -156,8 +156,12 @@ pub struct Interface {
 pub struct Map {
     /// Its name.
     pub name: String,
-    /// How many entries it has room for; of a ring buffer, how many bytes.
+    /// How many entries it has room for, of a per-CPU array for each CPU; of a ring buffer, how many
+    /// bytes.
     pub capacity: u64,
-    /// How many it has, where that is known without counting them.
+    /// How many it has. None of arrays, which are there as a whole, and of ring buffers, which are read
+    /// at once: what did not fit is among the counters.
     pub used: Option<u64>,
+    /// Whether it forgets the oldest where it is full, so that being full is no fault.
+    pub forgets: bool,
 }

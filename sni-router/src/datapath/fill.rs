@@ -1,4 +1,4 @@
-//! How full the kernel's maps are, as far as this process knows without walking through them.
+//! How full the kernel's maps are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,8 +28,8 @@ pub struct MapFill {
 }
 
 impl Fill {
-    /// The maps that can be full, of the programs that are loaded. Not among them is `SNI_SEEN`,
-    /// which forgets the oldest instead, and of which the kernel does not say how much is in it.
+    /// The maps that can be full, of the programs that are loaded: known without looking into them.
+    /// Not among them is `SNI_SEEN`, which forgets the oldest instead.
     pub fn maps(&self) -> Vec<MapFill> {
         let map = |map, entries, capacity| MapFill {
             map,
@@ -49,5 +49,24 @@ impl Fill {
             [names::MAP_SOCKS, names::MAP_SLOTS].map(|name| map(name, slots, names::MAX_SLOTS))
         });
         rules.into_iter().chain(flows).chain(slots).collect()
+    }
+
+    /// All maps in which entries come and go. Counts those of `SNI_SEEN`, of which the kernel does not
+    /// say how many there are: some ten system calls.
+    pub fn counted(&self) -> Vec<MapFill> {
+        let seen = self.tc.iter().filter_map(|tc| {
+            Some(MapFill {
+                map: names::MAP_SEEN,
+                entries: tc.handshakes().ok()?,
+                capacity: names::MAX_SEEN,
+            })
+        });
+        // A slot has a stream, whatever the array has room for.
+        let streams = self.sockmap.iter().map(|sockmap| MapFill {
+            map: names::MAP_STREAMS,
+            entries: sockmap.slots(),
+            capacity: names::MAX_SLOTS,
+        });
+        self.maps().into_iter().chain(seen).chain(streams).collect()
     }
 }

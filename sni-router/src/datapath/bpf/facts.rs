@@ -66,7 +66,7 @@ pub struct Interface {
 
 impl KernelFacts {
     /// Maps with what they have room for, of the object as it is built.
-    pub const MAPS: [(&str, u32); 11] = [
+    pub const MAPS: [(&str, u32); 14] = [
         (names::MAP_RULES, names::MAX_RULES),
         (names::MAP_LISTEN, names::LISTEN_ENTRIES),
         (names::MAP_SOCKS, names::MAX_SLOTS),
@@ -78,6 +78,9 @@ impl KernelFacts {
         (names::MAP_SEEN, names::MAX_SEEN),
         (names::MAP_FLOWS, names::MAX_FLOWS),
         (names::MAP_ENDED, names::ENDED_RING_BYTES),
+        (names::MAP_OPTIONS, 1),
+        (names::MAP_CHUNK, 1),
+        (names::MAP_BUDGET, 1),
     ];
 
     pub(super) fn new(pins: Option<PathBuf>, ebpf: Arc<Mutex<Ebpf>>) -> Self {

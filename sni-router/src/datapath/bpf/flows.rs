@@ -66,6 +66,20 @@ impl Flows {
         let _ = lock(&self.seen).remove(key);
     }
 
+    /// How many handshakes are remembered: walks through them.
+    pub fn handshakes(&self) -> io::Result<u64> {
+        let seen = lock(&self.seen);
+        let map = seen.map().fd().as_fd();
+        let mut walk = Walk::new(size_of::<FlowKey>(), size_of::<Seen>());
+        let mut all = 0;
+        loop {
+            match walk.next(map)?.count() {
+                0 => return Ok(all),
+                some => all += some as u64,
+            }
+        }
+    }
+
     /// The flows.
     pub fn table(&self) -> &FlowTable {
         &self.table

@@ -127,6 +127,11 @@ impl Tc {
         self.registry.table_entries()
     }
 
+    /// How many handshakes are remembered, counted one by one.
+    pub fn handshakes(&self) -> io::Result<u64> {
+        self.flows.handshakes()
+    }
+
     /// Looks at every flow, for when events were lost.
     pub fn look_at_all(&self) {
         self.registry.look_at_all();

@@ -110,6 +110,30 @@ fn kernel_shows_programs_where_they_are_attached_and_how_often_they_ran() {
     assert!(shown.contains("snir_tc_ether"), "{shown}");
 }
 
+#[test]
+fn kernel_tells_of_every_map_how_full_it_is_where_entries_come_and_go() {
+    let rig = Rig::start(Datapath::Tc, &[]);
+    let talks = [(); 3].map(|()| {
+        let talk = rig.open();
+        talk.exchange();
+        talk
+    });
+    let kernel = kernel(&rig.router);
+    let used = |name: &str| {
+        let maps = kernel["maps"].as_array().expect("a list");
+        let map = maps.iter().find(|map| map["name"] == name);
+        let map = map.unwrap_or_else(|| panic!("no {name}: {kernel}"));
+        assert!(map["capacity"].as_u64() > Some(0), "{map}");
+        assert_eq!(map["forgets"], name == "SNI_SEEN", "{map}");
+        map["used"].as_u64()
+    };
+    assert_eq!(used("SNI_FLOWS"), Some(2 * talks.len() as u64));
+    assert_eq!(used("SNI_SEEN"), Some(2 * talks.len() as u64), "{kernel}");
+    for whole in ["SNI_PORTS", "SNI_ENDED", "SNI_OPTIONS", "SNI_BUDGET"] {
+        assert_eq!(used(whole), None, "{whole}");
+    }
+}
+
 #[rstest]
 #[case::userspace(Datapath::Userspace, ["not_tried", "not_tried", "works"])]
 #[case::sockmap(Datapath::Sockmap, ["not_tried", "works", "works"])]

@@ -73,7 +73,7 @@ function show(now, problems, config, kernel) {
   at("kernel").textContent =
     `Linux ${kernel.release}; packets of ${interfaces} are looked at` +
     (kernel.pins ? `; pinned at ${kernel.pins}` : "; nothing is pinned: connections end with the process");
-  rows("maps", kernel.maps.filter((it) => it.used != null), (it) => [
+  rows("maps", kernel.maps.filter((it) => it.used != null && !it.forgets), (it) => [
     it.name, number(it.used), number(it.capacity), meter(it.used, it.capacity),
   ], "no map is counted");
 }
