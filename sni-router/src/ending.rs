@@ -44,24 +44,27 @@ pub async fn deliver(control: &mut Control, within: Duration, signals: &mut Sign
     }
 }
 
-/// Leaves the flows to the kernel, or takes everything out of it where there is none. Answers with
-/// the VIPs that must stay.
+/// Leaves the flows to the kernel, those of other versions, too, and takes everything out of it that no
+/// flow needs. Answers with the VIPs that must stay.
 pub fn leave(tc: &Tc, pins: &Pins) -> BTreeSet<IpAddr> {
-    let vips = match tc.vips_in_use() {
+    let mut vips = match tc.vips_in_use() {
         Ok(vips) => vips,
         Err(error) => {
             warn!(%error, "the flow table cannot be read; it stays");
             return BTreeSet::new();
         }
     };
+    let is_needed = !vips.is_empty();
+    vips.extend(tc.leave_foreign(pins));
     if !vips.is_empty() {
         info!(
             ?vips,
             "connections go on; the next router adopts them, `sni-router detach` ends them"
         );
-    } else {
+    }
+    if !is_needed {
         remove_filters(names::ABI);
-        if let Err(error) = pins.remove() {
+        if let Err(error) = pins.remove_own() {
             warn!(%error, "what is pinned could not be removed");
         }
     }

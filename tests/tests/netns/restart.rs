@@ -242,6 +242,33 @@ fn flows_of_another_version_go_on_until_they_end() {
     new.exchange();
 }
 
+/// A router that has no flows itself leaves those of another version alone when it stops, too.
+#[test]
+fn flows_of_another_version_outlive_a_router_that_stops() {
+    let mut pinned = Pinned::start();
+    let old = pinned.open_left();
+    pinned.rig.router.kill();
+    let version = dir_of_version(&pinned);
+    let other = version.with_file_name("v0");
+    fs::rename(&version, &other).expect("rename");
+
+    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
+    pinned.rig.router.terminate(SOON);
+    assert!(!version.exists(), "its own are gone");
+    old.exchange();
+    assert!(!claimed(&pinned.rig).is_empty(), "flows need their VIP");
+
+    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
+    old.exchange();
+    drop(old);
+    until("the other version's pins are removed", SOON, || {
+        !other.exists()
+    });
+    pinned.rig.router.terminate(SOON);
+    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+    assert!(claimed(&pinned.rig).is_empty());
+}
+
 /// All directions in the flow table of a router that pins here.
 pub(super) fn flow_table(bpffs: &Bpffs) -> BTreeMap<FlowKey, Flow> {
     let pins = bpffs.pinned();

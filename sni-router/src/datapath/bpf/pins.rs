@@ -94,9 +94,18 @@ impl Pins {
         self.lock().is_some()
     }
 
-    /// Lets go of everything: programs are detached, maps freed, once nobody has them open.
+    /// Lets go of everything, other versions' too: programs are detached, maps freed, once nobody has
+    /// them open.
     pub fn remove(&self) -> io::Result<()> {
         remove_all(&self.root)
+    }
+
+    /// Lets go of what is this version's, and of everything where no other version has left anything.
+    pub fn remove_own(&self) -> io::Result<()> {
+        match self.foreign().is_empty() {
+            true => self.remove(),
+            false => remove_all(&self.dir()),
+        }
     }
 
     /// A thread that panicked while holding it leaves it as good as it was.

@@ -1,11 +1,15 @@
 //! Flows of a router of another version, which its program goes on carrying. Of them only what all
-//! versions have in common is understood: whose they are, and whether they have ended.
+//! versions have in common is understood: whose they are, and whether they have ended. A table of which
+//! not even that is understood stays until somebody detaches it.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sni_router_common::flow::FlowKey;
+use sni_router_common::flow::{FlowKey, address};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -17,11 +21,20 @@ use crate::datapath::bpf::{Pins, foreign_flows, remove_all, version_of};
 /// The directory of a table, and the ports that its flows have towards their endpoints.
 type Held = (PathBuf, Vec<Port>);
 
+/// Flows of a table that have not ended.
+#[derive(Default)]
+struct Live {
+    vips: BTreeSet<IpAddr>,
+    /// The keys of the endpoints' packets.
+    keys: Vec<FlowKey>,
+}
+
 /// Keeps our hands off their ports.
 pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
     let mut tables = Vec::new();
     for dir in pins.foreign() {
-        let held: Vec<_> = live(&dir).iter().map(|key| port(key, ports)).collect();
+        let Some(live) = live(&dir) else { continue };
+        let held: Vec<_> = live.keys.iter().map(|key| port(key, ports)).collect();
         held.iter().for_each(|port| ports.hold(*port));
         info!(dir = %dir.display(), flows = held.len(), "another version's flows go on");
         tables.push((dir, held));
@@ -33,36 +46,59 @@ pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
 pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
     while !tables.is_empty() {
         tables.retain(|(dir, held)| {
-            if !live(dir).is_empty() {
-                return true;
+            match live(dir) {
+                Some(live) if live.keys.is_empty() => {}
+                Some(_) => return true,
+                None => return false,
             }
             let now = Instant::now();
             held.iter().for_each(|port| ports.linger(*port, now));
-            if let Some(version) = version_of(dir) {
-                remove_filters(version);
-            }
-            match remove_all(dir) {
-                Ok(()) => info!(dir = %dir.display(), "another version's flows have ended"),
-                Err(error) => warn!(dir = %dir.display(), %error, "cannot be removed"),
-            }
+            remove(dir);
             false
         });
         sleep(TICK).await;
     }
 }
 
-/// The keys of the endpoints' packets of flows that have not ended.
-fn live(dir: &std::path::Path) -> Vec<FlowKey> {
-    let mut keys = Vec::new();
-    let read = foreign_flows(dir, |key, is_up, is_closed| {
-        if !is_up && !is_closed {
-            keys.push(*key);
+/// Removes every table whose flows have ended. Answers with the VIPs of those that have not.
+pub(super) fn leave(pins: &Pins) -> BTreeSet<IpAddr> {
+    let mut vips = BTreeSet::new();
+    for dir in pins.foreign() {
+        match live(&dir) {
+            Some(live) if live.keys.is_empty() => remove(&dir),
+            live => vips.extend(live.unwrap_or_default().vips),
         }
-    });
-    if let Err(error) = read {
-        warn!(dir = %dir.display(), %error, "another version's flows cannot be read");
     }
-    keys
+    vips
+}
+
+fn remove(dir: &Path) {
+    if let Some(version) = version_of(dir) {
+        remove_filters(version);
+    }
+    match remove_all(dir) {
+        Ok(()) => info!(dir = %dir.display(), "another version's flows have ended"),
+        Err(error) => warn!(dir = %dir.display(), %error, "cannot be removed"),
+    }
+}
+
+/// `None` if the table cannot be read.
+fn live(dir: &Path) -> Option<Live> {
+    let mut live = Live::default();
+    let read: io::Result<()> =
+        foreign_flows(dir, |key, is_up, is_closed| match (is_up, is_closed) {
+            (_, true) => {}
+            (true, false) => drop(live.vips.insert(address(&key.dst))),
+            (false, false) => live.keys.push(*key),
+        });
+    match read {
+        Ok(()) => Some(live),
+        Err(error) => {
+            let dir = dir.display();
+            warn!(%dir, %error, "another version's flows cannot be read; `sni-router detach` ends them");
+            None
+        }
+    }
 }
 
 fn port(key: &FlowKey, ports: &Ports) -> Port {

@@ -111,7 +111,13 @@ impl Tc {
         self.retired.notify_one();
     }
 
-    /// The VIPs of flows that live, whoever has handed them over.
+    /// Removes what routers of other versions have pinned and flows do not need any more. Answers with
+    /// the VIPs of the flows that do.
+    pub fn leave_foreign(&self, pins: &Pins) -> BTreeSet<IpAddr> {
+        foreign::leave(pins)
+    }
+
+    /// The VIPs of flows that live, whoever of this version has handed them over.
     pub fn vips_in_use(&self) -> io::Result<BTreeSet<IpAddr>> {
         let mut vips = BTreeSet::new();
         self.flows.table().for_each(|key, flow| {
