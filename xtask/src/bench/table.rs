@@ -38,8 +38,17 @@ fn describe(load: &Load) -> String {
     let what = match load.work {
         Work::Down => format!("{streams} long streams from the endpoint to the client"),
         Work::Up => format!("{streams} long streams from the client to the endpoint"),
-        Work::Connect => format!("New connections, {streams} at a time, {size} bytes back, FIN"),
-        Work::Reset => format!("New connections, {streams} at a time, {size} bytes back, RST"),
+        Work::Connect | Work::Reset => {
+            let pace = match load.rate {
+                Some(rate) => format!("{rate} a second"),
+                None => format!("{streams} at a time"),
+            };
+            let end = match load.work {
+                Work::Connect => "FIN",
+                _ => "RST",
+            };
+            format!("New connections, {pace}, {size} bytes back, {end}")
+        }
         Work::Exchange => format!("{size} bytes there and back, on {streams} connections"),
         Work::Idle => format!("{streams} connections that do nothing"),
         Work::Cluster => {
