@@ -40,7 +40,7 @@ pub fn run(client: &mut Client<'_>) -> Result<Value> {
             }
         }
         while let Some(&number) = free.last()
-            && let Some(began) = schedule.take(now)
+            && let Some(began) = schedule.take(Instant::now())
         {
             places[number] = Some(start(client, number, began)?);
             free.pop();
