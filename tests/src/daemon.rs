@@ -251,16 +251,19 @@ impl Drop for Router {
 /// The router's binary: `$SNI_ROUTER_BIN`, else the one that cargo put beside the tests.
 #[track_caller]
 pub fn binary() -> PathBuf {
-    if let Some(path) = env::var_os("SNI_ROUTER_BIN") {
-        return path.into();
-    }
+    env::var_os("SNI_ROUTER_BIN").map_or_else(|| built("sni-router"), PathBuf::from)
+}
+
+/// The binary of this name that cargo put beside the tests.
+#[track_caller]
+pub fn built(name: &str) -> PathBuf {
     // target/<profile>/deps/<test>-<hash>
     let test = env::current_exe().expect("the test's own path");
     let profile = test.parent().and_then(Path::parent);
-    let path = profile.expect("target/<profile>").join("sni-router");
+    let path = profile.expect("target/<profile>").join(name);
     assert!(
         path.exists(),
-        "no {}: run `cargo xtask test`, or `cargo build -p sni-router`, or set SNI_ROUTER_BIN",
+        "no {}: run `cargo xtask test`, or `cargo build -p {name}`",
         path.display()
     );
     path

@@ -3,11 +3,11 @@
 use std::process::Command;
 
 use serde_json::Value;
-use sni_router_tests::daemon::binary;
+use sni_router_tests::daemon::{binary, built};
 
 #[test]
 fn start_and_changes_are_measured() {
-    let bench = binary().with_file_name("sni-router-bench");
+    let bench = built("sni-router-bench");
     let mut command = Command::new(&bench);
     command.args(["cluster", "--ingresses", "10", "--changes", "3"]);
     command.args(["--datapath", "userspace"]);

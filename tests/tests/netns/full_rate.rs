@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use serde_json::Value;
-use sni_router_tests::daemon::binary;
+use sni_router_tests::daemon::built;
 use sni_router_tests::rig::{BACKEND_PORT, Lab, Pair, Rig, alone};
 use sni_router_tests::site::PORT;
 use sni_router_tests::topology::Family;
@@ -35,7 +35,7 @@ fn twenty_routers_take_over_at_full_rate_without_a_failed_connection() {
         .client
         .sysctl("ipv4/ip_local_port_range", "1024 65535");
     lab.net.client.sysctl("ipv4/tcp_tw_reuse", "1");
-    let mut serve = Command::new(generator());
+    let mut serve = Command::new(built("sni-router-bench"));
     serve.arg("serve").arg("--listen").arg(endpoint.to_string());
     let serving = lab.net.backends[0].spawn(&mut serve);
     let _serving = Killed(serving.expect("the endpoint"));
@@ -82,7 +82,7 @@ fn twenty_routers_take_over_at_full_rate_without_a_failed_connection() {
 /// As many as can be made until it is told to stop. Panics when one fails.
 fn make_connections(lab: &Lab, stop: &AtomicBool, made: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
-        let mut command = Command::new(generator());
+        let mut command = Command::new(built("sni-router-bench"));
         command
             .args(["load", "connect", "--close", "fin", "--streams", "32"])
             .args(["--hosts", "10", "--warm-up", "0", "--measure", "1000"])
@@ -111,17 +111,6 @@ fn exchanges(pair: &Pair, stop: &AtomicBool) -> u64 {
         thread::yield_now();
     }
     count
-}
-
-/// The generator, which is built with the router.
-fn generator() -> std::path::PathBuf {
-    let path = binary().with_file_name("sni-router-bench");
-    assert!(
-        path.exists(),
-        "no {}: run `cargo xtask test`, or `cargo build -p sni-router-bench`",
-        path.display()
-    );
-    path
 }
 
 /// Killed on drop.
