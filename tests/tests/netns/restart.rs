@@ -269,6 +269,26 @@ fn flows_of_another_version_outlive_a_router_that_stops() {
     assert!(claimed(&pinned.rig).is_empty());
 }
 
+/// Whether flows still need it cannot be told, so nobody takes it away but who is told to.
+#[test]
+fn table_that_cannot_be_read_stays_until_detach() {
+    let mut pinned = Pinned::start();
+    let version = dir_of_version(&pinned);
+    let other = version.with_file_name("v0");
+    fs::create_dir(&other).expect("make a directory");
+    let odd = MapData::from_pin(version.join(names::MAP_PORTS)).expect("open a map");
+    odd.pin(other.join(names::MAP_FLOWS)).expect("pin it");
+
+    pinned.rig.router.terminate(SOON);
+    assert!(other.exists() && !version.exists());
+    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
+    pinned.open_left().exchange();
+    pinned.rig.router.terminate(SOON);
+    assert!(other.exists());
+    pinned.detach();
+    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+}
+
 /// All directions in the flow table of a router that pins here.
 pub(super) fn flow_table(bpffs: &Bpffs) -> BTreeMap<FlowKey, Flow> {
     let pins = bpffs.pinned();
