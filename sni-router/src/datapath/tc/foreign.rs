@@ -46,10 +46,8 @@ pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
 pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
     while !tables.is_empty() {
         tables.retain(|(dir, held)| {
-            match live(dir) {
-                Some(live) if live.keys.is_empty() => {}
-                Some(_) => return true,
-                None => return false,
+            if live(dir).is_none_or(|live| !live.keys.is_empty()) {
+                return true;
             }
             let now = Instant::now();
             held.iter().for_each(|port| ports.linger(*port, now));
