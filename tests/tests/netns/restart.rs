@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -47,6 +48,17 @@ impl Pinned {
             self.rig.router.descriptors() <= before
         });
         pair
+    }
+
+    /// A connection that a router of another version has left, which was killed, and the directory of
+    /// its pins.
+    fn leave_another_version(&mut self) -> (Pair, PathBuf) {
+        let pair = self.open_left();
+        self.rig.router.kill();
+        let version = dir_of_version(self);
+        let other = version.with_file_name("v0");
+        fs::rename(&version, &other).expect("rename");
+        (pair, other)
     }
 
     #[track_caller]
@@ -135,7 +147,7 @@ fn flows_outlive_a_router_that_stops_and_detach_ends_them() {
         assert_eq!(read_to_end(&pair.client, SOON), (Vec::new(), End::Reset));
         assert_eq!(read_to_end(&pair.server, SOON), (Vec::new(), End::Reset));
     }
-    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(pinned.bpffs.pinned(), Vec::<PathBuf>::new());
     assert!(claimed(&pinned.rig).is_empty());
 }
 
@@ -166,7 +178,7 @@ fn router_without_flows_leaves_nothing_pinned() {
     drop(pair);
     assert_eq!(pinned.rig.access(address).reason, "done");
     pinned.rig.router.terminate(SOON);
-    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(pinned.bpffs.pinned(), Vec::<PathBuf>::new());
 }
 
 /// A second router on the same namespace takes over: connections are made all the while and none
@@ -221,11 +233,7 @@ fn next_router_takes_over_without_a_failed_connection() {
 #[test]
 fn flows_of_another_version_go_on_until_they_end() {
     let mut pinned = Pinned::start();
-    let old = pinned.open_left();
-    pinned.rig.router.kill();
-    let version = dir_of_version(&pinned);
-    let other = version.with_file_name("v0");
-    fs::rename(&version, &other).expect("rename");
+    let (old, other) = pinned.leave_another_version();
 
     pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
     old.exchange();
@@ -246,14 +254,11 @@ fn flows_of_another_version_go_on_until_they_end() {
 #[test]
 fn flows_of_another_version_outlive_a_router_that_stops() {
     let mut pinned = Pinned::start();
-    let old = pinned.open_left();
-    pinned.rig.router.kill();
-    let version = dir_of_version(&pinned);
-    let other = version.with_file_name("v0");
-    fs::rename(&version, &other).expect("rename");
+    let (old, other) = pinned.leave_another_version();
 
     pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
     pinned.rig.router.terminate(SOON);
+    let version = other.with_file_name(format!("v{}", names::ABI));
     assert!(!version.exists(), "its own are gone");
     old.exchange();
     assert!(!claimed(&pinned.rig).is_empty(), "flows need their VIP");
@@ -265,7 +270,7 @@ fn flows_of_another_version_outlive_a_router_that_stops() {
         !other.exists()
     });
     pinned.rig.router.terminate(SOON);
-    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(pinned.bpffs.pinned(), Vec::<PathBuf>::new());
     assert!(claimed(&pinned.rig).is_empty());
 }
 
@@ -286,7 +291,7 @@ fn table_that_cannot_be_read_stays_until_detach() {
     pinned.rig.router.terminate(SOON);
     assert!(other.exists());
     pinned.detach();
-    assert_eq!(pinned.bpffs.pinned(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(pinned.bpffs.pinned(), Vec::<PathBuf>::new());
 }
 
 /// All directions in the flow table of a router that pins here.
@@ -306,7 +311,7 @@ fn detach(rig: &Rig, dir: &str) -> Output {
     ns.run(|| command.output()).expect("start sni-router")
 }
 
-fn dir_of_version(pinned: &Pinned) -> std::path::PathBuf {
+fn dir_of_version(pinned: &Pinned) -> PathBuf {
     let pins = pinned.bpffs.pinned();
     let table = pins.iter().find(|path| path.ends_with("SNI_FLOWS"));
     table
