@@ -52,7 +52,7 @@ impl Fill {
     }
 
     /// All maps in which entries come and go. Counts those of `SNI_SEEN`, of which the kernel does not
-    /// say how many there are: some ten system calls.
+    /// say how many there are: 64 system calls where it is full.
     pub fn counted(&self) -> Vec<MapFill> {
         let seen = self.tc.iter().filter_map(|tc| {
             Some(MapFill {

@@ -68,12 +68,12 @@ impl Flows {
 
     /// How many handshakes are remembered: walks through them.
     pub fn handshakes(&self) -> io::Result<u64> {
-        let seen = lock(&self.seen);
-        let map = seen.map().fd().as_fd();
         let mut walk = Walk::new(size_of::<FlowKey>(), size_of::<Seen>());
         let mut all = 0;
         loop {
-            match walk.next(map)?.count() {
+            // Locked for one step only: hand-overs look handshakes up meanwhile.
+            let step = walk.next(lock(&self.seen).map().fd().as_fd())?.count();
+            match step {
                 0 => return Ok(all),
                 some => all += some as u64,
             }
