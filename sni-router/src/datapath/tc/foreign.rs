@@ -3,7 +3,6 @@
 //! not even that is understood stays until somebody detaches it.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +45,10 @@ pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
 pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
     while !tables.is_empty() {
         tables.retain(|(dir, held)| {
+            if !dir.exists() {
+                // This process ends, and has just removed it.
+                return false;
+            }
             if live(dir).is_none_or(|live| !live.keys.is_empty()) {
                 return true;
             }
@@ -83,12 +86,11 @@ fn remove(dir: &Path) {
 /// `None` if the table cannot be read.
 fn live(dir: &Path) -> Option<Live> {
     let mut live = Live::default();
-    let read: io::Result<()> =
-        foreign_flows(dir, |key, is_up, is_closed| match (is_up, is_closed) {
-            (_, true) => {}
-            (true, false) => drop(live.vips.insert(address(&key.dst))),
-            (false, false) => live.keys.push(*key),
-        });
+    let read = foreign_flows(dir, |key, is_up, is_closed| match (is_up, is_closed) {
+        (_, true) => {}
+        (true, false) => drop(live.vips.insert(address(&key.dst))),
+        (false, false) => live.keys.push(*key),
+    });
     match read {
         Ok(()) => Some(live),
         Err(error) => {
