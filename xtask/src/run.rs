@@ -16,6 +16,12 @@ pub fn build() -> Result<()> {
     command::run(cargo().args(["build", "--release", "--package", "sni-router"]))
 }
 
+/// Builds the binary that the tests run, too: slower, and there in a third of the time.
+pub fn build_for_tests() -> Result<()> {
+    setup::ensure()?;
+    command::run(cargo().args(["build", "--package", "sni-router"]))
+}
+
 /// Builds, then becomes `sni-router run ARGS`, as root.
 pub fn run(args: &[OsString]) -> Result<()> {
     as_root("true")?;
@@ -26,6 +32,11 @@ pub fn run(args: &[OsString]) -> Result<()> {
 /// The release binary.
 pub fn binary() -> PathBuf {
     target_dir().join("release/sni-router")
+}
+
+/// What [`build_for_tests`] builds.
+pub fn binary_for_tests() -> PathBuf {
+    target_dir().join("debug/sni-router")
 }
 
 /// Replaces this process, so that signals and the exit status are the command's own.

@@ -1,7 +1,7 @@
 //! `demo`: the router at work, on this machine, with real clients and servers.
 //!
 //! Three network namespaces (client, router, backends) hold two TLS servers with certificates of
-//! their own, and the release binary on `examples/passthrough`. The demo is right only if every
+//! their own, and the router on `examples/passthrough`. The demo is right only if every
 //! client got what it must get, so it fails when a row is wrong.
 
 mod client;
@@ -68,7 +68,7 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
     // Without root and sudo it is of no use to build.
     as_root("true")?;
     if !args.built && !args.down {
-        run::build()?;
+        run::build_for_tests()?;
     }
     if !is_root() {
         let mut command = as_root(env::current_exe()?)?;
@@ -107,7 +107,12 @@ fn show(lab: &mut Lab, args: &Args) -> Result<bool> {
     let servers = server::SITES.map(|site| Server::start(lab, site));
     let servers: Vec<_> = servers.into_iter().collect::<Result<_>>()?;
     server::write_bundle(lab, &servers)?;
-    let router = Router::start(lab, &run::binary(), &manifests(), args.datapath.name())?;
+    let router = Router::start(
+        lab,
+        &run::binary_for_tests(),
+        &manifests(),
+        args.datapath.name(),
+    )?;
 
     let mut rows = Vec::new();
     for probe in probes() {
