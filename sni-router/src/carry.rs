@@ -13,7 +13,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 pub use self::traffic::{Direction, Moved, Traffic};
@@ -36,7 +35,7 @@ pub trait Datapath: Send + Sync {
     /// connection is one like any other.
     fn prepare(
         &self,
-        _socket: &TcpSocket,
+        _socket: &socket2::Socket,
         _endpoint: SocketAddr,
         _client: &Client<'_>,
     ) -> Option<Hold> {
@@ -133,7 +132,7 @@ pub struct Pair {
     /// From the client.
     pub client: Socket,
     /// To the endpoint.
-    pub endpoint: TcpStream,
+    pub endpoint: Socket,
     /// Bytes read from the client and written to the endpoint so far: the hello and whatever
     /// came with it. Nothing has gone the other way.
     pub forwarded: u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sni_router_core::balance::Lease;
 use sni_router_core::table::Route;
-use tokio::io::AsyncWriteExt as _;
+use socket2::SockRef;
 use tokio::time::{Instant, timeout};
 
 use super::connect::{Attempts, Bounds, connect};
@@ -244,7 +244,7 @@ impl<'p> Routed<'p> {
                 let written = connected.hold.is_none();
                 let pair = Pair {
                     client,
-                    endpoint: connected.stream,
+                    endpoint: connected.socket,
                     forwarded: if written { received.len() as u64 } else { 0 },
                     unsent: if written { Vec::new() } else { received },
                     mapped: None,
@@ -337,7 +337,7 @@ impl Connected<'_> {
 
 /// Writes what a datapath was to write that then refused.
 async fn deliver(pair: &mut Pair) -> io::Result<()> {
-    pair.endpoint.set_nodelay(true)?;
+    SockRef::from(&pair.endpoint).set_tcp_nodelay(true)?;
     pair.endpoint.write_all(&pair.unsent).await?;
     pair.forwarded += pair.unsent.len() as u64;
     pair.unsent = Vec::new();

@@ -7,18 +7,17 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use sni_router_core::balance::{Backend, Lease};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::reason::CloseReason;
 use super::record::Observer;
 use crate::carry::{Client, Datapath, Hold};
+use crate::socket::Socket;
 
 /// A connection to an endpoint that has been sent the hello, or will be by the datapath.
 pub(super) struct Connected {
-    pub(super) stream: TcpStream,
+    pub(super) socket: Socket,
     /// Counts as one of the endpoint's connections while it lives.
     pub(super) lease: Lease,
     /// With something to hold, the datapath sends the hello.
@@ -109,10 +108,10 @@ pub(super) async fn connect(
         let begun = Instant::now();
         let error =
             match timeout_at(share(deadline, left), greet(datapath, addr, client, hello)).await {
-                Ok(Ok((stream, hold))) => {
+                Ok(Ok((socket, hold))) => {
                     backend.record_success(lease.endpoint(), begun.elapsed());
                     return Ok(Connected {
-                        stream,
+                        socket,
                         lease,
                         hold,
                     });
@@ -178,20 +177,17 @@ async fn greet(
     addr: SocketAddr,
     client: &Client<'_>,
     hello: &[u8],
-) -> io::Result<(TcpStream, Option<Hold>)> {
-    let socket = match addr {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
+) -> io::Result<(Socket, Option<Hold>)> {
+    let socket = Socket::towards(addr)?;
     let hold = datapath.prepare(&socket, addr, client);
     if hold.is_none() {
-        socket.set_nodelay(true)?;
+        socket.set_tcp_nodelay(true)?;
     }
-    let mut stream = socket.connect(addr).await?;
+    let mut socket = Socket::connect(socket, addr).await?;
     if hold.is_none() {
-        stream.write_all(hello).await?;
+        socket.write_all(hello).await?;
     }
-    Ok((stream, hold))
+    Ok((socket, hold))
 }
 
 /// When so many endpoints have failed, another one is not likely to be better, and a client must not

@@ -150,7 +150,7 @@ fn try_enter(entry: &mut Entry, client: &Side, endpoint: &Side) -> io::Result<(F
 
 /// Takes the sockets out of tokio's epoll; `hangup` says why.
 fn deregister(pair: Pair) -> (TcpStream, TcpStream) {
-    match (pair.client.unregistered(), pair.endpoint.into_std()) {
+    match (pair.client.unregistered(), pair.endpoint.unregistered()) {
         (Ok(client), Ok(endpoint)) => (client, endpoint),
         // tokio only fails here if epoll does not know a socket that it registered.
         _ => unreachable!("a registered socket can be deregistered"),
@@ -168,15 +168,11 @@ fn give_back(
 ) -> Outside {
     hangup::forget(&client);
     hangup::forget(&endpoint);
-    let Ok(endpoint) = endpoint.try_into() else {
-        // Out of memory or epoll watches. The socket was closed by the attempt.
-        return Outside::Ended(End::Failed);
-    };
     let is_mapped = entry.cookies.iter().any(Option::is_some);
     let mapped = is_mapped.then(|| Box::new(entry) as Box<dyn Send + Sync>);
     let pair = Pair {
         client: client.into(),
-        endpoint,
+        endpoint: endpoint.into(),
         forwarded,
         unsent: Vec::new(),
         mapped,

@@ -194,7 +194,7 @@ impl Rig {
         let (endpoint, _) = back.accept().await?;
         let pair = Pair {
             client: from_client.into(),
-            endpoint: to_endpoint,
+            endpoint: to_endpoint.into(),
             forwarded: 0,
             unsent: Vec::new(),
             mapped: None,

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use sni_router_common::flow::{before, own, peer, seen};
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt as _;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -204,10 +203,7 @@ async fn settle(
             sent = sent.wrapping_add(unsent.len() as u32);
         }
         if late_fin {
-            pair.endpoint
-                .shutdown()
-                .await
-                .map_err(|_| End::EndpointReset)?;
+            pair.endpoint.finish().map_err(|_| End::EndpointReset)?;
             sent = sent.wrapping_add(1);
         }
         if let Some(ack) = acknowledged {

@@ -6,10 +6,10 @@ use std::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 use sni_router_common::flow::{Addr, Flow, FlowKey, Seen, option, own, ports, seen, tick, v6};
 use sni_router_common::rule::v4_mapped;
-use tokio::net::{TcpSocket, TcpStream};
 
 use crate::carry::{Client, Decline};
 use crate::datapath::bpf::Flows;
+use crate::socket::Socket;
 use crate::sys::repair::{self, TcpState};
 
 /// The four addresses of a connection.
@@ -54,7 +54,7 @@ impl Towards {
 
     /// Has the endpoint send no segment that the client's path does not take. Best effort: where
     /// it fails, path MTU discovery finds out.
-    pub(super) fn limit_segments(&self, socket: &TcpSocket) {
+    pub(super) fn limit_segments(&self, socket: &socket2::Socket) {
         let has_timestamps = self.state.timestamps() == Some(true);
         let options = if has_timestamps { TIMESTAMPS } else { 0 };
         let _ = repair::limit_segment(socket, self.state.segment() + options);
@@ -74,7 +74,7 @@ pub(super) fn learn(
     flows: &Flows,
     sides: &Sides,
     towards: &Towards,
-    endpoint: &TcpStream,
+    endpoint: &Socket,
     received: u32,
     connecting: Instant,
 ) -> Result<Plan, Decline> {

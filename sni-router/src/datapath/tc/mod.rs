@@ -26,7 +26,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use sni_router_common::flow::address;
-use tokio::net::TcpSocket;
+use socket2::Socket;
 use tokio::sync::Notify;
 use tracing::error;
 
@@ -202,12 +202,7 @@ impl Datapath for Tc {
         })
     }
 
-    fn prepare(
-        &self,
-        socket: &TcpSocket,
-        endpoint: SocketAddr,
-        client: &Client<'_>,
-    ) -> Option<Hold> {
+    fn prepare(&self, socket: &Socket, endpoint: SocketAddr, client: &Client<'_>) -> Option<Hold> {
         if self.registry.is_retired() {
             return None;
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::net::TcpSocket;
+use socket2::Socket;
 
 use super::ports::{Port, Ports, Taken};
 use super::registry::Registry;
@@ -24,13 +24,13 @@ impl SourcePort {
     pub(super) fn bind(
         ports: &Arc<Ports>,
         registry: &Registry,
-        socket: &TcpSocket,
+        socket: &Socket,
         endpoint: SocketAddr,
     ) -> Option<Self> {
         // As a flow has it.
         let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
         // Without it, a port that another endpoint's connection has could not be bound to.
-        socket.set_reuseaddr(true).ok()?;
+        socket.set_reuse_address(true).ok()?;
         for _ in 0..ATTEMPTS {
             let taken = Instant::now();
             let Taken {
@@ -49,7 +49,8 @@ impl SourcePort {
             };
             // To a wildcard address where none was asked for: which one it is then depends on the
             // route, which connecting looks up.
-            if socket.bind(SocketAddr::new(port.from, port.number)).is_ok() {
+            let from = SocketAddr::new(port.from, port.number);
+            if socket.bind(&from.into()).is_ok() {
                 return Some(source);
             }
             // Somebody else's; the next one then.

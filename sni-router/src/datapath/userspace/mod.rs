@@ -82,13 +82,15 @@ async fn carry(pair: Pair, limits: &Limits, tally: &Tally<'_>) -> End {
         mapped,
         hold: _hold,
     } = pair;
-    let Ok(client) = client.registered() else {
-        // It is closed; the endpoint's socket shall not look as if all was said.
-        abort(&endpoint);
-        drop(endpoint);
-        return End::Failed;
+    let sides = match (client.registered(), endpoint.registered()) {
+        (Ok(client), Ok(endpoint)) => Sides { client, endpoint },
+        (client, endpoint) => {
+            // What could not be registered is closed; the other one shall not look as if all was said.
+            client.iter().chain(&endpoint).for_each(abort);
+            drop((client, endpoint));
+            return End::Failed;
+        }
     };
-    let sides = Sides { client, endpoint };
     tally.add(Direction::Up, forwarded);
     let end = tokio::select! {
         end = both_ways(&sides, &unsent, mapped.is_some(), tally) => end,
