@@ -1,4 +1,4 @@
-//! The entries of the `tc` datapath: flows that the kernel carries, and handshakes it has seen.
+//! The entries of the `tc` datapath: flows that the kernel carries.
 //!
 //! A connection that was handed over is two [`Flow`]s, one for each direction, keyed by what
 //! [`snir_tc`](crate::names::PROG_TC_ETHER) finds in a packet that comes in. Everything a packet
@@ -164,42 +164,6 @@ pub struct Ended {
     pub down: u64,
 }
 
-/// What the program saw of one side before the hand-over.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-pub struct Seen {
-    /// When the SYN (or the endpoint's SYN-ACK) came: `CLOCK_MONOTONIC` in ns.
-    pub since: u64,
-    /// Its sequence number.
-    pub isn: u32,
-    /// The highest sequence number that went to the local stack, FIN included.
-    pub end: u32,
-    /// The last acknowledgement.
-    pub ack: u32,
-    /// The last timestamp.
-    pub tsval: u32,
-    /// The last timestamp echo.
-    pub tsecr: u32,
-    /// The interface it came in by.
-    pub ifindex: u32,
-    /// See [`seen`].
-    pub flags: u32,
-    /// Zero.
-    pub _pad: u32,
-}
-
-/// Bits of [`Seen::flags`].
-pub mod seen {
-    /// The last packet had timestamps.
-    pub const TIMESTAMPS: u32 = 1;
-    /// A FIN went to the local stack.
-    pub const FIN: u32 = 2;
-    /// A RST went to the local stack.
-    pub const RST: u32 = 4;
-    /// An option signs the header, which we rewrite: TCP-MD5 (RFC 2385) or TCP-AO (RFC 5925).
-    pub const SIGNED: u32 = 8;
-}
-
 impl Flow {
     /// Bytes of the stream that were sent so far.
     #[inline(always)] // part of a kernel program
@@ -285,4 +249,3 @@ const _: () = assert!(size_of::<FlowKey>() == 36);
 // rounded up, and this make 192 bytes, which is a size that the allocator has.
 const _: () = assert!(size_of::<Flow>() == 104);
 const _: () = assert!(size_of::<Ended>() == 24);
-const _: () = assert!(size_of::<Seen>() == 40);

@@ -9,6 +9,7 @@
 
 pub mod counter;
 pub mod flow;
+pub mod handshake;
 pub mod icmp;
 pub mod names;
 pub mod options;

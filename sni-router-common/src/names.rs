@@ -1,5 +1,7 @@
 //! Names and capacities of kernel objects. The kernel cuts names at 15 bytes, so none is longer.
 
+use crate::handshake::{SETS, WAYS};
+
 /// sk_lookup program: (VIP, port) → the router's listening sockets.
 pub const PROG_LOOKUP: &str = "snir_lookup";
 /// sk_skb verdict program: redirect to the peer's socket, within the limit userspace grants.
@@ -25,7 +27,7 @@ pub const MAP_EVENTS: &str = "SNI_EVENTS";
 pub const MAP_COUNT: &str = "SNI_COUNT";
 /// Array of 64-bit words: a bit for each port that packets of flows, or handshakes of ours, come to.
 pub const MAP_PORTS: &str = "SNI_PORTS";
-/// LRU hash: [`FlowKey`](crate::flow::FlowKey) → [`Seen`](crate::flow::Seen).
+/// Array, mapped into the daemon's memory: [sets](crate::handshake::Set) of handshakes.
 pub const MAP_SEEN: &str = "SNI_SEEN";
 /// Hash: [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow).
 pub const MAP_FLOWS: &str = "SNI_FLOWS";
@@ -39,9 +41,9 @@ pub const MAP_CHUNK: &str = "SNI_CHUNK";
 pub const MAP_BUDGET: &str = "SNI_BUDGET";
 
 /// The version of what flows are to programs and daemon: of [`Flow`](crate::flow::Flow),
-/// [`Seen`](crate::flow::Seen) and [`Ended`](crate::flow::Ended), and of who does what with them. A
+/// [`Seen`](crate::handshake::Seen) and [`Ended`](crate::flow::Ended), and of who does what with them. A
 /// daemon adopts the flows of its own version only.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// VIPs times ports the router can own.
 pub const MAX_RULES: u32 = 16_384;
@@ -52,8 +54,8 @@ pub const EVENT_RING_BYTES: u32 = 256 * 1024;
 /// Entries of the flow table, two a connection: a million, and as many buckets, of 16 bytes. The rest of
 /// its memory is taken as flows come.
 pub const MAX_FLOWS: u32 = 2_097_152;
-/// Handshakes and hellos under way that the kernel remembers; the oldest go first.
-pub const MAX_SEEN: u32 = 65_536;
+/// Handshakes and hellos under way that the kernel remembers; old ones go first.
+pub const MAX_SEEN: u32 = SETS * WAYS as u32;
 /// Words of [`MAP_PORTS`].
 pub const PORT_WORDS: u32 = 1024;
 /// Bytes of the ring of ended flows; one takes 32.

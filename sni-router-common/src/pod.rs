@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::flow::{Flow, FlowKey, Seen};
+use crate::flow::{Flow, FlowKey};
 use crate::rule::{Rule, RuleKey};
 use crate::stream::Stream;
 
@@ -17,6 +17,6 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleKey, Rule, Stream, FlowKey, Flow, Seen);
+pod!(RuleKey, Rule, Stream, FlowKey, Flow);
 
 fn plain_bytes<T: FromBytes + IntoBytes + Immutable + Copy + 'static>() {}

@@ -1,12 +1,12 @@
 //! Every map: who writes it, who reads it, what happens when it is full.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash, SockMap};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash, SockMap};
 use sni_router_common::counter::COUNTERS;
-use sni_router_common::flow::{Flow, FlowKey, Seen};
+use sni_router_common::flow::{Flow, FlowKey};
+use sni_router_common::handshake::{SETS, Set};
 use sni_router_common::names::{
-    ENDED_RING_BYTES, EVENT_RING_BYTES, LISTEN_ENTRIES, MAX_FLOWS, MAX_RULES, MAX_SEEN, MAX_SLOTS,
-    PORT_WORDS,
+    ENDED_RING_BYTES, EVENT_RING_BYTES, LISTEN_ENTRIES, MAX_FLOWS, MAX_RULES, MAX_SLOTS, PORT_WORDS,
 };
 use sni_router_common::options::Options;
 use sni_router_common::rule::{Rule, RuleKey};
@@ -40,10 +40,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
 #[map(name = "SNI_PORTS")]
 pub static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, BPF_F_MMAPABLE);
 
-/// `snir_tc` → daemon. Full: the oldest handshakes are forgotten, and their connections take
-/// another datapath.
+/// `snir_tc` → daemon, which has it mapped. Full: old handshakes are forgotten, and their connections
+/// take another datapath. The first set has the secret of tags, which the daemon puts in.
 #[map(name = "SNI_SEEN")]
-pub static SEEN: LruHashMap<FlowKey, Seen> = LruHashMap::with_max_entries(MAX_SEEN, 0);
+pub static SEEN: Array<Set> = Array::with_max_entries(1 + SETS, BPF_F_MMAPABLE);
 
 /// Daemon ↔ `snir_tc`. Full: the connection takes another datapath.
 #[map(name = "SNI_FLOWS")]

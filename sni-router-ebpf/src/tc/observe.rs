@@ -2,7 +2,8 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
-use sni_router_common::flow::{FlowKey, Seen, before, seen};
+use sni_router_common::flow::{FlowKey, before};
+use sni_router_common::handshake::{Seen, Set, Slot, Tag, WAYS, millis, seen, word};
 use sni_router_common::options::Facts;
 
 use super::intact::is_intact;
@@ -12,23 +13,32 @@ use crate::maps::SEEN;
 /// Takes notes of a packet that goes to the local stack.
 #[inline(never)] // with a stack frame of its own: a BPF function has 512 bytes
 pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
-    let is_syn = packet.flags & SYN != 0;
-    if !is_syn {
-        if let Some(known) = SEEN.get_ptr_mut(key)
+    let Some(secret) = secret() else { return };
+    let tag = Tag::of(key, secret);
+    let Some(set) = SEEN.get_ptr_mut(tag.set()) else {
+        return;
+    };
+    let known = Place::find(set, tag);
+    if packet.flags & SYN == 0 {
+        if let Some(known) = known
             && is_intact(ctx, key, packet)
         {
-            update(ctx, packet, known);
+            update(ctx, packet, &known);
         }
         return;
     }
-    if is_repeated(key, packet) {
+    if known
+        .as_ref()
+        .is_some_and(|known| is_repeated(packet, known))
+    {
         return;
     }
+    // SAFETY: a helper without arguments.
+    #[allow(unsafe_code, reason = "helpers are unsafe")]
+    let since = millis(unsafe { bpf_ktime_get_ns() });
+    let place = known.unwrap_or_else(|| Place::oldest(set, tag, since));
     let facts = read_options(ctx, packet);
     let next = Seen {
-        // SAFETY: a helper without arguments.
-        #[allow(unsafe_code, reason = "helpers are unsafe")]
-        since: unsafe { bpf_ktime_get_ns() },
         isn: packet.seq,
         end: packet.seq.wrapping_add(1 + packet.payload),
         ack: packet.ack,
@@ -36,58 +46,131 @@ pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
         tsecr: facts.tsecr,
         ifindex: ifindex(ctx),
         flags: flags(&facts, packet),
-        _pad: 0,
+        since,
     };
-    // Fails only for want of memory; the connection is then carried by another datapath.
-    let _ = SEEN.insert(key, next, 0);
+    for (index, word) in next.slot(tag).into_iter().enumerate() {
+        place.write(index, word);
+    }
+}
+
+/// What the daemon has put in; `None` before it has.
+fn secret() -> Option<[u64; 2]> {
+    let set = SEEN.get_ptr(0)?;
+    // SAFETY: the pointer is into an array map, and words are read whole.
+    #[allow(
+        unsafe_code,
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "map values are raw pointers"
+    )]
+    let secret = unsafe {
+        [
+            (&raw const (*set)[0][0]).read_volatile(),
+            (&raw const (*set)[0][1]).read_volatile(),
+        ]
+    };
+    (secret[0] != 0 && secret[1] != 0).then_some(secret)
+}
+
+/// Where a handshake is, or gets.
+struct Place {
+    slot: *mut Slot,
+    tag: Tag,
+}
+
+#[allow(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "map values are raw pointers"
+)]
+impl Place {
+    /// Where this one is.
+    #[inline(always)] // the verifier follows map pointers through one function only
+    fn find(set: *mut Set, tag: Tag) -> Option<Self> {
+        for way in 0..WAYS {
+            // SAFETY: of a pointer into an array map, whose value has so many slots; here and below.
+            let slot = unsafe { &raw mut (*set)[way] };
+            let place = Self { slot, tag };
+            // Two words have the whole tag.
+            if place.read(word::ISN).is_some() && place.read(word::END).is_some() {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Where it may get: a place that nobody has used, or that of the oldest.
+    #[inline(always)] // as above
+    fn oldest(set: *mut Set, tag: Tag, now: u32) -> Self {
+        // SAFETY: as above.
+        let mut oldest = unsafe { &raw mut (*set)[0] };
+        let mut most = 0;
+        for way in 0..WAYS {
+            // SAFETY: as above.
+            let (slot, first, last) = unsafe {
+                let slot = &raw mut (*set)[way];
+                (
+                    slot,
+                    (&raw const (*slot)[word::ISN]).read_volatile(),
+                    (&raw const (*slot)[word::SINCE]).read_volatile(),
+                )
+            };
+            let age = match first {
+                0 => u64::MAX,
+                _ => now.wrapping_sub(last as u32).into(),
+            };
+            if age > most {
+                (most, oldest) = (age, slot);
+            }
+        }
+        Self { slot: oldest, tag }
+    }
+
+    /// A number of the handshake; `None` if this is another one's.
+    #[inline(always)] // as above
+    fn read(&self, index: usize) -> Option<u32> {
+        // SAFETY: as above; a word is read whole.
+        let word = unsafe { (&raw const (*self.slot)[index]).read_volatile() };
+        self.tag.value(index, word)
+    }
+
+    #[inline(always)] // as above
+    fn note(&self, index: usize, value: u32) {
+        self.write(index, self.tag.word(index, value));
+    }
+
+    #[inline(always)] // as above
+    fn write(&self, index: usize, word: u64) {
+        // SAFETY: as above; a word is written whole.
+        unsafe { (&raw mut (*self.slot)[index]).write_volatile(word) };
+    }
 }
 
 /// Whether a SYN comes again, behind what was sent after it: it takes nothing back.
-#[allow(
-    unsafe_code,
-    clippy::multiple_unsafe_ops_per_block,
-    reason = "map values are raw pointers"
-)]
-fn is_repeated(key: &FlowKey, packet: &Packet) -> bool {
-    let Some(known) = SEEN.get_ptr(key) else {
-        return false;
-    };
-    // SAFETY: the pointer is into the map, and numbers are read whole.
-    let (isn, end) = unsafe {
-        (
-            (&raw const (*known).isn).read_volatile(),
-            (&raw const (*known).end).read_volatile(),
-        )
-    };
-    isn == packet.seq && before(packet.seq.wrapping_add(1 + packet.payload), end)
+#[inline(always)] // as above
+fn is_repeated(packet: &Packet, known: &Place) -> bool {
+    let end = packet.seq.wrapping_add(1 + packet.payload);
+    let is_behind = known.read(word::END).is_some_and(|seen| before(end, seen));
+    is_behind && known.read(word::ISN) == Some(packet.seq)
 }
 
-#[allow(
-    unsafe_code,
-    clippy::multiple_unsafe_ops_per_block,
-    reason = "map values are raw pointers"
-)]
-fn update(ctx: &TcContext, packet: &Packet, known: *mut Seen) {
+#[inline(always)] // as above
+fn update(ctx: &TcContext, packet: &Packet, known: &Place) {
     let facts = read_options(ctx, packet);
     let fin = u32::from(packet.flags & FIN != 0);
     let end = packet.seq.wrapping_add(packet.payload).wrapping_add(fin);
-    // SAFETY: the pointer is into the map; the packets of one side are received in order on one
-    // CPU, and the daemon only reads.
-    unsafe {
-        if before((*known).end, end) {
-            (*known).end = end;
-        }
-        if packet.flags & ACK != 0 {
-            (*known).ack = packet.ack;
-        }
-        if facts.has_timestamps {
-            (*known).tsval = facts.tsval;
-            (*known).tsecr = facts.tsecr;
-        }
-        // Timestamps are agreed upon if a packet other than the SYN has them.
-        let lasting = (*known).flags & !seen::TIMESTAMPS;
-        (*known).flags = lasting | flags(&facts, packet);
+    if known.read(word::END).is_some_and(|seen| before(seen, end)) {
+        known.note(word::END, end);
     }
+    if packet.flags & ACK != 0 {
+        known.note(word::ACK, packet.ack);
+    }
+    if facts.has_timestamps {
+        known.note(word::TSVAL, facts.tsval);
+        known.note(word::TSECR, facts.tsecr);
+    }
+    // Timestamps are agreed upon if a packet other than the SYN has them.
+    let lasting = known.read(word::FLAGS).unwrap_or(0) & !seen::TIMESTAMPS;
+    known.note(word::FLAGS, lasting | flags(&facts, packet));
 }
 
 fn read_options(ctx: &TcContext, packet: &Packet) -> Facts {

@@ -10,11 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, RingBuf};
-use sni_router_common::flow::{Ended, Flow, FlowKey, Seen};
+use sni_router_common::flow::{Ended, Flow, FlowKey};
 use sni_router_common::names::{MAP_FLOWS, PORT_WORDS};
 use tokio::time::sleep;
 use zerocopy::FromBytes as _;
 
+use super::handshakes::Handshakes;
 use super::io_error;
 use super::pins::Pins;
 use crate::sys::batch::Walk;
@@ -24,7 +25,7 @@ use crate::sys::shared::SharedArray;
 /// Flows, handshakes, and which ports are watched for them.
 pub struct Flows {
     table: FlowTable,
-    seen: Mutex<HashMap<MapData, FlowKey, Seen>>,
+    handshakes: Handshakes,
     ports: SharedArray,
     ended: Mutex<Option<RingBuf<MapData>>>,
 }
@@ -35,7 +36,7 @@ pub struct FlowTable(Mutex<HashMap<MapData, FlowKey, Flow>>);
 impl Flows {
     pub(super) fn new(
         flows: HashMap<MapData, FlowKey, Flow>,
-        seen: HashMap<MapData, FlowKey, Seen>,
+        seen: &MapData,
         ports: &MapData,
         ended: RingBuf<MapData>,
         reserved: RangeInclusive<u16>,
@@ -44,7 +45,7 @@ impl Flows {
         let ports = SharedArray::map(ports.fd().as_fd(), PORT_WORDS as usize * size_of::<u64>())?;
         let flows = Self {
             table: FlowTable(Mutex::new(flows)),
-            seen: Mutex::new(seen),
+            handshakes: Handshakes::map(seen.fd().as_fd())?,
             ports,
             ended: Mutex::new(Some(ended)),
         };
@@ -54,30 +55,9 @@ impl Flows {
         Ok(flows)
     }
 
-    /// What was seen of the sender of these packets; `None` if its SYN did not come by.
-    pub fn seen(&self, key: &FlowKey) -> Option<Seen> {
-        lock(&self.seen).get(key, 0).ok()
-    }
-
-    /// Forgets a handshake: the connection takes another datapath, and its packets should not be
-    /// looked at.
-    pub fn forget(&self, key: &FlowKey) {
-        // Fails only where it has been forgotten already.
-        let _ = lock(&self.seen).remove(key);
-    }
-
-    /// How many handshakes are remembered: walks through them.
-    pub fn handshakes(&self) -> io::Result<u64> {
-        let mut walk = Walk::new(size_of::<FlowKey>(), size_of::<Seen>());
-        let mut all = 0;
-        loop {
-            // Locked for one step only: hand-overs look handshakes up meanwhile.
-            let step = walk.next(lock(&self.seen).map().fd().as_fd())?.count();
-            match step {
-                0 => return Ok(all),
-                some => all += some as u64,
-            }
-        }
+    /// The handshakes.
+    pub fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     /// The flows.

@@ -6,6 +6,7 @@
 mod counters;
 mod facts;
 mod flows;
+mod handshakes;
 mod hooks;
 mod load;
 mod logger;
@@ -28,6 +29,7 @@ use sni_router_common::names;
 pub use counters::Counters;
 pub use facts::{Attachment, Interface, KernelFacts, LoadedProgram};
 pub use flows::{Flows, foreign as foreign_flows, is_full, open as open_flows};
+pub use handshakes::Handshakes;
 pub use hooks::{Attach, Hooks, Layer, remove_filter};
 pub use load::{LoadError, missing_capabilities};
 pub use logger::forward as forward_logs;
@@ -79,7 +81,7 @@ impl Kernel {
         }
         let flows = Flows::new(
             map(ebpf, names::MAP_FLOWS)?,
-            map(ebpf, names::MAP_SEEN)?,
+            &array(ebpf, names::MAP_SEEN)?,
             &array(ebpf, names::MAP_PORTS)?,
             map(ebpf, names::MAP_ENDED)?,
             reserved,

@@ -14,7 +14,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sni_router_common::flow::{before, own, peer, seen};
+use sni_router_common::flow::{before, own, peer};
+use sni_router_common::handshake::seen;
 use socket2::SockRef;
 use tokio::time::sleep;
 use tracing::debug;
@@ -70,8 +71,8 @@ pub(super) async fn hand_over(
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(decline) => {
-            flows.forget(&sides.up());
-            flows.forget(&sides.down());
+            flows.handshakes().forget(&sides.up());
+            flows.handshakes().forget(&sides.down());
             return Err(refused(pair, source, decline));
         }
     };
@@ -89,6 +90,7 @@ pub(super) async fn hand_over(
     };
     let has_spoken = || {
         flows
+            .handshakes()
             .seen(&sides.down())
             .is_none_or(|seen| has_spoken(&seen))
     };
@@ -97,8 +99,8 @@ pub(super) async fn hand_over(
         // whose business the connection still is: without the hello, the endpoint can have
         // acknowledged nothing that went by.
         carried.forget();
-        flows.forget(&sides.up());
-        flows.forget(&sides.down());
+        flows.handshakes().forget(&sides.up());
+        flows.handshakes().forget(&sides.down());
         pair.hold = Some(Box::new(carried));
         let decline = Decline::EndpointSpoke;
         return Err(Outside::Refused(Box::new(Refused { pair, decline })));
@@ -136,7 +138,7 @@ async fn plan(
     let mut rounds = 0;
     loop {
         let learned = learn(
-            flows,
+            flows.handshakes(),
             sides,
             towards,
             &pair.endpoint,
@@ -181,7 +183,10 @@ async fn settle(
             // What slipped through while the table was being written. Not in the first round, in
             // which the hello goes out: what is under way then has arrived in the second.
             let seen = carried.client_seen();
-            read_more(pair).map_err(|_| End::ClientReset)?;
+            let expected = (plan.up.end as u32).wrapping_add(corrected.wrapping_sub(planned));
+            if seen.is_none_or(|seen| seen.end != expected) {
+                read_more(pair).map_err(|_| End::ClientReset)?;
+            }
             if seen.is_some_and(|seen| seen.flags & seen::RST != 0) {
                 return Err(End::ClientReset);
             }

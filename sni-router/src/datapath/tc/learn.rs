@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
-use sni_router_common::flow::{Addr, Flow, FlowKey, Seen, option, own, ports, seen, tick, v6};
+use sni_router_common::flow::{Addr, Flow, FlowKey, option, own, ports, tick, v6};
+use sni_router_common::handshake::{self, Seen, seen};
 use sni_router_common::rule::v4_mapped;
 
 use crate::carry::{Client, Decline};
-use crate::datapath::bpf::Flows;
+use crate::datapath::bpf::Handshakes;
 use crate::socket::Socket;
 use crate::sys::repair::{self, TcpState};
 
@@ -71,15 +72,15 @@ pub(super) struct Plan {
 /// Finds out how packets have to be changed, from what the program has seen of both handshakes and
 /// what the kernel knows of both sockets. `received` is how many bytes were read from the client.
 pub(super) fn learn(
-    flows: &Flows,
+    handshakes: &Handshakes,
     sides: &Sides,
     towards: &Towards,
     endpoint: &Socket,
     received: u32,
     connecting: Instant,
 ) -> Result<Plan, Decline> {
-    let c_seen = flows.seen(&sides.up()).ok_or(Decline::Unseen)?;
-    let e_seen = flows.seen(&sides.down()).ok_or(Decline::Unseen)?;
+    let c_seen = handshakes.seen(&sides.up()).ok_or(Decline::Unseen)?;
+    let e_seen = handshakes.seen(&sides.down()).ok_or(Decline::Unseen)?;
     if is_v4(sides.client) != is_v4(sides.endpoint) {
         return Err(Decline::MixedFamilies);
     }
@@ -231,8 +232,8 @@ fn millis(since: Instant) -> u32 {
     since.elapsed().as_millis() as u32 + 1
 }
 
-fn millis_since(monotonic: u64) -> u32 {
-    (monotonic_ns().saturating_sub(monotonic) / 1_000_000) as u32 + 1
+fn millis_since(then: u32) -> u32 {
+    handshake::millis(monotonic_ns()).wrapping_sub(then) + 1
 }
 
 pub(super) fn monotonic_ns() -> u64 {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
 use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers, since, tick};
+use sni_router_common::handshake::Seen;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::learn::{Plan, Sides, monotonic_ns};
@@ -279,8 +280,8 @@ impl Carried {
     }
 
     /// What the program has seen of the client.
-    pub(super) fn client_seen(&self) -> Option<flow::Seen> {
-        self.registry.flows.seen(&self.sides.up())
+    pub(super) fn client_seen(&self) -> Option<Seen> {
+        self.registry.flows.handshakes().seen(&self.sides.up())
     }
 
     /// Nothing is passed on any more.

@@ -355,12 +355,11 @@ const DOWN_CLOCK: u32 = 0xfefd_fcfb;
 /// Little, so that a test can fill it.
 const ENDED_RING_BYTES: u32 = 4096;
 
-const LARGE: [&str; 6] = [
+const LARGE: [&str; 5] = [
     names::MAP_RULES,
     names::MAP_SOCKS,
     names::MAP_SLOTS,
     names::MAP_STREAMS,
-    names::MAP_SEEN,
     names::MAP_FLOWS,
 ];
 const ENTRIES: u32 = 64;

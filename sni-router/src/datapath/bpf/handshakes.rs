@@ -1,0 +1,92 @@
+//! The handshakes that `snir_tc` has seen, as this process reads them: without a system call.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::param::page_size;
+use sni_router_common::flow::FlowKey;
+use sni_router_common::handshake::{SETS, Seen, Set, Slot, Tag, WAYS, word};
+
+use crate::sys::shared::SharedArray;
+
+/// See the module.
+pub struct Handshakes {
+    sets: SharedArray,
+    secret: [u64; 2],
+}
+
+impl Handshakes {
+    /// Maps the table. One that is new gets its secret; before that the program remembers nothing.
+    pub fn map(map: impl AsFd) -> io::Result<Self> {
+        let bytes = (1 + SETS as usize) * size_of::<Set>();
+        let sets = SharedArray::map(map, bytes.next_multiple_of(page_size()))?;
+        let secret = [0, 1].map(|index| {
+            let place = sets.word(index * size_of::<u64>());
+            // Of two that start at the same time, one.
+            match place.compare_exchange(0, chance(), Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => place.load(Ordering::SeqCst),
+                Err(there) => there,
+            }
+        });
+        Ok(Self { sets, secret })
+    }
+
+    /// What was seen of the sender of these packets; `None` if its SYN did not come by, or so long
+    /// ago that others have taken its place.
+    pub fn seen(&self, key: &FlowKey) -> Option<Seen> {
+        let tag = Tag::of(key, self.secret);
+        (0..WAYS).find_map(|way| Seen::read(tag, &self.snapshot(tag, way)))
+    }
+
+    /// Forgets a handshake: the connection takes another datapath, and its packets should not be
+    /// looked at.
+    pub fn forget(&self, key: &FlowKey) {
+        let tag = Tag::of(key, self.secret);
+        for way in 0..WAYS {
+            if Seen::read(tag, &self.snapshot(tag, way)).is_some() {
+                let words = [word::ISN, word::END].map(|index| self.word(tag.set(), way, index));
+                words
+                    .iter()
+                    .for_each(|word| word.store(0, Ordering::Relaxed));
+            }
+        }
+    }
+
+    /// How many are remembered: looks at every one.
+    pub fn count(&self) -> u64 {
+        let is_used = |set: u32, way| self.word(set, way, word::ISN).load(Ordering::Relaxed) != 0;
+        let of = |set: u32| (0..WAYS).filter(|way| is_used(set, *way)).count() as u64;
+        (1..=SETS).map(of).sum()
+    }
+
+    /// A slot as it was at one moment: read until it is the same twice.
+    fn snapshot(&self, tag: Tag, way: usize) -> Slot {
+        let read = || {
+            let word = |index| self.word(tag.set(), way, index).load(Ordering::Acquire);
+            std::array::from_fn(word)
+        };
+        let mut before: Slot = read();
+        for _ in 0..ATTEMPTS {
+            let after = read();
+            if before == after {
+                return after;
+            }
+            before = after;
+        }
+        before
+    }
+
+    fn word(&self, set: u32, way: usize, index: usize) -> &AtomicU64 {
+        let slot = set as usize * size_of::<Set>() + way * size_of::<Slot>();
+        self.sets.word(slot + index * size_of::<u64>())
+    }
+}
+
+fn chance() -> u64 {
+    RandomState::new().hash_one(()) | 1
+}
+
+/// A sender does not send packets as fast as they are read.
+const ATTEMPTS: usize = 8;
