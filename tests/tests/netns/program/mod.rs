@@ -5,6 +5,7 @@ mod answers;
 mod bytes;
 mod damaged;
 mod errors;
+mod handshakes;
 mod malformed;
 mod odd;
 mod rewriting;

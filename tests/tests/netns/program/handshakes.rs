@@ -1,0 +1,166 @@
+//! What is remembered of handshakes.
+
+use rstest::rstest;
+use sni_router_common::handshake::{Seen, Set, Tag, WAYS, seen};
+use sni_router_tests::packet::{ACK, FIN, SYN};
+use sni_router_tests::topology::Family;
+
+use super::*;
+
+const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+const ISN: u32 = 0xffff_ffc0;
+
+/// Two NOPs, and a timestamps option with TSval 1 and TSecr 2 in the last byte each.
+const CLOCKS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+
+/// The program and its memory of handshakes, and no flow.
+struct Memory {
+    program: Program,
+    sets: Array<MapData, Set>,
+}
+
+impl Memory {
+    fn new(family: Family) -> Self {
+        let mut program = Program::load(family);
+        program.remove();
+        let sets = program.ebpf.take_map(names::MAP_SEEN).expect("the map");
+        let sets = Array::try_from(sets).expect("an array");
+        Self { program, sets }
+    }
+
+    /// What the daemon does first.
+    fn with_secret(family: Family) -> Self {
+        let mut memory = Self::new(family);
+        let mut set = Set::default();
+        set[0][..2].copy_from_slice(&SECRET);
+        memory.sets.set(0, set, 0).expect("set the secret");
+        memory
+    }
+
+    /// A client's SYN from this port.
+    fn syn(&self, port: u16) -> Segment {
+        let client = SocketAddr::new(self.program.sides.client.ip(), port);
+        Segment {
+            seq: ISN,
+            flags: SYN,
+            options: CLOCKS.to_vec(),
+            ..Segment::new(client, self.program.sides.vip)
+        }
+    }
+
+    /// The packet goes to the stack, as it was.
+    #[track_caller]
+    fn pass(&self, segment: &Segment) {
+        let packet = segment.ip();
+        self.program.run(&packet).assert_passed(&packet, None);
+    }
+
+    fn seen(&self, segment: &Segment) -> Option<Seen> {
+        let tag = tag(segment);
+        let set = self.sets.get(&tag.set(), 0).expect("a set");
+        set.iter().find_map(|slot| Seen::read(tag, slot))
+    }
+}
+
+fn tag(segment: &Segment) -> Tag {
+    Tag::of(&key(segment.src, segment.dst), SECRET)
+}
+
+#[rstest]
+fn handshake_and_what_follows_are_remembered(#[values(Family::V4, Family::V6)] family: Family) {
+    let memory = Memory::with_secret(family);
+    let syn = memory.syn(40_000);
+    memory.pass(&Segment {
+        flags: ACK,
+        ..syn.clone()
+    });
+    assert_eq!(memory.seen(&syn), None, "no SYN yet");
+    memory.pass(&syn);
+    let first = memory.seen(&syn).expect("it is remembered");
+    assert_eq!((first.isn, first.end), (ISN, ISN + 1));
+    assert_eq!(
+        (first.tsval, first.tsecr, first.flags),
+        (1, 2, seen::TIMESTAMPS)
+    );
+
+    let hello = Segment {
+        seq: ISN + 1,
+        ack: 77,
+        flags: ACK,
+        payload: vec![0x16; 100],
+        options: Vec::new(),
+        ..syn.clone()
+    };
+    memory.pass(&hello);
+    let second = memory.seen(&syn).expect("it is still there");
+    let end = hello.seq.wrapping_add(100);
+    assert_eq!((second.isn, second.end, second.ack), (ISN, end, 77));
+    assert_eq!((second.since, second.flags), (first.since, 0));
+    // An old SYN, and an old packet, take nothing back.
+    memory.pass(&syn);
+    assert_eq!(memory.seen(&syn), Some(second));
+    memory.pass(&Segment {
+        payload: vec![0x16; 50],
+        ..hello.clone()
+    });
+    assert_eq!(memory.seen(&syn), Some(second));
+    memory.pass(&Segment {
+        seq: end,
+        flags: FIN | ACK,
+        payload: Vec::new(),
+        ..hello
+    });
+    let third = memory.seen(&syn).expect("it is still there");
+    assert_eq!((third.end, third.flags), (end.wrapping_add(1), seen::FIN));
+    // Another connection from the same port.
+    let again = Segment {
+        seq: 5,
+        ..syn.clone()
+    };
+    memory.pass(&again);
+    let again = memory.seen(&syn).expect("it is remembered");
+    assert_eq!((again.isn, again.end, again.ack), (5, 6, 0));
+}
+
+#[test]
+fn nothing_is_remembered_without_a_secret() {
+    let memory = Memory::new(Family::V4);
+    let syn = memory.syn(40_000);
+    memory.pass(&syn);
+    let is_empty = |set: u32| memory.sets.get(&set, 0).expect("a set") == Set::default();
+    // Where it would be: with any secret that nobody has put in.
+    assert!(is_empty(Tag::of(&key(syn.src, syn.dst), [0; 2]).set()));
+    assert!(is_empty(tag(&syn).set()));
+}
+
+#[test]
+fn oldest_of_a_set_makes_room() {
+    let memory = Memory::with_secret(Family::V4);
+    let from = |host| {
+        let syn = memory.syn(0);
+        let ports = 1..=u16::MAX;
+        ports.map(move |port| Segment {
+            src: SocketAddr::from(([192, 0, 2, host], port)),
+            ..syn.clone()
+        })
+    };
+    let set = tag(&memory.syn(1)).set();
+    // Of the ports of an address, four fall into a set on average.
+    let met: Vec<_> = (1..=u8::MAX)
+        .flat_map(from)
+        .filter(|syn| tag(syn).set() == set)
+        .take(WAYS + 2)
+        .collect();
+    assert_eq!(met.len(), WAYS + 2);
+    for (count, syn) in met.iter().enumerate() {
+        // The clock of ages is one of milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        memory.pass(syn);
+        let there: Vec<_> = met.iter().map(|syn| memory.seen(syn).is_some()).collect();
+        let oldest = (count + 1).saturating_sub(WAYS);
+        let expected: Vec<_> = (0..met.len())
+            .map(|at| (oldest..=count).contains(&at))
+            .collect();
+        assert_eq!(there, expected, "after {}", count + 1);
+    }
+}
