@@ -26,6 +26,12 @@ pub struct Claims {
     warned: BTreeSet<IpAddr>,
 }
 
+/// A VIP that is claimed, and the route by which it is.
+pub struct Claim {
+    pub vip: IpAddr,
+    message: RouteMessage,
+}
+
 impl Claims {
     /// Nothing claimed yet. Must be called on a tokio runtime.
     pub fn new(enabled: bool) -> io::Result<Self> {
@@ -37,11 +43,6 @@ impl Claims {
             enabled,
             warned: BTreeSet::new(),
         })
-    }
-
-    /// What this process has claimed.
-    pub fn claimed(&self) -> &BTreeSet<IpAddr> {
-        &self.claimed
     }
 
     /// Claims those of `vips` that no interface has, or warns about them.
@@ -77,19 +78,28 @@ impl Claims {
         self.warned.retain(|vip| vips.contains(vip));
     }
 
-    /// Gives up claimed VIPs that are not among `vips`, also those of an earlier process.
-    pub async fn remove_others(&mut self, vips: &BTreeSet<IpAddr>) {
+    /// Claimed VIPs that are not among `vips`, also those of an earlier process.
+    pub async fn others(&self, vips: &BTreeSet<IpAddr>) -> Vec<Claim> {
         if !self.enabled {
-            return;
+            return Vec::new();
         }
-        let routes = match self.own_routes().await {
-            Ok(routes) => routes,
-            Err(error) => return warn!(%error, "cannot list local routes"),
-        };
-        for (vip, message) in routes {
-            if vips.contains(&vip) {
-                continue;
-            }
+        let mut routes = self.own_routes().await.unwrap_or_else(|error| {
+            warn!(%error, "cannot list local routes");
+            Vec::new()
+        });
+        routes.retain(|claim| !vips.contains(&claim.vip));
+        routes
+    }
+
+    /// Gives up all that are not among `vips`.
+    pub async fn remove_others(&mut self, vips: &BTreeSet<IpAddr>) {
+        let others = self.others(vips).await;
+        self.remove(others).await;
+    }
+
+    /// Gives VIPs up.
+    pub async fn remove(&mut self, claims: Vec<Claim>) {
+        for Claim { vip, message } in claims {
             match self.handle.route().del(message).execute().await {
                 Ok(()) => info!(%vip, "given up"),
                 Err(error) => warn!(%vip, %error, "cannot give up the VIP"),
@@ -115,7 +125,7 @@ impl Claims {
     }
 
     /// Local routes with our protocol number.
-    async fn own_routes(&self) -> Result<Vec<(IpAddr, RouteMessage)>, rtnetlink::Error> {
+    async fn own_routes(&self) -> Result<Vec<Claim>, rtnetlink::Error> {
         let mut routes = Vec::new();
         for any in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
             let mut messages = self.handle.route().get(filter(any)).execute();
@@ -123,7 +133,7 @@ impl Claims {
                 if message.header.protocol == PROTOCOL
                     && let Some(vip) = destination(&message)
                 {
-                    routes.push((vip, message));
+                    routes.push(Claim { vip, message });
                 }
             }
         }

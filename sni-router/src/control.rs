@@ -5,6 +5,7 @@
 //! between, and an address whose listener is gone is refused by the kernel, not by us.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -15,9 +16,10 @@ use sni_router_core::model::Vip;
 use sni_router_core::plan::Plan;
 use sni_router_core::problem::{Problem, Severity};
 use sni_router_core::table::{Front, RouteTable};
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use crate::claim::Claims;
+use crate::claim::{Claim, Claims};
 use crate::listen::Steering;
 use crate::orphans;
 use crate::proxy::worker::Worker;
@@ -33,11 +35,17 @@ pub struct Control {
     pub problems: Vec<Problem>,
     /// Listeners of earlier tables, which live on as long as a connection of theirs does.
     pub retired: Vec<Weak<Front>>,
+    /// Tells the VIPs of flows, of which those that an earlier router has handed over may be of no
+    /// listener any more.
+    pub vips_of_flows: Option<VipsOfFlows>,
     /// VIPs that stay claimed, whatever else: connections use them that outlive this process.
     pub kept: BTreeSet<IpAddr>,
     /// Whether every VIP that is in no listener has been given up.
     pub vips_settled: bool,
 }
+
+/// Looks at all flows, which takes a while.
+pub type VipsOfFlows = Arc<dyn Fn() -> io::Result<BTreeSet<IpAddr>> + Send + Sync>;
 
 /// What a snapshot came to.
 pub struct Applied {
@@ -114,21 +122,17 @@ impl Control {
         let Some(claims) = &mut self.claims else {
             return true;
         };
-        let in_use: BTreeSet<_> = match orphans::closing() {
-            Ok(closing) => claims
-                .claimed()
-                .difference(&vips)
-                .copied()
-                .filter(|vip| closing.contains(vip))
-                .collect(),
-            Err(error) => {
-                warn!(%error, "cannot tell which VIPs are still in use");
-                BTreeSet::new()
-            }
+        let spare = claims.others(&vips).await;
+        if spare.is_empty() {
+            return self.retired.is_empty();
+        }
+        let Ok(in_use) = in_use(self.vips_of_flows.clone()).await else {
+            return false;
         };
-        vips.extend(&in_use);
-        claims.remove_others(&vips).await;
-        self.retired.is_empty() && in_use.is_empty()
+        let is_used = |claim: &Claim| in_use.contains(&claim.vip);
+        let (used, unused): (Vec<_>, _) = spare.into_iter().partition(is_used);
+        claims.remove(unused).await;
+        self.retired.is_empty() && used.is_empty()
     }
 
     /// New connections no longer reach us: they are refused, or another program gets them.
@@ -175,6 +179,21 @@ impl Control {
         }
         self.problems = problems.to_vec();
     }
+}
+
+/// VIPs of connections of which nobody here has a socket.
+async fn in_use(flows: Option<VipsOfFlows>) -> io::Result<BTreeSet<IpAddr>> {
+    let look = move || {
+        let mut vips = orphans::closing()?;
+        if let Some(flows) = flows {
+            vips.extend(flows()?);
+        }
+        Ok(vips)
+    };
+    let looked = spawn_blocking(look).await.map_err(io::Error::other);
+    looked
+        .flatten()
+        .inspect_err(|error| warn!(%error, "cannot tell which VIPs are still in use"))
 }
 
 /// Seconds since 1970.

@@ -44,5 +44,6 @@ mod restart;
 mod service;
 mod storm;
 mod turnover;
+mod versions;
 mod vlan;
 mod wire;

@@ -1,8 +1,7 @@
 //! Flows that outlive their router, and routers that follow each other.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -50,19 +49,8 @@ impl Pinned {
         pair
     }
 
-    /// A connection that a router of another version has left, which was killed, and the directory of
-    /// its pins.
-    fn leave_another_version(&mut self) -> (Pair, PathBuf) {
-        let pair = self.open_left();
-        self.rig.router.kill();
-        let version = dir_of_version(self);
-        let other = version.with_file_name("v0");
-        fs::rename(&version, &other).expect("rename");
-        (pair, other)
-    }
-
     #[track_caller]
-    fn detach(&self) -> String {
+    pub(super) fn detach(&self) -> String {
         let output = detach(&self.rig, self.bpffs.dir());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{stderr}");
@@ -228,72 +216,6 @@ fn next_router_takes_over_without_a_failed_connection() {
     assert!(status.success(), "{status}");
 }
 
-/// A router of another version leaves the flows of the one before to that one's program, until the
-/// last of them has ended.
-#[test]
-fn flows_of_another_version_go_on_until_they_end() {
-    let mut pinned = Pinned::start();
-    let (old, other) = pinned.leave_another_version();
-
-    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
-    old.exchange();
-    let new = pinned.open_left();
-    new.exchange();
-    old.exchange();
-    assert_ne!(port_of(&old), port_of(&new), "two flows to one endpoint");
-    let status = pinned.rig.router.status();
-    assert_eq!(status["connections"], 1, "{status}");
-    drop(old);
-    until("the other version's pins are removed", SOON, || {
-        !other.exists()
-    });
-    new.exchange();
-}
-
-/// A router that has no flows itself leaves those of another version alone when it stops, too.
-#[test]
-fn flows_of_another_version_outlive_a_router_that_stops() {
-    let mut pinned = Pinned::start();
-    let (old, other) = pinned.leave_another_version();
-
-    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
-    pinned.rig.router.terminate(SOON);
-    let version = other.with_file_name(format!("v{}", names::ABI));
-    assert!(!version.exists(), "its own are gone");
-    old.exchange();
-    assert!(!claimed(&pinned.rig).is_empty(), "flows need their VIP");
-
-    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
-    old.exchange();
-    drop(old);
-    until("the other version's pins are removed", SOON, || {
-        !other.exists()
-    });
-    pinned.rig.router.terminate(SOON);
-    assert_eq!(pinned.bpffs.pinned(), Vec::<PathBuf>::new());
-    assert!(claimed(&pinned.rig).is_empty());
-}
-
-/// Whether flows still need it cannot be told, so nobody takes it away but who is told to.
-#[test]
-fn table_that_cannot_be_read_stays_until_detach() {
-    let mut pinned = Pinned::start();
-    let version = dir_of_version(&pinned);
-    let other = version.with_file_name("v0");
-    fs::create_dir(&other).expect("make a directory");
-    let odd = MapData::from_pin(version.join(names::MAP_PORTS)).expect("open a map");
-    odd.pin(other.join(names::MAP_FLOWS)).expect("pin it");
-
-    pinned.rig.router.terminate(SOON);
-    assert!(other.exists() && !version.exists());
-    pinned.rig.router = pinned.next(&pinned.rig.lab.admin());
-    pinned.open_left().exchange();
-    pinned.rig.router.terminate(SOON);
-    assert!(other.exists());
-    pinned.detach();
-    assert_eq!(pinned.bpffs.pinned(), Vec::<PathBuf>::new());
-}
-
 /// All directions in the flow table of a router that pins here.
 pub(super) fn flow_table(bpffs: &Bpffs) -> BTreeMap<FlowKey, Flow> {
     let pins = bpffs.pinned();
@@ -309,19 +231,6 @@ fn detach(rig: &Rig, dir: &str) -> Output {
     command.args(["detach", "--pin-dir", dir]);
     let ns = &rig.lab.net.router;
     ns.run(|| command.output()).expect("start sni-router")
-}
-
-fn dir_of_version(pinned: &Pinned) -> PathBuf {
-    let pins = pinned.bpffs.pinned();
-    let table = pins.iter().find(|path| path.ends_with("SNI_FLOWS"));
-    table
-        .and_then(|table| table.parent())
-        .expect("a table")
-        .to_owned()
-}
-
-fn port_of(pair: &Pair) -> SocketAddr {
-    pair.server.peer_addr().expect("connected")
 }
 
 /// Sends everything back once the client has ended.

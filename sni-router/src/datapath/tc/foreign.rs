@@ -3,6 +3,7 @@
 //! not even that is understood stays until somebody detaches it.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +33,9 @@ struct Live {
 pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
     let mut tables = Vec::new();
     for dir in pins.foreign() {
-        let Some(live) = live(&dir) else { continue };
+        let Some(live) = live_or_warn(&dir) else {
+            continue;
+        };
         let held: Vec<_> = live.keys.iter().map(|key| port(key, ports)).collect();
         held.iter().for_each(|port| ports.hold(*port));
         info!(dir = %dir.display(), flows = held.len(), "another version's flows go on");
@@ -49,7 +52,7 @@ pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
                 // This process ends, and has just removed it.
                 return false;
             }
-            if live(dir).is_none_or(|live| !live.keys.is_empty()) {
+            if live_or_warn(dir).is_none_or(|live| !live.keys.is_empty()) {
                 return true;
             }
             let now = Instant::now();
@@ -65,12 +68,18 @@ pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
 pub(super) fn leave(pins: &Pins) -> BTreeSet<IpAddr> {
     let mut vips = BTreeSet::new();
     for dir in pins.foreign() {
-        match live(&dir) {
+        match live_or_warn(&dir) {
             Some(live) if live.keys.is_empty() => remove(&dir),
             live => vips.extend(live.unwrap_or_default().vips),
         }
     }
     vips
+}
+
+/// The VIPs of flows that have not ended.
+pub(super) fn vips(pins: &Pins) -> BTreeSet<IpAddr> {
+    let live = pins.foreign().into_iter().filter_map(|dir| live(&dir).ok());
+    live.flat_map(|live| live.vips).collect()
 }
 
 fn remove(dir: &Path) {
@@ -84,21 +93,22 @@ fn remove(dir: &Path) {
 }
 
 /// `None` if the table cannot be read.
-fn live(dir: &Path) -> Option<Live> {
+fn live_or_warn(dir: &Path) -> Option<Live> {
+    let warned = |error: &io::Error| {
+        let dir = dir.display();
+        warn!(%dir, %error, "another version's flows cannot be read; `sni-router detach` ends them");
+    };
+    live(dir).inspect_err(warned).ok()
+}
+
+fn live(dir: &Path) -> io::Result<Live> {
     let mut live = Live::default();
-    let read = foreign_flows(dir, |key, is_up, is_closed| match (is_up, is_closed) {
+    foreign_flows(dir, |key, is_up, is_closed| match (is_up, is_closed) {
         (_, true) => {}
         (true, false) => drop(live.vips.insert(address(&key.dst))),
         (false, false) => live.keys.push(*key),
-    });
-    match read {
-        Ok(()) => Some(live),
-        Err(error) => {
-            let dir = dir.display();
-            warn!(%dir, %error, "another version's flows cannot be read; `sni-router detach` ends them");
-            None
-        }
-    }
+    })?;
+    Ok(live)
 }
 
 fn port(key: &FlowKey, ports: &Ports) -> Port {

@@ -117,6 +117,11 @@ impl Tc {
         foreign::leave(pins)
     }
 
+    /// The VIPs of flows that routers of other versions have handed over, and that live.
+    pub fn vips_of_foreign(&self, pins: &Pins) -> BTreeSet<IpAddr> {
+        foreign::vips(pins)
+    }
+
     /// The VIPs of flows that live, whoever of this version has handed them over.
     pub fn vips_in_use(&self) -> io::Result<BTreeSet<IpAddr>> {
         let mut vips = BTreeSet::new();
