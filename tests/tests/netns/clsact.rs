@@ -1,11 +1,15 @@
 //! The programs in a clsact, as before TCX (Linux 6.6), and whoever else has filters there.
 
+use std::fs;
+use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::tc::{NlOptions, TcAttachOptions};
+use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use sni_router_common::names;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Router, binary};
 use sni_router_tests::netns::Namespace;
@@ -14,6 +18,8 @@ use sni_router_tests::rig::{Lab, Pair, Rig};
 use sni_router_tests::wait::{SOON, until};
 
 const CLSACT: [&str; 2] = ["--tc-attach", "clsact"];
+/// The number of the program's filter, behind its version.
+const FILTER: u32 = 0x534e;
 const INTERFACES: [&str; 2] = ["client", "backend0"];
 
 /// A rig whose router attaches like that and pins in a BPF file system of its own.
@@ -225,4 +231,92 @@ fn detach_ends_flows_and_removes_filters() {
     assert!(scene.bpffs.pinned().is_empty());
     // Somebody else's.
     copies(scene.ns());
+}
+
+/// An upgrade: the filters of the version before carry its flows on, beside those of this one, and go
+/// with the last of them.
+#[test]
+fn filters_of_another_version_stay_as_long_as_its_flows() {
+    let mut scene = Scene::start(|_| {});
+    let old = scene.open_left();
+    scene.rig.router.kill();
+    let pins = scene.bpffs.pinned();
+    let table = pins.iter().find(|path| path.ends_with(names::MAP_FLOWS));
+    let version = table.and_then(|table| table.parent()).expect("a table");
+    let other = version.with_file_name("v0");
+    fs::rename(version, &other).expect("rename");
+    for interface in INTERFACES {
+        scene.ns().run(|| make_another_version(interface));
+    }
+    old.exchange();
+
+    scene.rig.router = scene.next("second", &CLSACT);
+    scene.assert_attached(2, 0);
+    let new = scene.open_left();
+    for _ in 0..20 {
+        old.exchange();
+        new.exchange();
+    }
+    finish(&old);
+    until("the other version's pins are removed", SOON, || {
+        !other.exists()
+    });
+    scene.assert_attached(1, 0);
+    new.exchange();
+    finish(&new);
+    scene.rig.access(new.address);
+}
+
+/// Gives the filter of a router that was killed the number that version 0 would have given it.
+fn make_another_version(interface: &str) {
+    let show = Command::new("tc")
+        .args(["filter", "show", "dev", interface, "ingress"])
+        .output();
+    let shown = String::from_utf8(show.expect("tc").stdout).expect("text");
+    let (_, rest) = shown.split_once(" id ").expect("a program");
+    let id: u32 = rest
+        .split_whitespace()
+        .next()
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    let mut loaded = loaded_programs().filter_map(Result::ok);
+    let info = loaded.find(|it| it.id() == id).expect("the program");
+    let mut program = SchedClassifier::from_program_info(info, names::PROG_TC_ETHER.into())
+        .expect("a classifier");
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: 1,
+        handle: FILTER.into(),
+        ..NlOptions::default()
+    });
+    let id = program
+        .attach_with_options(interface, TcAttachType::Ingress, options)
+        .expect("attach");
+    // Dropping it would remove the filter.
+    mem::forget(program.take_link(id).expect("a link"));
+    let handle = format!("{:#x}", names::ABI << 16 | FILTER);
+    let del = [
+        "filter", "del", "dev", interface, "ingress", "pref", "1", "handle", &handle, "bpf",
+    ];
+    let status = Command::new("tc").args(del).status().expect("tc");
+    assert!(status.success());
+}
+
+/// Nothing comes before the first priority, and it has filters of one kind only.
+#[test]
+fn filter_of_another_kind_at_the_first_priority_keeps_the_program_away() {
+    let scene = Scene::start(|ns| {
+        ns.output("tc", &words("qdisc add dev client clsact"));
+        let filter =
+            "filter add dev client ingress pref 1 protocol ip u32 match u32 0 0 classid 1:1";
+        ns.output("tc", &words(filter));
+    });
+    let pair = scene.rig.open();
+    pair.exchange();
+    finish(&pair);
+    let access = scene.rig.router.log().access_of(pair.address, SOON);
+    assert_eq!(access.datapath, "userspace", "{access:?}");
+    assert_eq!(access.declined, "handshake_unseen", "{access:?}");
+    let remedy = "tc filter show dev client ingress";
+    scene.rig.router.log().wait_for_line(remedy, SOON);
 }

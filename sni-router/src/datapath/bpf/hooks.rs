@@ -215,7 +215,7 @@ fn filter(
             });
             program
                 .attach_with_options(interface, TcAttachType::Ingress, options)
-                .map_err(LoadError::Program)?
+                .map_err(|error| LoadError::Filter(interface.to_owned(), error))?
         }
     };
     if outlives {

@@ -42,6 +42,12 @@ pub enum LoadError {
     /// A program was refused.
     #[error("the kernel refused a program")]
     Program(#[source] ProgramError),
+    /// A filter was refused: of the first priority there is one of another kind, mostly.
+    #[error(
+        "the kernel refused the filter of priority 1 (if somebody's filter of another kind has that \
+         priority, give it a lower one: tc filter show dev {0} ingress)"
+    )]
+    Filter(String, #[source] ProgramError),
     /// A link could not be used.
     #[error("a link cannot be used")]
     Link(#[source] LinkError),
@@ -51,8 +57,8 @@ pub enum LoadError {
     /// The network namespace could not be opened.
     #[error("cannot open /proc/self/ns/net")]
     Netns(#[source] io::Error),
-    /// The maps of carried sockets could not be mapped.
-    #[error("cannot map SNI_STREAMS")]
+    /// An array that is shared with the programs could not be mapped.
+    #[error("cannot map an array of the kernel programs")]
     Sockets(#[source] io::Error),
 }
 
