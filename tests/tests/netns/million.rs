@@ -29,8 +29,9 @@ const FIRST_ENDPOINT: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
 const PORTS: u32 = 20_000;
 const FIRST_PORT: u16 = 10_000;
 
-/// How long the router is watched.
-const WATCHED: Duration = Duration::from_secs(120);
+/// How long the router is watched: longer than it rests, or it would depend on luck how often it looks at
+/// all flows.
+const WATCHED: Duration = Duration::from_secs(600);
 
 /// The table of a router that was killed, with room to be filled.
 struct Table(HashMap<MapData, FlowKey, Flow>);

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,12 +30,15 @@ pub struct Flows {
     ended: Mutex<Option<RingBuf<MapData>>>,
 }
 
-/// The directions of all flows.
-pub struct FlowTable(Mutex<HashMap<MapData, FlowKey, Flow>>);
+/// The directions of all flows, by several descriptors of one map: aya's handle wants to be alone during
+/// a system call, which is no reason for threads to wait for each other.
+pub struct FlowTable([Mutex<Handle>; HANDLES]);
+
+type Handle = HashMap<MapData, FlowKey, Flow>;
 
 impl Flows {
     pub(super) fn new(
-        flows: HashMap<MapData, FlowKey, Flow>,
+        flows: Handle,
         seen: &MapData,
         ports: &MapData,
         ended: RingBuf<MapData>,
@@ -44,7 +47,7 @@ impl Flows {
         // The mapping keeps the map alive; its descriptor is not needed any more.
         let ports = SharedArray::map(ports.fd().as_fd(), PORT_WORDS as usize * size_of::<u64>())?;
         let flows = Self {
-            table: FlowTable(Mutex::new(flows)),
+            table: FlowTable::new(&flows)?,
             handshakes: Handshakes::map(seen.fd().as_fd())?,
             ports,
             ended: Mutex::new(Some(ended)),
@@ -103,7 +106,7 @@ pub fn open(pins: &Pins) -> io::Result<Option<FlowTable>> {
     }
     let data = MapData::from_pin(path).map_err(io_error)?;
     let map = HashMap::try_from(Map::HashMap(data)).map_err(io_error)?;
-    Ok(Some(FlowTable(Mutex::new(map))))
+    FlowTable::new(&map).map(Some)
 }
 
 /// Calls `on_flow` with every direction of the table of another version in `dir`: with its key,
@@ -132,27 +135,46 @@ pub fn foreign(dir: &Path, mut on_flow: impl FnMut(&FlowKey, bool, bool)) -> io:
 }
 
 impl FlowTable {
+    fn new(handle: &Handle) -> io::Result<Self> {
+        let again = |_| {
+            let fd = handle.map().fd().as_fd().try_clone_to_owned()?;
+            let map = Map::HashMap(MapData::from_fd(fd).map_err(io_error)?);
+            Ok(Mutex::new(HashMap::try_from(map).map_err(io_error)?))
+        };
+        let handles = (0..HANDLES).map(again).collect::<io::Result<Vec<_>>>()?;
+        // There are as many as that.
+        handles
+            .try_into()
+            .map(Self)
+            .map_err(|_| io::ErrorKind::Other.into())
+    }
+
+    /// This thread's.
+    fn handle(&self) -> MutexGuard<'_, Handle> {
+        lock(&self.0[HANDLE.with(|number| *number)])
+    }
+
     /// Adds a direction. Fails with `AlreadyExists` where there is one.
     pub fn insert(&self, key: &FlowKey, flow: &Flow) -> io::Result<()> {
-        lock(&self.0)
+        self.handle()
             .insert(key, flow, BPF_NOEXIST)
             .map_err(io_error)
     }
 
     /// Overwrites a direction.
     pub fn replace(&self, key: &FlowKey, flow: &Flow) -> io::Result<()> {
-        lock(&self.0).insert(key, flow, BPF_EXIST).map_err(io_error)
+        self.handle().insert(key, flow, BPF_EXIST).map_err(io_error)
     }
 
     /// A direction as it is now.
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        lock(&self.0).get(key, 0).ok()
+        self.handle().get(key, 0).ok()
     }
 
     /// Removes a direction, if it is there.
     pub fn remove(&self, key: &FlowKey) {
         // Fails only where it is gone.
-        let _ = lock(&self.0).remove(key);
+        let _ = self.handle().remove(key);
     }
 
     /// Calls `on_flow` with every direction in the table, in no order. It may use the table.
@@ -161,7 +183,7 @@ impl FlowTable {
         loop {
             let mut found = false;
             // Locked for one step only, and not while it is worked off.
-            let step = walk.next(lock(&self.0).map().fd().as_fd())?;
+            let step = walk.next(self.handle().map().fd().as_fd())?;
             for (key, flow) in step {
                 found = true;
                 let key = FlowKey::read_from_bytes(key);
@@ -180,6 +202,17 @@ impl FlowTable {
 pub fn is_full(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::E2BIG)
 }
+
+thread_local! {
+    /// Which of the handles is this thread's: in turn.
+    static HANDLE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % HANDLES
+    };
+}
+
+/// A thread of 32 or fewer has one for itself.
+const HANDLES: usize = 32;
 
 const A_MOMENT: Duration = Duration::from_millis(10);
 
