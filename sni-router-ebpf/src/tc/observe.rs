@@ -56,12 +56,12 @@ pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
 /// What the daemon has put in; `None` before it has.
 fn secret() -> Option<[u64; 2]> {
     let set = SEEN.get_ptr(0)?;
-    // SAFETY: the pointer is into an array map, and words are read whole.
     #[allow(
         unsafe_code,
         clippy::multiple_unsafe_ops_per_block,
         reason = "map values are raw pointers"
     )]
+    // SAFETY: the pointer is into an array map, and words are read whole.
     let secret = unsafe {
         [
             (&raw const (*set)[0][0]).read_volatile(),
