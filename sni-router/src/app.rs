@@ -19,9 +19,9 @@ use crate::carry::{Adopt, Aside, Live};
 use crate::claim::Claims;
 use crate::control::{Applied, Control, VipsOfFlows};
 use crate::counted::{self, Counted, labels};
-use crate::datapath::bpf::{Kernel, Pins, forward_logs};
+use crate::datapath::bpf::{Kernel, forward_logs};
 use crate::datapath::choose::choose;
-use crate::datapath::tc::Tc;
+use crate::datapath::tc::pinned_vips;
 use crate::denied::Denied;
 use crate::ending::{deliver, drain, leave};
 use crate::limits;
@@ -133,7 +133,10 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         workers,
         problems: Vec::new(),
         retired: Vec::new(),
-        vips_of_flows: chosen.tc.clone().map(|tc| vips_of_flows(tc, pins.clone())),
+        vips_of_flows: pins
+            .clone()
+            .map(|pins| Arc::new(move || pinned_vips(&pins)) as VipsOfFlows),
+        next_look: Instant::now().into_std(),
         kept: BTreeSet::new(),
         vips_settled: true,
     };
@@ -222,6 +225,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
                     tc.retire();
                 }
                 pins.release();
+                // They are the other one's from now on.
+                control.claims = None;
                 // Until the other one serves, this one goes on, and follows its manifests.
                 info!("another router takes over");
                 supervisor.followed();
@@ -282,15 +287,6 @@ fn steer(kernel: Option<&mut Kernel>, workers: &[Worker]) -> Result<Steering> {
         .context("cannot steer connections")?;
     groups.serve(workers);
     Ok(Steering::Lookup(kernel.rules()?))
-}
-
-/// Of this version, and of others that are pinned.
-fn vips_of_flows(tc: Arc<Tc>, pins: Option<Arc<Pins>>) -> VipsOfFlows {
-    Arc::new(move || {
-        let mut vips = tc.vips_in_use()?;
-        vips.extend(pins.iter().flat_map(|pins| tc.vips_of_foreign(pins)));
-        Ok(vips)
-    })
 }
 
 /// Who is told what was applied, and who asks for manifests to be read again.

@@ -35,9 +35,11 @@ pub struct Control {
     pub problems: Vec<Problem>,
     /// Listeners of earlier tables, which live on as long as a connection of theirs does.
     pub retired: Vec<Weak<Front>>,
-    /// Tells the VIPs of flows, of which those that an earlier router has handed over may be of no
+    /// Tells the VIPs of pinned flows: those that an earlier router has handed over may be of no
     /// listener any more.
     pub vips_of_flows: Option<VipsOfFlows>,
+    /// When to look at them again.
+    pub next_look: Instant,
     /// VIPs that stay claimed, whatever else: connections use them that outlive this process.
     pub kept: BTreeSet<IpAddr>,
     /// Whether every VIP that is in no listener has been given up.
@@ -126,7 +128,13 @@ impl Control {
         if spare.is_empty() {
             return self.retired.is_empty();
         }
-        let Ok(in_use) = in_use(self.vips_of_flows.clone()).await else {
+        if self.vips_of_flows.is_some() && Instant::now() < self.next_look {
+            return false;
+        }
+        let begun = Instant::now();
+        let in_use = in_use(self.vips_of_flows.clone()).await;
+        self.next_look = begun + begun.elapsed() * REST;
+        let Ok(in_use) = in_use else {
             return false;
         };
         let is_used = |claim: &Claim| in_use.contains(&claim.vip);
@@ -180,6 +188,9 @@ impl Control {
         self.problems = problems.to_vec();
     }
 }
+
+/// With very many flows, looking at them takes half a hundredth of one CPU at most.
+const REST: u32 = 200;
 
 /// VIPs of connections of which nobody here has a socket.
 async fn in_use(flows: Option<VipsOfFlows>) -> io::Result<BTreeSet<IpAddr>> {

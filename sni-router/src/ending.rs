@@ -35,6 +35,8 @@ pub async fn deliver(control: &mut Control, within: Duration, signals: &mut Sign
     control
         .table
         .store(Arc::new(RouteTable::compile(&Model::default(), 0, None)));
+    // What flows need is kept.
+    control.vips_of_flows = None;
     let deadline = Instant::now() + within;
     while !control.give_up_vips().await && Instant::now() < deadline {
         tokio::select! {

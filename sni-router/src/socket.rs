@@ -98,10 +98,10 @@ impl Socket {
         SockRef::from(self).take_error()
     }
 
-    /// Makes it one that can be waited for.
-    fn register(&mut self) -> io::Result<&TcpStream> {
+    /// Makes it one that can be waited for. Where epoll has no room, it stays what it is.
+    pub fn register(&mut self) -> io::Result<&TcpStream> {
         if let State::Unregistered(socket) = &self.0 {
-            // By another descriptor, since this one is borrowed; rarely needed.
+            // By another descriptor: the attempt closes the one that it is given.
             self.0 = State::Registered(socket.try_clone()?.try_into()?);
         }
         match &self.0 {

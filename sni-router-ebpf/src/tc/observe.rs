@@ -115,8 +115,9 @@ impl Place {
                 )
             };
             let age = match first {
-                0 => u64::MAX,
-                _ => now.wrapping_sub(last as u32).into(),
+                0 => i64::MAX,
+                // Less than nothing where another CPU was here in between.
+                _ => (now.wrapping_sub(last as u32) as i32).into(),
             };
             if age > most {
                 (most, oldest) = (age, slot);
@@ -158,6 +159,8 @@ fn update(ctx: &TcContext, packet: &Packet, known: &Place) {
     let facts = read_options(ctx, packet);
     let fin = u32::from(packet.flags & FIN != 0);
     let end = packet.seq.wrapping_add(packet.payload).wrapping_add(fin);
+    // The packets of one side mostly come by one CPU. Where they do not, this may go back: the daemon
+    // reads once more than it says.
     if known.read(word::END).is_some_and(|seen| before(seen, end)) {
         known.note(word::END, end);
     }

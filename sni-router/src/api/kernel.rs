@@ -162,6 +162,6 @@ pub struct Map {
     /// How many it has. None of arrays, which are there as a whole, and of ring buffers, which are read
     /// at once: what did not fit is among the counters.
     pub used: Option<u64>,
-    /// Whether it forgets the oldest where it is full, so that being full is no fault.
+    /// Whether it forgets old entries where it is full, so that being full is no fault.
     pub forgets: bool,
 }

@@ -29,7 +29,7 @@ pub struct MapFill {
 
 impl Fill {
     /// The maps that can be full, of the programs that are loaded: known without looking into them.
-    /// Not among them is `SNI_SEEN`, which forgets the oldest instead.
+    /// Not among them is `SNI_SEEN`, which forgets old ones instead.
     pub fn maps(&self) -> Vec<MapFill> {
         let map = |map, entries, capacity| MapFill {
             map,

@@ -35,7 +35,8 @@ pub struct TcpState {
     _snd_cwnd: u32,
     _advmss: u32,
     _reordering_to_total_retrans: [u32; 4],
-    _pacing_rate_to_bytes_received: [u64; 4],
+    _pacing_rate_to_bytes_acked: [u64; 3],
+    bytes_received: u64,
     _segs_out_to_data_segs_out: [u32; 6],
     _delivery_rate_to_sndbuf_limited: [u64; 4],
     _delivered: [u32; 2],
@@ -49,6 +50,11 @@ impl TcpState {
     pub fn is_established(&self) -> bool {
         // include/net/tcp_states.h
         self.state == 1
+    }
+
+    /// Whether the peer has sent anything since the handshake, be it only a FIN or a RST.
+    pub fn has_received(&self) -> bool {
+        self.bytes_received > 0 || !self.is_established()
     }
 
     /// Whether the two sides agreed on timestamps. `None` if they are in microseconds

@@ -149,9 +149,12 @@ impl FlowTable {
             .map_err(|_| io::ErrorKind::Other.into())
     }
 
-    /// This thread's.
+    /// One that nobody uses, if there is one.
     fn handle(&self) -> MutexGuard<'_, Handle> {
-        lock(&self.0[HANDLE.with(|number| *number)])
+        let first = HANDLE.with(|number| *number);
+        let all = (first..HANDLES).chain(0..first);
+        let mut free = all.filter_map(|number| self.0[number].try_lock().ok());
+        free.next().unwrap_or_else(|| lock(&self.0[first]))
     }
 
     /// Adds a direction. Fails with `AlreadyExists` where there is one.
@@ -204,14 +207,14 @@ pub fn is_full(error: &io::Error) -> bool {
 }
 
 thread_local! {
-    /// Which of the handles is this thread's: in turn.
+    /// Which of the handles this thread tries first: each another one.
     static HANDLE: usize = {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         NEXT.fetch_add(1, Ordering::Relaxed) % HANDLES
     };
 }
 
-/// A thread of 32 or fewer has one for itself.
+/// As many as threads that hand over at the same time, mostly.
 const HANDLES: usize = 32;
 
 const A_MOMENT: Duration = Duration::from_millis(10);

@@ -40,12 +40,13 @@ impl Handshakes {
         (0..WAYS).find_map(|way| Seen::read(tag, &self.snapshot(tag, way)))
     }
 
-    /// Forgets a handshake: the connection takes another datapath, and its packets should not be
-    /// looked at.
-    pub fn forget(&self, key: &FlowKey) {
+    /// Forgets a handshake: nobody asks for it any more, and packets of a connection that takes another
+    /// datapath should not be looked at. With `isn`, only if that is how it began.
+    pub fn forget(&self, key: &FlowKey, isn: Option<u32>) {
         let tag = Tag::of(key, self.secret);
         for way in 0..WAYS {
-            if Seen::read(tag, &self.snapshot(tag, way)).is_some() {
+            let seen = Seen::read(tag, &self.snapshot(tag, way));
+            if seen.is_some_and(|seen| isn.is_none_or(|isn| isn == seen.isn)) {
                 let words = [word::ISN, word::END].map(|index| self.word(tag.set(), way, index));
                 words
                     .iter()

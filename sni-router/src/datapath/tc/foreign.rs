@@ -3,7 +3,7 @@
 //! not even that is understood stays until somebody detaches it.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,10 +76,21 @@ pub(super) fn leave(pins: &Pins) -> BTreeSet<IpAddr> {
     vips
 }
 
-/// The VIPs of flows that have not ended.
-pub(super) fn vips(pins: &Pins) -> BTreeSet<IpAddr> {
-    let live = pins.foreign().into_iter().filter_map(|dir| live(&dir).ok());
-    live.flat_map(|live| live.vips).collect()
+/// The VIPs of pinned flows that have not ended, of this version and of others, whether this process
+/// carries flows itself or not.
+pub fn pinned_vips(pins: &Pins) -> io::Result<BTreeSet<IpAddr>> {
+    let mut vips = BTreeSet::new();
+    for dir in pins.foreign().into_iter().chain([pins.dir()]) {
+        match live(&dir) {
+            Ok(live) => vips.extend(live.vips),
+            // No table, or one of which nothing is understood: waiting would not help.
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::InvalidData => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(vips)
 }
 
 fn remove(dir: &Path) {

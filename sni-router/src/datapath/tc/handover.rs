@@ -22,12 +22,13 @@ use tracing::debug;
 
 use super::Prepared;
 use super::conntrack::Conntrack;
-use super::learn::{Plan, Sides, Towards, has_spoken, learn};
+use super::learn::{Plan, SYN, Sides, Towards, has_spoken, learn};
 use super::policies::Ipsec;
 use super::registry::{Carried, Registry};
 use super::source::SourcePort;
 use crate::carry::{Decline, Direction, End, Kind, Pair, Refused};
-use crate::datapath::bpf::{Flows, is_full};
+use crate::datapath::bpf::{Flows, Handshakes, is_full};
+use crate::socket::Socket;
 use crate::sys::repair;
 
 /// A connection that was not handed over.
@@ -63,16 +64,20 @@ pub(super) async fn hand_over(
         source: local,
         endpoint: source.endpoint(),
     };
+    let handshakes = flows.handshakes();
+    let forget = |isns: [Option<u32>; 2]| {
+        handshakes.forget(&sides.up(), isns[0]);
+        handshakes.forget(&sides.down(), isns[1]);
+    };
     let planned = if host.ipsec.covers(&sides) {
         Err(Decline::Ipsec)
     } else {
-        plan(flows, &sides, &towards, &mut pair, &source).await
+        plan(handshakes, &sides, &towards, &mut pair, &source).await
     };
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(decline) => {
-            flows.handshakes().forget(&sides.up());
-            flows.handshakes().forget(&sides.down());
+            forget([None; 2]);
             return Err(refused(pair, source, decline));
         }
     };
@@ -85,22 +90,21 @@ pub(super) async fn hand_over(
             } else {
                 Decline::KernelRefused
             };
+            forget([None; 2]);
             return Err(refused(pair, source, decline));
         }
     };
-    let has_spoken = || {
-        flows
-            .handshakes()
-            .seen(&sides.down())
-            .is_none_or(|seen| has_spoken(&seen))
+    let has_spoken = |endpoint: &Socket| match handshakes.seen(&sides.down()) {
+        Some(seen) => has_spoken(&seen),
+        // Its place was needed: what has reached the socket says the same, a moment later.
+        None => repair::state(endpoint).map_or(true, |state| state.has_received()),
     };
-    if has_spoken() {
+    if has_spoken(&pair.endpoint) {
         // After it was looked at, and before the table was written. What it said is at our socket,
         // whose business the connection still is: without the hello, the endpoint can have
         // acknowledged nothing that went by.
         carried.forget();
-        flows.handshakes().forget(&sides.up());
-        flows.handshakes().forget(&sides.down());
+        forget([None; 2]);
         pair.hold = Some(Box::new(carried));
         let decline = Decline::EndpointSpoke;
         return Err(Outside::Refused(Box::new(Refused { pair, decline })));
@@ -110,12 +114,16 @@ pub(super) async fn hand_over(
     // in sequence (RFC 5961, section 3.2); a FIN would be ignored.
     abort_on_close(&pair.client);
     abort_on_close(&pair.endpoint);
+    // The client may be free to begin anew from the same port by the end.
+    let isns = [plan.up, plan.down].map(|flow| Some(flow.start.wrapping_sub(SYN)));
     let settled = settle(&mut pair, &carried, plan, has_spoken).await;
     if settled.is_err() {
         // Before the sockets are gone: what is answered to their RST is for this host.
         carried.forget();
     }
     drop(pair);
+    // Others need the room.
+    forget(isns);
     host.conntrack.forget(&sides);
     match settled {
         Ok(bytes) => {
@@ -129,7 +137,7 @@ pub(super) async fn hand_over(
 
 /// Learns, and reads on where the client had more to say.
 async fn plan(
-    flows: &Flows,
+    handshakes: &Handshakes,
     sides: &Sides,
     towards: &Towards,
     pair: &mut Pair,
@@ -138,7 +146,7 @@ async fn plan(
     let mut rounds = 0;
     loop {
         let learned = learn(
-            flows.handshakes(),
+            handshakes,
             sides,
             towards,
             &pair.endpoint,
@@ -150,7 +158,8 @@ async fn plan(
             other => return other,
         }
         rounds += 1;
-        if !read_more(pair).map_err(|_| Decline::NotEstablished)? {
+        let read = read_more(pair).map_err(|_| Decline::NotEstablished)?;
+        if !read.is_some {
             // On its way between the program and the socket, or out of order.
             sleep(A_MOMENT).await;
         }
@@ -163,7 +172,7 @@ async fn settle(
     pair: &mut Pair,
     carried: &Carried,
     plan: Plan,
-    has_spoken: impl Fn() -> bool,
+    has_spoken: impl Fn(&Socket) -> bool,
 ) -> Result<u64, End> {
     let planned = received(pair);
     let mut unseen = plan.up.bytes();
@@ -182,15 +191,12 @@ async fn settle(
             acknowledged = Some(down.ack);
             // What slipped through while the table was being written. Not in the first round, in
             // which the hello goes out: what is under way then has arrived in the second.
-            let seen = carried.client_seen();
-            let expected = (plan.up.end as u32).wrapping_add(corrected.wrapping_sub(planned));
-            if seen.is_none_or(|seen| seen.end != expected) {
-                read_more(pair).map_err(|_| End::ClientReset)?;
-            }
-            if seen.is_some_and(|seen| seen.flags & seen::RST != 0) {
+            let flags = carried.client_seen().map_or(0, |seen| seen.flags);
+            let read = read_more(pair).map_err(|_| End::ClientReset)?;
+            if flags & seen::RST != 0 {
                 return Err(End::ClientReset);
             }
-            late_fin = seen.is_some_and(|seen| seen.flags & seen::FIN != 0) && !has_fin;
+            late_fin = (flags & seen::FIN != 0 || read.has_ended) && !has_fin;
             if received(pair) != corrected || late_fin {
                 has_fin |= late_fin;
                 corrected = received(pair);
@@ -213,7 +219,7 @@ async fn settle(
         }
         if let Some(ack) = acknowledged {
             // In the very moment when the table was written, and too late to go back.
-            if rounds == 1 && has_spoken() {
+            if rounds == 1 && has_spoken(&pair.endpoint) {
                 return Err(End::Failed);
             }
             // A packet that met the table as it was before has reached its socket by now.
@@ -258,13 +264,25 @@ fn correct(carried: &Carried, plan: &Plan, more: u32, has_fin: bool) -> u64 {
     }
 }
 
-/// Reads what the client's socket has; false if there was nothing.
-fn read_more(pair: &mut Pair) -> io::Result<bool> {
+/// What reading has come to.
+struct Read {
+    /// There was something.
+    is_some: bool,
+    /// And nothing will follow.
+    has_ended: bool,
+}
+
+/// Reads what the client's socket has.
+fn read_more(pair: &mut Pair) -> io::Result<Read> {
     let before = pair.unsent.len();
     let mut buffer = [0; READ_BYTES];
+    let mut has_ended = false;
     loop {
         match pair.client.try_read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => {
+                has_ended = true;
+                break;
+            }
             Ok(read) => pair.unsent.extend_from_slice(&buffer[..read]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
@@ -273,7 +291,10 @@ fn read_more(pair: &mut Pair) -> io::Result<bool> {
             break;
         }
     }
-    Ok(pair.unsent.len() > before)
+    Ok(Read {
+        is_some: pair.unsent.len() > before,
+        has_ended,
+    })
 }
 
 /// Bytes read from the client so far.

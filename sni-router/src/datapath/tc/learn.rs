@@ -245,4 +245,4 @@ pub(super) fn monotonic_ns() -> u64 {
 const TIMESTAMPS: u32 = 12;
 
 /// A SYN counts as one in sequence numbers.
-const SYN: u32 = 1;
+pub(super) const SYN: u32 = 1;

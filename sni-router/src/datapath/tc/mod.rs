@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use tracing::error;
 
 use self::conntrack::Conntrack;
+pub use self::foreign::pinned_vips;
 use self::handover::{Host, Outside};
 use self::policies::Ipsec;
 pub use self::ports::Ports;
@@ -115,11 +116,6 @@ impl Tc {
     /// the VIPs of the flows that do.
     pub fn leave_foreign(&self, pins: &Pins) -> BTreeSet<IpAddr> {
         foreign::leave(pins)
-    }
-
-    /// The VIPs of flows that routers of other versions have handed over, and that live.
-    pub fn vips_of_foreign(&self, pins: &Pins) -> BTreeSet<IpAddr> {
-        foreign::vips(pins)
     }
 
     /// The VIPs of flows that live, whoever of this version has handed them over.
