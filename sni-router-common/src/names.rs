@@ -27,7 +27,7 @@ pub const MAP_EVENTS: &str = "SNI_EVENTS";
 pub const MAP_COUNT: &str = "SNI_COUNT";
 /// Array of 64-bit words: a bit for each port that packets of flows, or handshakes of ours, come to.
 pub const MAP_PORTS: &str = "SNI_PORTS";
-/// Array, mapped into the daemon's memory: [sets](crate::handshake::Set) of handshakes.
+/// Array, mapped into the daemon's memory: [slots](crate::handshake::Slot) of handshakes.
 pub const MAP_SEEN: &str = "SNI_SEEN";
 /// Hash: [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow).
 pub const MAP_FLOWS: &str = "SNI_FLOWS";

@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash, SockMap};
 use sni_router_common::counter::COUNTERS;
 use sni_router_common::flow::{Flow, FlowKey};
-use sni_router_common::handshake::{SETS, Set};
+use sni_router_common::handshake::{ENTRIES, Slot};
 use sni_router_common::names::{
     ENDED_RING_BYTES, EVENT_RING_BYTES, LISTEN_ENTRIES, MAX_FLOWS, MAX_RULES, MAX_SLOTS, PORT_WORDS,
 };
@@ -43,7 +43,7 @@ pub static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, BPF_F_MMAPABL
 /// `snir_tc` → daemon, which has it mapped. Full: old handshakes are forgotten, and their connections
 /// take another datapath. The first set has the secret of tags, which the daemon puts in.
 #[map(name = "SNI_SEEN")]
-pub static SEEN: Array<Set> = Array::with_max_entries(1 + SETS, BPF_F_MMAPABLE);
+pub static SEEN: Array<Slot> = Array::with_max_entries(ENTRIES, BPF_F_MMAPABLE);
 
 /// Daemon ↔ `snir_tc`. Full: the connection takes another datapath.
 #[map(name = "SNI_FLOWS")]

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{FlowKey, before};
-use sni_router_common::handshake::{Seen, Set, Slot, Tag, WAYS, millis, seen, word};
+use sni_router_common::handshake::{Seen, Slot, Tag, WAYS, millis, seen, word};
 use sni_router_common::options::Facts;
 
 use super::intact::is_intact;
@@ -15,10 +15,7 @@ use crate::maps::SEEN;
 pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
     let Some(secret) = secret() else { return };
     let tag = Tag::of(key, secret);
-    let Some(set) = SEEN.get_ptr_mut(tag.set()) else {
-        return;
-    };
-    let known = Place::find(set, tag);
+    let known = Place::find(tag);
     if packet.flags & SYN == 0 {
         if let Some(known) = known
             && is_intact(ctx, key, packet)
@@ -36,7 +33,9 @@ pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
     // SAFETY: a helper without arguments.
     #[allow(unsafe_code, reason = "helpers are unsafe")]
     let since = millis(unsafe { bpf_ktime_get_ns() });
-    let place = known.unwrap_or_else(|| Place::oldest(set, tag, since));
+    let Some(place) = known.or_else(|| Place::oldest(tag, since)) else {
+        return;
+    };
     let facts = read_options(ctx, packet);
     let next = Seen {
         isn: packet.seq,
@@ -55,7 +54,7 @@ pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
 
 /// What the daemon has put in; `None` before it has.
 fn secret() -> Option<[u64; 2]> {
-    let set = SEEN.get_ptr(0)?;
+    let slot = SEEN.get_ptr(0)?;
     #[allow(
         unsafe_code,
         clippy::multiple_unsafe_ops_per_block,
@@ -64,8 +63,8 @@ fn secret() -> Option<[u64; 2]> {
     // SAFETY: the pointer is into an array map, and words are read whole.
     let secret = unsafe {
         [
-            (&raw const (*set)[0][0]).read_volatile(),
-            (&raw const (*set)[0][1]).read_volatile(),
+            (&raw const (*slot)[0]).read_volatile(),
+            (&raw const (*slot)[1]).read_volatile(),
         ]
     };
     (secret[0] != 0 && secret[1] != 0).then_some(secret)
@@ -85,10 +84,9 @@ struct Place {
 impl Place {
     /// Where this one is.
     #[inline(always)] // the verifier follows map pointers through one function only
-    fn find(set: *mut Set, tag: Tag) -> Option<Self> {
-        for way in 0..WAYS {
-            // SAFETY: of a pointer into an array map, whose value has so many slots; here and below.
-            let slot = unsafe { &raw mut (*set)[way] };
+    fn find(tag: Tag) -> Option<Self> {
+        for way in 0..WAYS as u32 {
+            let slot = SEEN.get_ptr_mut(tag.first() + way)?;
             let place = Self { slot, tag };
             // Two words have the whole tag.
             if place.read(word::ISN).is_some() && place.read(word::END).is_some() {
@@ -100,16 +98,13 @@ impl Place {
 
     /// Where it may get: a place that nobody has used, or that of the oldest.
     #[inline(always)] // as above
-    fn oldest(set: *mut Set, tag: Tag, now: u32) -> Self {
-        // SAFETY: as above.
-        let mut oldest = unsafe { &raw mut (*set)[0] };
-        let mut most = 0;
-        for way in 0..WAYS {
-            // SAFETY: as above.
-            let (slot, first, last) = unsafe {
-                let slot = &raw mut (*set)[way];
+    fn oldest(tag: Tag, now: u32) -> Option<Self> {
+        let (mut most, mut oldest) = (0, 0);
+        for way in 0..WAYS as u32 {
+            let slot = SEEN.get_ptr(tag.first() + way)?;
+            // SAFETY: of a pointer into an array map; words are read whole.
+            let (first, last) = unsafe {
                 (
-                    slot,
                     (&raw const (*slot)[word::ISN]).read_volatile(),
                     (&raw const (*slot)[word::SINCE]).read_volatile(),
                 )
@@ -120,16 +115,17 @@ impl Place {
                 _ => (now.wrapping_sub(last as u32) as i32).into(),
             };
             if age > most {
-                (most, oldest) = (age, slot);
+                (most, oldest) = (age, way);
             }
         }
-        Self { slot: oldest, tag }
+        let slot = SEEN.get_ptr_mut(tag.first() + oldest)?;
+        Some(Self { slot, tag })
     }
 
     /// A number of the handshake; `None` if this is another one's.
     #[inline(always)] // as above
     fn read(&self, index: usize) -> Option<u32> {
-        // SAFETY: as above; a word is read whole.
+        // SAFETY: of a pointer into an array map; a word is read whole.
         let word = unsafe { (&raw const (*self.slot)[index]).read_volatile() };
         self.tag.value(index, word)
     }

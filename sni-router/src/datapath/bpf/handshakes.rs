@@ -7,30 +7,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::param::page_size;
 use sni_router_common::flow::FlowKey;
-use sni_router_common::handshake::{SETS, Seen, Set, Slot, Tag, WAYS, word};
+use sni_router_common::handshake::{ENTRIES, Seen, Slot, Tag, WAYS, word};
 
 use crate::sys::shared::SharedArray;
 
 /// See the module.
 pub struct Handshakes {
-    sets: SharedArray,
+    slots: SharedArray,
     secret: [u64; 2],
 }
 
 impl Handshakes {
     /// Maps the table. One that is new gets its secret; before that the program remembers nothing.
     pub fn map(map: impl AsFd) -> io::Result<Self> {
-        let bytes = (1 + SETS as usize) * size_of::<Set>();
-        let sets = SharedArray::map(map, bytes.next_multiple_of(page_size()))?;
+        let bytes = ENTRIES as usize * size_of::<Slot>();
+        let slots = SharedArray::map(map, bytes.next_multiple_of(page_size()))?;
         let secret = [0, 1].map(|index| {
-            let place = sets.word(index * size_of::<u64>());
+            let place = slots.word(index * size_of::<u64>());
             // Of two that start at the same time, one.
             match place.compare_exchange(0, chance(), Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => place.load(Ordering::SeqCst),
                 Err(there) => there,
             }
         });
-        Ok(Self { sets, secret })
+        Ok(Self { slots, secret })
     }
 
     /// What was seen of the sender of these packets; `None` if its SYN did not come by, or so long
@@ -47,7 +47,8 @@ impl Handshakes {
         for way in 0..WAYS {
             let seen = Seen::read(tag, &self.snapshot(tag, way));
             if seen.is_some_and(|seen| isn.is_none_or(|isn| isn == seen.isn)) {
-                let words = [word::ISN, word::END].map(|index| self.word(tag.set(), way, index));
+                let words = [word::ISN, word::END]
+                    .map(|index| self.word(tag.first() as usize + way, index));
                 words
                     .iter()
                     .for_each(|word| word.store(0, Ordering::Relaxed));
@@ -57,15 +58,17 @@ impl Handshakes {
 
     /// How many are remembered: looks at every one.
     pub fn count(&self) -> u64 {
-        let is_used = |set: u32, way| self.word(set, way, word::ISN).load(Ordering::Relaxed) != 0;
-        let of = |set: u32| (0..WAYS).filter(|way| is_used(set, *way)).count() as u64;
-        (1..=SETS).map(of).sum()
+        let is_used = |slot: &usize| self.word(*slot, word::ISN).load(Ordering::Relaxed) != 0;
+        (WAYS..ENTRIES as usize).filter(is_used).count() as u64
     }
 
     /// A slot as it was at one moment: read until it is the same twice.
     fn snapshot(&self, tag: Tag, way: usize) -> Slot {
         let read = || {
-            let word = |index| self.word(tag.set(), way, index).load(Ordering::Acquire);
+            let word = |index| {
+                self.word(tag.first() as usize + way, index)
+                    .load(Ordering::Acquire)
+            };
             std::array::from_fn(word)
         };
         let mut before: Slot = read();
@@ -79,9 +82,9 @@ impl Handshakes {
         before
     }
 
-    fn word(&self, set: u32, way: usize, index: usize) -> &AtomicU64 {
-        let slot = set as usize * size_of::<Set>() + way * size_of::<Slot>();
-        self.sets.word(slot + index * size_of::<u64>())
+    fn word(&self, slot: usize, index: usize) -> &AtomicU64 {
+        self.slots
+            .word(slot * size_of::<Slot>() + index * size_of::<u64>())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is remembered of handshakes.
 
 use rstest::rstest;
-use sni_router_common::handshake::{Seen, Set, Tag, WAYS, seen};
+use sni_router_common::handshake::{Seen, Slot, Tag, WAYS, seen};
 use sni_router_tests::packet::{ACK, FIN, SYN};
 use sni_router_tests::topology::Family;
 
@@ -16,24 +16,24 @@ const CLOCKS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
 /// The program and its memory of handshakes, and no flow.
 struct Memory {
     program: Program,
-    sets: Array<MapData, Set>,
+    slots: Array<MapData, Slot>,
 }
 
 impl Memory {
     fn new(family: Family) -> Self {
         let mut program = Program::load(family);
         program.remove();
-        let sets = program.ebpf.take_map(names::MAP_SEEN).expect("the map");
-        let sets = Array::try_from(sets).expect("an array");
-        Self { program, sets }
+        let slots = program.ebpf.take_map(names::MAP_SEEN).expect("the map");
+        let slots = Array::try_from(slots).expect("an array");
+        Self { program, slots }
     }
 
     /// What the daemon does first.
     fn with_secret(family: Family) -> Self {
         let mut memory = Self::new(family);
-        let mut set = Set::default();
-        set[0][..2].copy_from_slice(&SECRET);
-        memory.sets.set(0, set, 0).expect("set the secret");
+        let mut slot = Slot::default();
+        slot[..2].copy_from_slice(&SECRET);
+        memory.slots.set(0, slot, 0).expect("set the secret");
         memory
     }
 
@@ -57,8 +57,15 @@ impl Memory {
 
     fn seen(&self, segment: &Segment) -> Option<Seen> {
         let tag = tag(segment);
-        let set = self.sets.get(&tag.set(), 0).expect("a set");
-        set.iter().find_map(|slot| Seen::read(tag, slot))
+        self.set(tag).iter().find_map(|slot| Seen::read(tag, slot))
+    }
+}
+
+impl Memory {
+    /// The slots in which a key can be.
+    fn set(&self, tag: Tag) -> [Slot; WAYS] {
+        let slot = |way| self.slots.get(&(tag.first() + way as u32), 0);
+        std::array::from_fn(|way| slot(way).expect("a slot"))
     }
 }
 
@@ -127,10 +134,10 @@ fn nothing_is_remembered_without_a_secret() {
     let memory = Memory::new(Family::V4);
     let syn = memory.syn(40_000);
     memory.pass(&syn);
-    let is_empty = |set: u32| memory.sets.get(&set, 0).expect("a set") == Set::default();
+    let is_empty = |tag| memory.set(tag) == [Slot::default(); WAYS];
     // Where it would be: with any secret that nobody has put in.
-    assert!(is_empty(Tag::of(&key(syn.src, syn.dst), [0; 2]).set()));
-    assert!(is_empty(tag(&syn).set()));
+    assert!(is_empty(Tag::of(&key(syn.src, syn.dst), [0; 2])));
+    assert!(is_empty(tag(&syn)));
 }
 
 #[test]
@@ -144,11 +151,11 @@ fn oldest_of_a_set_makes_room() {
             ..syn.clone()
         })
     };
-    let set = tag(&memory.syn(1)).set();
+    let set = tag(&memory.syn(1)).first();
     // Of the ports of an address, four fall into a set on average.
     let met: Vec<_> = (1..=u8::MAX)
         .flat_map(from)
-        .filter(|syn| tag(syn).set() == set)
+        .filter(|syn| tag(syn).first() == set)
         .take(WAYS + 2)
         .collect();
     assert_eq!(met.len(), WAYS + 2);
