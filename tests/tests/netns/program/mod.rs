@@ -175,6 +175,19 @@ impl Program {
     }
 }
 
+/// A router serves nobody before the verifier is through, a second for each 150,000 instructions; at a
+/// million it gives up.
+#[test]
+fn verifier_is_soon_through() {
+    let program = Program::load(Family::V4);
+    let loaded = program.ebpf.program(names::PROG_TC_ETHER);
+    let loaded: &SchedClassifier = loaded.expect("it").try_into().expect("a classifier");
+    let info = loaded.info().expect("it is loaded");
+    // Kernels before 5.16 do not tell.
+    let followed = info.verified_instruction_count().unwrap_or(0);
+    assert!(followed < 400_000, "{followed} instructions");
+}
+
 impl Ran {
     /// Checks that the packet went to the stack, as it was.
     #[track_caller]
