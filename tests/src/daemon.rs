@@ -236,8 +236,28 @@ impl Router {
     }
 }
 
+impl Router {
+    /// What it is doing, for whoever wonders why it does not do what it should.
+    fn condition(&mut self) -> String {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return format!("it had ended: {status}\n");
+        }
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let tasks = tasks.into_iter().flatten().flatten();
+        let told = tasks.map(|task| {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let (stat, stack) = (read("stat"), read("stack"));
+            format!("{}\n{stack}", stat.trim())
+        });
+        told.collect()
+    }
+}
+
 impl Drop for Router {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- sni-router at that time ---\n{}", self.condition());
+        }
         self.kill();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
