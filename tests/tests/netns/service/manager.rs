@@ -1,6 +1,7 @@
 //! Who listens at `$NOTIFY_SOCKET`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -32,12 +33,19 @@ impl Manager {
 
     /// The next message, whatever it says; `None` when there is none in time.
     pub(super) fn next(&self, limit: Duration) -> Option<Message> {
-        let limit = limit.max(Duration::from_millis(1));
-        self.socket
-            .set_read_timeout(Some(limit))
-            .expect("a timeout");
+        let deadline = Instant::now() + limit;
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).ok()?;
+        let length = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = left.max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left)).expect("a timeout");
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => break length,
+                // A child of another test has ended.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        };
         let text = String::from_utf8(buffer[..length].to_vec());
         Some(Message(text.expect("it is told text")))
     }

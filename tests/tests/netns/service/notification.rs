@@ -15,7 +15,7 @@ use sni_router_tests::wait::{SOON, until};
 use super::manager::Manager;
 
 /// A start, on a busy machine.
-const STARTED: Duration = Duration::from_secs(180);
+const STARTED: Duration = Duration::from_secs(60);
 
 #[test]
 fn ready_is_told_when_connections_are_accepted() {

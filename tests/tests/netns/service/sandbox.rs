@@ -25,7 +25,7 @@ use super::unit::{Unit, analyze, path};
 use super::user::{USER, become_user};
 
 /// A start, on a busy machine.
-const STARTED: Duration = Duration::from_secs(180);
+const STARTED: Duration = Duration::from_secs(60);
 
 /// What systemd-analyze says of the unit, from 0 to 10. The rest is what a router is for: the network,
 /// BPF, and CAP_NET_ADMIN.
