@@ -121,7 +121,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         binds_ports: chosen.kernel.is_none()
             || chosen.tc.is_some()
             || settings.admin.iter().any(AdminAddr::is_privileged),
-        uses_maps: chosen.kernel.is_some(),
+        uses_maps: chosen.kernel.is_some()
+            || pins.as_ref().is_some_and(|pins| !pins.tables().is_empty()),
     });
     let mut control = Control {
         compiler: Compiler::new(settings.options),
@@ -136,7 +137,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         vips_of_flows: pins
             .clone()
             .map(|pins| Arc::new(move || pinned_vips(&pins)) as VipsOfFlows),
-        next_look: Instant::now().into_std(),
+        next_look: started,
+        is_followed: false,
         kept: BTreeSet::new(),
         vips_settled: true,
     };
@@ -198,7 +200,6 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         let adopter: Arc<dyn Adopt> = Arc::new(Arc::clone(&proxy));
         Some((predecessor?, tc, adopter))
     });
-    let mut is_followed = false;
     loop {
         let why = follow(
             &mut control,
@@ -225,12 +226,10 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
                     tc.retire();
                 }
                 pins.release();
-                // They are the other one's from now on.
-                control.claims = None;
                 // Until the other one serves, this one goes on, and follows its manifests.
                 info!("another router takes over");
                 supervisor.followed();
-                is_followed = true;
+                control.is_followed = true;
             }
         }
     }
@@ -251,13 +250,13 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     close_all.send_replace(true);
     drain(&proxy, LAST_WORDS, &mut signals).await;
     proxy.sum_up();
-    if is_followed {
+    if control.is_followed {
         control.abandon();
         info!("stopped; another router goes on");
         return Ok(());
     }
-    if let (Some(tc), Some(pins)) = (&tc, &pins) {
-        control.kept = leave(tc, pins);
+    if let Some(pins) = &pins {
+        control.kept = leave(tc.as_deref(), pins);
     }
     deliver(&mut control, settings.drain_timeout, &mut signals).await;
     control.finish().await;

@@ -42,6 +42,8 @@ pub struct Control {
     pub next_look: Instant,
     /// VIPs that stay claimed, whatever else: connections use them that outlive this process.
     pub kept: BTreeSet<IpAddr>,
+    /// Whether another router takes over, whose business the VIPs are.
+    pub is_followed: bool,
     /// Whether every VIP that is in no listener has been given up.
     pub vips_settled: bool,
 }
@@ -109,6 +111,9 @@ impl Control {
     /// Gives up claimed VIPs that are in no listener and that no connection uses: packets for a VIP
     /// without a local route do not reach its sockets. False if it should be tried again later.
     pub async fn give_up_vips(&mut self) -> bool {
+        if self.is_followed {
+            return true;
+        }
         let mut vips = Plan::of(&self.table.load()).vips;
         vips.extend(&self.kept);
         self.retired.retain(|front| match front.upgrade() {

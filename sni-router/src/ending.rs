@@ -1,6 +1,7 @@
 //! What a router does at its end: waiting for what is under way, and leaving the rest to the kernel.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use tracing::{info, warn};
 
 use crate::control::Control;
 use crate::datapath::bpf::Pins;
-use crate::datapath::tc::Tc;
 use crate::datapath::tc::detach::remove_filters;
+use crate::datapath::tc::{Tc, pinned_vips};
 use crate::proxy::Proxy;
 use crate::signals::Signals;
 
@@ -48,13 +49,16 @@ pub async fn deliver(control: &mut Control, within: Duration, signals: &mut Sign
 
 /// Leaves the flows to the kernel, those of other versions, too, and takes everything out of it that no
 /// flow needs. Answers with the VIPs that must stay.
-pub fn leave(tc: &Tc, pins: &Pins) -> BTreeSet<IpAddr> {
-    let mut vips = match tc.vips_in_use() {
-        Ok(vips) => vips,
-        Err(error) => {
-            warn!(%error, "the flow table cannot be read; it stays");
-            return BTreeSet::new();
-        }
+pub fn leave(tc: Option<&Tc>, pins: &Pins) -> BTreeSet<IpAddr> {
+    let unreadable = |error: &io::Error| warn!(%error, "the flow table cannot be read; it stays");
+    let Some(tc) = tc else {
+        // What is pinned is of an earlier router, and its programs carry it.
+        return pinned_vips(pins)
+            .inspect_err(unreadable)
+            .unwrap_or_default();
+    };
+    let Ok(mut vips) = tc.vips_in_use().inspect_err(unreadable) else {
+        return BTreeSet::new();
     };
     let is_needed = !vips.is_empty();
     vips.extend(tc.leave_foreign(pins));

@@ -337,6 +337,8 @@ impl Connected<'_> {
 
 /// Writes what a datapath was to write that then refused.
 async fn deliver(pair: &mut Pair) -> io::Result<()> {
+    // It will be waited for. Where that cannot be, the endpoint has heard nothing yet.
+    pair.endpoint.register()?;
     SockRef::from(&pair.endpoint).set_tcp_nodelay(true)?;
     pair.endpoint.write_all(&pair.unsent).await?;
     pair.forwarded += pair.unsent.len() as u64;

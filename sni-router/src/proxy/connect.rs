@@ -185,6 +185,8 @@ async fn greet(
     }
     let mut socket = Socket::connect(socket, addr).await?;
     if hold.is_none() {
+        // It will be waited for. Where that cannot be, the endpoint has heard nothing yet.
+        socket = socket.registered()?.into();
         socket.write_all(hello).await?;
     }
     Ok((socket, hold))

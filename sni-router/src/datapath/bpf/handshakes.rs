@@ -47,11 +47,10 @@ impl Handshakes {
         for way in 0..WAYS {
             let seen = Seen::read(tag, &self.snapshot(tag, way));
             if seen.is_some_and(|seen| isn.is_none_or(|isn| isn == seen.isn)) {
-                let words = [word::ISN, word::END]
-                    .map(|index| self.word(tag.first() as usize + way, index));
-                words
-                    .iter()
-                    .for_each(|word| word.store(0, Ordering::Relaxed));
+                for index in [word::ISN, word::END] {
+                    let word = self.word(tag.first() as usize + way, index);
+                    word.store(0, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -84,6 +84,13 @@ impl Pins {
         foreign(&self.root)
     }
 
+    /// The directories in which flows are, whoever's version they are of.
+    pub fn tables(&self) -> Vec<PathBuf> {
+        let mut dirs = self.foreign();
+        dirs.extend(Some(self.dir()).filter(|dir| dir.join(MAP_FLOWS).exists()));
+        dirs
+    }
+
     /// Another process may own it from now on.
     pub fn release(&self) {
         *self.lock() = None;

@@ -80,10 +80,10 @@ pub(super) fn leave(pins: &Pins) -> BTreeSet<IpAddr> {
 /// carries flows itself or not.
 pub fn pinned_vips(pins: &Pins) -> io::Result<BTreeSet<IpAddr>> {
     let mut vips = BTreeSet::new();
-    for dir in pins.foreign().into_iter().chain([pins.dir()]) {
+    for dir in pins.tables() {
         match live(&dir) {
             Ok(live) => vips.extend(live.vips),
-            // No table, or one of which nothing is understood: waiting would not help.
+            // It has just gone, or is one of which nothing is understood: waiting would not help.
             Err(error) => match error.kind() {
                 ErrorKind::NotFound | ErrorKind::InvalidData => {}
                 _ => return Err(error),

@@ -10,7 +10,6 @@ mod splice;
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 
 use socket2::SockRef;
@@ -20,7 +19,6 @@ use tokio::net::TcpStream;
 use super::clock::limits_reached;
 use crate::carry::{Datapath, Direction, End, Kind, Limits, Outcome, Pair, Refused, Traffic};
 use crate::meter::Meter;
-use crate::socket::Socket;
 use crate::sys::sockopt::tcp_info;
 
 /// See the module.
@@ -84,8 +82,14 @@ async fn carry(pair: Pair, limits: &Limits, tally: &Tally<'_>) -> End {
         mapped,
         hold: _hold,
     } = pair;
-    let Some(sides) = Sides::of(client, endpoint) else {
-        return End::Failed;
+    let sides = match (client.registered(), endpoint.registered()) {
+        (Ok(client), Ok(endpoint)) => Sides { client, endpoint },
+        (client, endpoint) => {
+            // What could not be registered is closed; the other one shall not look as if all was said.
+            client.iter().chain(&endpoint).for_each(abort);
+            drop((client, endpoint));
+            return End::Failed;
+        }
     };
     tally.add(Direction::Up, forwarded);
     let end = tokio::select! {
@@ -106,20 +110,6 @@ async fn carry(pair: Pair, limits: &Limits, tally: &Tally<'_>) -> End {
 struct Sides {
     client: TcpStream,
     endpoint: TcpStream,
-}
-
-impl Sides {
-    /// `None` where epoll has no room. Then the endpoint is reset, lest it think that all was said.
-    fn of(client: Socket, mut endpoint: Socket) -> Option<Self> {
-        let client = endpoint.register().and_then(|_| client.registered());
-        if client.is_err() {
-            abort(&endpoint);
-        }
-        Some(Self {
-            client: client.ok()?,
-            endpoint: endpoint.registered().ok()?,
-        })
-    }
 }
 
 /// Runs both directions until both have passed on a FIN, or one side is gone.
@@ -224,7 +214,7 @@ fn would_block(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
-fn abort(stream: &impl AsFd) {
+fn abort(stream: &TcpStream) {
     // Fails only on a socket that is already gone.
     let _ = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
 }
