@@ -35,14 +35,13 @@ impl Socket {
     /// Connects, and waits only if the peer has not answered at once.
     pub async fn connect(socket: socket2::Socket, addr: SocketAddr) -> io::Result<Self> {
         let socket = net::TcpStream::from(socket);
-        match connect(&socket, &addr) {
-            Err(Errno::INPROGRESS) => {}
-            connected => return connected.map(|()| socket.into()).map_err(Into::into),
-        }
         // Asked again, it answers like a blocking one (inet_stream_connect, net/ipv4/af_inet.c).
-        match connect(&socket, &addr) {
-            Err(Errno::ALREADY) => {}
-            connected => return connected.map(|()| socket.into()).map_err(Into::into),
+        for not_yet in [Errno::INPROGRESS, Errno::ALREADY] {
+            match connect(&socket, &addr) {
+                Ok(()) => return Ok(socket.into()),
+                Err(error) if error == not_yet => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let stream = TcpStream::from_std(socket)?;
         stream.writable().await?;
