@@ -23,7 +23,7 @@ pub const MAP_SLOTS: &str = "SNI_SLOTS";
 pub const MAP_STREAMS: &str = "SNI_STREAMS";
 /// Ring buffer: slots that need the daemon's attention.
 pub const MAP_EVENTS: &str = "SNI_EVENTS";
-/// Per-CPU array of counters, indexed by [`Counter`](crate::counter::Counter).
+/// Per-CPU array of one: [what a CPU has counted](crate::counter::Counts).
 pub const MAP_COUNT: &str = "SNI_COUNT";
 /// Array of 64-bit words: a bit for each port that packets of flows, or handshakes of ours, come to.
 pub const MAP_PORTS: &str = "SNI_PORTS";

@@ -109,6 +109,30 @@ pub const fn apply(sum: u16, change: u64) -> u16 {
     !(total as u16)
 }
 
+/// What a checksum is, by what the kernel has made of it when it was told that addresses have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// That of the whole packet.
+    Whole,
+    /// That of the addresses only, not inverted. The network card, or who receives the packet, adds the
+    /// rest (CHECKSUM_PARTIAL).
+    Partial,
+    /// The change is one that looks the same in both.
+    Either,
+}
+
+/// Which it is (`inet_proto_csum_replace_by_diff()`, net/core/utils.c).
+#[inline(always)] // as above
+pub const fn replaced(before: u16, after: u16, change: u64) -> Replaced {
+    let whole = apply(before, change);
+    let partial = !apply(!before, change);
+    match (after == whole, after == partial) {
+        (true, false) => Replaced::Whole,
+        (false, true) => Replaced::Partial,
+        _ => Replaced::Either,
+    }
+}
+
 /// What one hop less changes in an IPv6 header, as a sum. No checksum of the packet covers it, but
 /// one that a network card has made of all its bytes does. Not for a hop limit of 0.
 pub const HOP: u32 = !u16::from_ne_bytes([0, 1]) as u32;

@@ -6,7 +6,9 @@ mod support;
 use proptest::prelude::*;
 use sni_router_common::flow::{Flow, option};
 use sni_router_common::options::{Facts, MAX_OPTIONS, Options};
-use sni_router_common::rewrite::{Timestamps, apply, edges, fold32, timestamps, window};
+use sni_router_common::rewrite::{
+    Replaced, Timestamps, apply, edges, fold32, replaced, timestamps, window,
+};
 use zerocopy::IntoBytes as _;
 
 use crate::support::{Packet, flow, packet, sum, undoing};
@@ -119,6 +121,27 @@ proptest! {
         prop_assume!(!packet.is_intact());
         packet.rewrite(&flow);
         prop_assert!(!packet.is_intact());
+    }
+
+    #[test]
+    fn what_a_checksum_is_shows_in_what_the_kernel_makes_of_it(
+        before: u16,
+        change in prop_oneof![any::<u32>(), Just(0xffff), Just(u32::MAX)],
+    ) {
+        let whole = apply(before, change.into());
+        // `~csum_fold(csum_add(diff, csum_unfold(*sum)))`, number by number.
+        let partial = match (u64::from(before) + u64::from(change)) % 0xffff {
+            0 if before == 0 && change == 0 => 0,
+            0 => 0xffff,
+            rest => rest as u16,
+        };
+        let told = |after| replaced(before, after, change.into());
+        if whole == partial {
+            prop_assert_eq!(told(whole), Replaced::Either);
+        } else {
+            prop_assert_eq!(told(whole), Replaced::Whole);
+            prop_assert_eq!(told(partial), Replaced::Partial);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash, SockMap};
-use sni_router_common::counter::COUNTERS;
+use sni_router_common::counter::Counts;
 use sni_router_common::flow::{Flow, FlowKey};
 use sni_router_common::handshake::{ENTRIES, Slot};
 use sni_router_common::names::{
@@ -68,7 +68,7 @@ pub static BUDGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Programs → daemon. Fixed size.
 #[map(name = "SNI_COUNT")]
-pub static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+pub static COUNT: PerCpuArray<Counts> = PerCpuArray::with_max_entries(1, 0);
 
 /// Bytes that are added up at once.
 pub const CHUNK_BYTES: u32 = 512;

@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::counter::Counter;
 use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, own, peer, tick};
 use sni_router_common::icmp::Cause;
-use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Tcp, fold32};
+use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Replaced, Tcp, fold32};
 
 use super::intact::is_intact;
 use super::leave::{leave, uncount, untag};
@@ -99,11 +99,9 @@ fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
 #[inline(always)] // as above
 fn fits(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
     let headers = packet.transport - packet.network + packet.header;
-    let payload = match segment(ctx) {
-        0 => packet.payload,
-        segment => segment,
-    };
-    headers + payload <= u32::from(flow.mtu)
+    let mtu = u32::from(flow.mtu);
+    // How a packet will be cut is in memory that nothing else here needs.
+    headers + packet.payload <= mtu || (1..=mtu.saturating_sub(headers)).contains(&segment(ctx))
 }
 
 /// Takes notes of a packet that is passed on, unless its receiver will refuse it: whoever does not
@@ -261,8 +259,8 @@ fn tell(flow: &Flow, back: &Flow, end: End) {
     }
 }
 
-/// Headers first, through the packet's own memory; then the checksum, through a helper that knows
-/// whether it is complete yet; last the options that are not where they mostly are.
+/// Headers first, through the packet's own memory, then the checksum. That of the addresses, through a
+/// helper that knows what there is to do; what it has done tells us about the rest.
 #[inline(always)] // as above
 #[allow(unsafe_code, reason = "packet pointers are raw")]
 fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
@@ -292,7 +290,15 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
         // Kernels before 6.16 do not know the flag.
         replace(ctx, at, addresses, pseudo)?;
     }
-    replace(ctx, at, rest, 0)
+    let sum: *mut u16 = reach(ctx, at)?;
+    // SAFETY: as above.
+    let sum = unsafe { &mut *sum };
+    match rewrite::replaced(packet.sum, *sum, addresses) {
+        Replaced::Whole => *sum = rewrite::apply(*sum, rest),
+        Replaced::Partial => {}
+        Replaced::Either => replace(ctx, at, rest, 0)?,
+    }
+    Some(())
 }
 
 #[inline(always)] // as above

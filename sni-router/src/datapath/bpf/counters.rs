@@ -4,16 +4,16 @@ use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{MapData, PerCpuArray};
-use sni_router_common::counter::Counter;
+use sni_router_common::counter::{Counter, Counts};
 
 /// Counts since the programs were loaded, or since [`Counters::start_over`].
 pub struct Counters {
-    map: PerCpuArray<MapData, u64>,
+    map: PerCpuArray<MapData, Counts>,
     before: [AtomicU64; Counter::ALL.len()],
 }
 
 impl Counters {
-    pub(super) fn new(map: PerCpuArray<MapData, u64>) -> Self {
+    pub(super) fn new(map: PerCpuArray<MapData, Counts>) -> Self {
         Self {
             map,
             before: array::from_fn(|_| AtomicU64::new(0)),
@@ -34,8 +34,9 @@ impl Counters {
     }
 
     fn sum(&self, counter: Counter) -> u64 {
-        self.map
-            .get(&(counter as u32), 0)
-            .map_or(0, |values| values.iter().sum())
+        self.map.get(&0, 0).map_or(0, |cpus| {
+            let of = |counts: &Counts| counts[counter as usize];
+            cpus.iter().map(of).sum()
+        })
     }
 }

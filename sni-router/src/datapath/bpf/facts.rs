@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::programs::{Program, ProgramType};
-use sni_router_common::counter::COUNTERS;
 use sni_router_common::names;
 
 use super::lock;
@@ -73,7 +72,7 @@ impl KernelFacts {
         (names::MAP_SLOTS, names::MAX_SLOTS),
         (names::MAP_STREAMS, names::MAX_SLOTS),
         (names::MAP_EVENTS, names::EVENT_RING_BYTES),
-        (names::MAP_COUNT, COUNTERS),
+        (names::MAP_COUNT, 1),
         (names::MAP_PORTS, names::PORT_WORDS),
         (names::MAP_SEEN, names::MAX_SEEN),
         (names::MAP_FLOWS, names::MAX_FLOWS),

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use sni_router_common::counter::Counter;
+use sni_router_common::counter::{Counter, Counts};
 use sni_router_common::flow::{Addr, Flow, FlowKey, option, ports, v6};
 use sni_router_common::names;
 use sni_router_tests::object::object;
@@ -30,7 +30,7 @@ use sni_router_tests::wait::{SOON, until};
 struct Program {
     ebpf: Ebpf,
     flows: HashMap<MapData, FlowKey, Flow>,
-    counts: PerCpuArray<MapData, u64>,
+    counts: PerCpuArray<MapData, Counts>,
     sides: Sides,
 }
 
@@ -160,12 +160,15 @@ impl Program {
     }
 
     fn counters(&self) -> BTreeMap<&'static str, u64> {
+        let cpus = self.counts.get(&0, 0).expect("the counters");
+        let sum = |counter| {
+            cpus.iter()
+                .map(|counts: &Counts| counts[counter as usize])
+                .sum()
+        };
         Counter::ALL
             .into_iter()
-            .map(|counter| {
-                let values = self.counts.get(&(counter as u32), 0).expect("a counter");
-                (counter.as_str(), values.iter().sum())
-            })
+            .map(|counter| (counter.as_str(), sum(counter)))
             .collect()
     }
 
