@@ -329,7 +329,7 @@ impl Inside {
         }
         Ok(Drained {
             changed: self.gate.drain_endpoint(addr, begin),
-            connections: self.census.count_of(|it| it.endpoint.get() == Some(&addr)),
+            connections: self.census.count_of(|it| it.endpoint() == Some(addr)),
         })
     }
 }

@@ -273,6 +273,21 @@ pub enum End {
     Failed,
 }
 
+impl End {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Done,
+        Self::ClientReset,
+        Self::EndpointReset,
+        Self::Idle,
+        Self::MaxDuration,
+        Self::Shutdown,
+        Self::Closed,
+        Self::Denied,
+        Self::Failed,
+    ];
+}
+
 /// When a carried connection is ended by the router.
 #[derive(Clone)]
 pub struct Limits {

@@ -80,7 +80,7 @@ impl Denied {
             return;
         }
         // Who was let in before the gate was closed had been written down before.
-        let found = census.filter(|connection| denied.contains(connection.client.ip()));
+        let found = census.filter(|connection| denied.contains(connection.client().ip()));
         for connection in &found {
             census.end(connection, End::Denied);
         }

@@ -134,8 +134,8 @@ fn shown(census: &Census, connection: &census::Connection) -> Connection {
     let datapath = connection.datapath();
     Connection {
         id: connection.id,
-        client: connection.client.to_string(),
-        vip: connection.vip.to_string(),
+        client: connection.client().to_string(),
+        vip: connection.vip().to_string(),
         listener: connection.listener.as_ref().map(|it| it.key.to_string()),
         state: match (datapath, route) {
             (Some(_), _) => State::Carried,
@@ -145,7 +145,7 @@ fn shown(census: &Census, connection: &census::Connection) -> Connection {
         host: connection.host.get().map(ToString::to_string),
         route: route.map(|route| route.pattern.to_string()),
         backend: route.map(|route| route.backend.key.to_string()),
-        endpoint: connection.endpoint.get().map(ToString::to_string),
+        endpoint: connection.endpoint().map(|addr| addr.to_string()),
         datapath: datapath.map(|kind| kind.as_str().to_owned()),
         age_seconds: connection.age().as_secs_f64(),
         idle_seconds: moved.idle.as_secs_f64(),
@@ -209,9 +209,9 @@ impl Wanted {
     }
 
     fn takes(&self, connection: &census::Connection) -> bool {
-        let fits = |place: &Option<Place>, addr: Option<&SocketAddr>| match place {
+        let fits = |place: &Option<Place>, addr: Option<SocketAddr>| match place {
             None => true,
-            Some(place) => addr.is_some_and(|addr| place.has(addr)),
+            Some(place) => addr.is_some_and(|addr| place.has(&addr)),
         };
         self.listener.as_ref().is_none_or(|name| {
             let listener = connection.listener.as_ref();
@@ -219,8 +219,8 @@ impl Wanted {
         }) && self.host.as_ref().is_none_or(|name| {
             let host = connection.host.get();
             host.is_some_and(|host| name.is_of(host.as_str()))
-        }) && fits(&self.client, Some(&connection.client))
-            && fits(&self.endpoint, connection.endpoint.get())
+        }) && fits(&self.client, Some(connection.client()))
+            && fits(&self.endpoint, connection.endpoint())
             && self
                 .datapath
                 .is_none_or(|kind| connection.datapath() == Some(kind))

@@ -1,6 +1,5 @@
 //! What a connection moves, and the word that it is to end: what its task shares with whoever asks.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
@@ -32,7 +31,8 @@ pub struct Traffic {
     moved: AtomicU32,
     /// Where the kernel counts it for now; [`NOWHERE`] if it does not.
     slot: AtomicU32,
-    told: OnceLock<End>,
+    /// The end that was told, by its number and one; 0 for none.
+    told: AtomicU8,
     heard: Notify,
 }
 
@@ -44,7 +44,7 @@ impl Default for Traffic {
             finished_first: AtomicU8::new(0),
             moved: AtomicU32::new(now()),
             slot: AtomicU32::new(NOWHERE),
-            told: OnceLock::new(),
+            told: AtomicU8::new(0),
             heard: Notify::new(),
         }
     }
@@ -131,14 +131,18 @@ impl Traffic {
 
     /// Tells whoever carries the connection to end it. The first word counts.
     pub fn tell(&self, end: End) {
-        if self.told.set(end).is_ok() {
+        let first =
+            self.told
+                .compare_exchange(0, end as u8 + 1, Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_ok() {
             self.heard.notify_one();
         }
     }
 
     /// What was told.
     pub fn told(&self) -> Option<End> {
-        self.told.get().copied()
+        let told = self.told.load(Ordering::SeqCst).checked_sub(1)?;
+        End::ALL.get(usize::from(told)).copied()
     }
 
     /// Waits until somebody tells. Nobody else may wait at the same time.

@@ -6,36 +6,37 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use foldhash::HashMap;
 use sni_router_core::name::Host;
 use sni_router_core::table::{Front, Route};
 
 use crate::carry::{Aside, End, Kind, Live, Moved, Traffic};
+use crate::compact::CompactAddr;
+use crate::monotonic::now_ns;
 
-/// A connection, from accept to close.
+/// A connection, from accept to close. There may be a million of them, idle for hours: see its size
+/// below.
 #[derive(Debug)]
 pub struct Connection {
     /// Its number, of this process; never given twice.
     pub id: u64,
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The address the client connected to.
-    pub vip: SocketAddr,
+    client: CompactAddr,
+    vip: CompactAddr,
     /// The listener of that address.
     pub listener: Option<Arc<Front>>,
     /// The server name in its hello.
     pub host: OnceLock<Host>,
     /// The route of that name.
     pub route: OnceLock<Arc<Route>>,
-    /// The endpoint connected to.
-    pub endpoint: OnceLock<SocketAddr>,
+    endpoint: OnceLock<CompactAddr>,
     /// What it moves, as long as this process moves it.
     pub traffic: Traffic,
-    /// When it was accepted, by the wall clock, which may have been set since.
-    pub start: SystemTime,
-    started: Instant,
+    /// By the wall clock: milliseconds since 1970.
+    start_ms: u64,
+    /// By the monotonic clock.
+    started_ns: u64,
     /// See [`Connection::datapath`].
     datapath: AtomicU8,
     /// See [`Connection::aside`].
@@ -43,9 +44,35 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The client's address.
+    pub fn client(&self) -> SocketAddr {
+        self.client.into()
+    }
+
+    /// The address the client connected to.
+    pub fn vip(&self) -> SocketAddr {
+        self.vip.into()
+    }
+
+    /// The endpoint connected to.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint.get().copied().map(Into::into)
+    }
+
+    /// It has this endpoint.
+    pub fn connected_to(&self, endpoint: SocketAddr) {
+        // Nobody else has set it.
+        let _ = self.endpoint.set(endpoint.into());
+    }
+
+    /// When it was accepted, by the wall clock, which may have been set since; not before 1970.
+    pub fn start(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.start_ms)
+    }
+
     /// How long ago it was accepted.
     pub fn age(&self) -> Duration {
-        self.started.elapsed()
+        Duration::from_nanos(now_ns().saturating_sub(self.started_ns))
     }
 
     /// The datapath that carries it; `None` before one does.
@@ -96,18 +123,19 @@ impl Census {
         listener: Option<Arc<Front>>,
         age: Duration,
     ) -> Arc<Connection> {
-        let (now, wall) = (Instant::now(), SystemTime::now());
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall = wall.unwrap_or_default().saturating_sub(age);
         let connection = Arc::new(Connection {
             id: self.next.fetch_add(1, Ordering::Relaxed),
-            client,
-            vip,
+            client: client.into(),
+            vip: vip.into(),
             listener,
             host: OnceLock::new(),
             route: OnceLock::new(),
             endpoint: OnceLock::new(),
             traffic: Traffic::default(),
-            start: wall.checked_sub(age).unwrap_or(wall),
-            started: now.checked_sub(age).unwrap_or(now),
+            start_ms: wall.as_millis() as u64,
+            started_ns: now_ns().saturating_sub(age.as_nanos() as u64),
             datapath: AtomicU8::new(u8::MAX),
             aside: AtomicU64::new(u64::MAX),
         });
@@ -190,6 +218,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+// With the two counts of an `Arc` this makes 224 bytes, which is a size that the allocator has.
+const _: () = assert!(size_of::<Connection>() == 208);
+
 /// Workers that accept at the same time rarely meet in one, and who reads holds up few of them.
 const SHARDS: usize = 64;
 
@@ -208,8 +239,8 @@ mod tests {
         let census = Census::new(None, None);
         let all: Vec<_> = (1..=200).map(|port| enter(&census, port)).collect();
         assert_eq!(census.count(), 200);
-        assert_eq!(census.get(all[7].id).unwrap().client, all[7].client);
-        let few = census.filter(|connection| connection.client.port() < 4);
+        assert_eq!(census.get(all[7].id).unwrap().client(), all[7].client());
+        let few = census.filter(|connection| connection.client().port() < 4);
         assert_eq!(few.len(), 3);
         census.strike(&all[0]);
         assert_eq!(census.count(), 199);

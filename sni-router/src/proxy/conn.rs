@@ -57,7 +57,7 @@ impl<'p> Accepted<'p> {
         let listener = record.connection.listener.as_deref();
         proxy.observer.accepted(listener);
         record.step("accepted", || {
-            let vip = record.connection.vip;
+            let vip = record.connection.vip();
             match listener {
                 Some(listener) => format!("at {vip}, of Listener {}", listener.key),
                 None => format!("at {vip}, of no Listener"),
@@ -159,7 +159,7 @@ impl<'p> Greeted<'p> {
         let host = record.connection.host.get();
         // The table of now, not of accept: a route added meanwhile counts.
         let table = proxy.table.load();
-        let Some(listener) = table.listener(record.connection.vip) else {
+        let Some(listener) = table.listener(record.connection.vip()) else {
             return Err(Rejected::new(client, record, CloseReason::NoListener));
         };
         let Some(route) = listener.route(host).cloned() else {
@@ -211,8 +211,8 @@ impl<'p> Routed<'p> {
         let within = proxy.settings.connect_timeout;
         let from = Client {
             socket: &client,
-            addr: record.connection.client,
-            vip: record.connection.vip,
+            addr: record.connection.client(),
+            vip: record.connection.vip(),
         };
         let observer = &*proxy.observer;
         let result = connect(
@@ -229,13 +229,12 @@ impl<'p> Routed<'p> {
         )
         .await;
         record.retries = attempts.failed;
-        record.failed = attempts.log;
+        record.failed = attempts.log.into();
         match result {
             Ok(connected) => {
                 record.observer().connected(start.elapsed(), record.retries);
-                // Nobody else has set it.
                 let endpoint = connected.lease.endpoint().addr();
-                let _ = record.connection.endpoint.set(endpoint);
+                record.connection.connected_to(endpoint);
                 record.step("connected", || {
                     let (ms, failed) = (start.elapsed().as_millis(), &record.failed);
                     let separator = if failed.is_empty() { "" } else { ", after " };
@@ -299,7 +298,7 @@ impl Connected<'_> {
                 Ok(Outcome::Alone(flow)) => {
                     record.reason = CloseReason::Left;
                     let (connection, number) = (Arc::clone(&record.connection), flow.number());
-                    flow.leave(Box::new(Left::new(record, kind, Some(_lease), active)));
+                    flow.leave(Box::new(Left::new(record, Some(_lease), active)));
                     return proxy.census.set_aside(&connection, number);
                 }
                 Err(refused) => {

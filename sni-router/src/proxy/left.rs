@@ -8,22 +8,20 @@ use sni_router_core::balance::Lease;
 use super::Proxy;
 use super::reason::CloseReason;
 use super::record::Record;
-use crate::carry::{Adopt, Direction, End, Kind, Orphan, Rest};
+use crate::carry::{Adopt, Direction, End, Orphan, Rest};
 
 /// What is kept of a connection that the kernel carries alone.
 pub(super) struct Left {
     record: Record,
-    kind: Kind,
     /// Not known of a connection that an earlier process accepted.
     _lease: Option<Lease>,
     _active: Active,
 }
 
 impl Left {
-    pub(super) fn new(record: Record, kind: Kind, lease: Option<Lease>, active: Active) -> Self {
+    pub(super) fn new(record: Record, lease: Option<Lease>, active: Active) -> Self {
         Self {
             record,
-            kind,
             _lease: lease,
             _active: active,
         }
@@ -40,7 +38,9 @@ impl Rest for Left {
 
 impl Drop for Left {
     fn drop(&mut self) {
-        self.record.observer().carried(self.kind);
+        if let Some(kind) = self.record.connection.datapath() {
+            self.record.observer().carried(kind);
+        }
     }
 }
 
@@ -50,13 +50,15 @@ impl Adopt for Arc<Proxy> {
         self.observer.carrying(orphan.kind);
         let mut record = Record::new(self, orphan.client, orphan.vip, orphan.age);
         record.reason = CloseReason::Left;
-        // Nobody else has set it.
-        let _ = record.connection.endpoint.set(orphan.endpoint);
+        record.connection.connected_to(orphan.endpoint);
         record.connection.carried_by(orphan.kind);
         self.census.set_aside(&record.connection, orphan.number);
-        Box::new(Left::new(record, orphan.kind, None, Active::enter(self)))
+        Box::new(Left::new(record, None, Active::enter(self)))
     }
 }
+
+// Boxed, a size that the allocator has.
+const _: () = assert!(size_of::<Left>() == 80);
 
 /// Counts a connection while it lives.
 pub(super) struct Active(Arc<Proxy>);

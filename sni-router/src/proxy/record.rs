@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use humantime::format_rfc3339_millis;
 use sni_router_core::hello::Ja4;
@@ -53,7 +53,7 @@ pub struct Record {
     /// Endpoints that failed before.
     pub retries: u32,
     /// Which, and how.
-    pub failed: String,
+    pub failed: Box<str>,
     /// What exactly was wrong with a malformed hello; else empty.
     pub detail: &'static str,
     /// How it ended. [`CloseReason::Internal`] until somebody knows better.
@@ -72,7 +72,7 @@ impl Record {
             hello: None,
             declined: None,
             retries: 0,
-            failed: String::new(),
+            failed: Box::default(),
             detail: "",
             reason: CloseReason::Internal,
         }
@@ -123,14 +123,13 @@ impl Record {
         let route = connection.route.get();
         let backend = route.map(|route| route.backend.key.to_string());
         let route = route.map(|route| route.pattern.to_string());
-        let endpoint = connection.endpoint.get().map(ToString::to_string);
+        let endpoint = connection.endpoint().map(|endpoint| endpoint.to_string());
         info!(
             target: TARGET,
             id = connection.id,
-            // A clock that was never set may be so early that a connection began before its epoch.
-            start = %format_rfc3339_millis(connection.start.max(UNIX_EPOCH)),
-            client = %connection.client,
-            vip = %connection.vip,
+            start = %format_rfc3339_millis(connection.start()),
+            client = %connection.client(),
+            vip = %connection.vip(),
             listener = listener.as_deref().unwrap_or(""),
             sni = sni.unwrap_or(""),
             alpn,
@@ -146,7 +145,7 @@ impl Record {
             bytes_down = connection.traffic.down(),
             duration_ms = connection.age().as_millis() as u64,
             retries = self.retries,
-            failed = self.failed,
+            failed = &*self.failed,
             detail = self.detail,
             closed_by = self.closer().map_or("", Closer::as_str),
             reason = self.reason.as_str(),

@@ -50,7 +50,7 @@ impl Trace {
         let _ = self.steps.send(Step {
             at: SystemTime::now(),
             id: connection.id,
-            client: connection.client,
+            client: connection.client(),
             host: connection.host.get().cloned(),
             phase,
             detail: detail(),

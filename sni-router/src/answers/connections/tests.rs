@@ -14,10 +14,7 @@ fn census(connections: u16) -> Census {
             "b.example.net"
         };
         connection.host.set(host.parse().unwrap()).unwrap();
-        connection
-            .endpoint
-            .set("10.0.0.1:8443".parse().unwrap())
-            .unwrap();
+        connection.connected_to("10.0.0.1:8443".parse().unwrap());
     }
     census
 }

@@ -2,15 +2,15 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use foldhash::HashMap;
 use sni_router_common::flow::{self, Flow, FlowKey, since, tick};
 use tracing::info;
 
-use super::learn::monotonic_ns;
-use super::registry::{Entry, Registry, lock, sides};
+use super::entry::{Entry, Moment};
+use super::registry::{Registry, lock, sides};
 use crate::carry::{Adopt, End, Kind, Orphan};
+use crate::monotonic::now_ns;
 
 impl Registry {
     /// Takes over what an earlier process has left in the table, and tells how many of it live.
@@ -79,17 +79,10 @@ impl Registry {
             self.linger(id, keys);
             return false;
         }
-        let now = Instant::now();
-        let age = since(up.since, tick(monotonic_ns()));
+        let age = since(up.since, tick(now_ns()));
         let (client, vip) = sides(&keys[0]);
-        let entry = Entry {
-            keys,
-            rest: None,
-            ended: None,
-            seen: [up.end as u32, down.end as u32],
-            quiet_since: now,
-            since: now.checked_sub(age).unwrap_or(now),
-        };
+        let mut entry = Entry::new(&keys, up, down);
+        entry.since = Moment::ago(age);
         lock(&self.entries).insert(id, Box::new(entry));
         // Only now, since it can be told to end as soon as somebody knows of it.
         let rest = adopter.adopt(Orphan {
@@ -116,7 +109,7 @@ impl Registry {
             let mut entries = lock(&self.entries);
             let ids: Vec<_> = entries
                 .iter()
-                .filter(|(_, entry)| entry.rest.is_some())
+                .filter(|(_, entry)| entry.is_left())
                 .map(|(id, _)| *id)
                 .collect();
             ids.iter().filter_map(|id| entries.remove(id)).collect()

@@ -25,14 +25,15 @@ use rustix::net::{
 };
 use tracing::warn;
 
-use super::learn::{Sides, monotonic_ns};
+use super::learn::Sides;
+use crate::monotonic::now_ns;
 
 /// The kernel's table of tracked connections, in the network namespace of this process.
 pub(super) struct Conntrack {
     /// How many there are; not there until conntrack is.
     count: OnceLock<File>,
     socket: OnceLock<OwnedFd>,
-    /// Until when it is taken for unused: [`monotonic_ns`].
+    /// Until when it is taken for unused: [`now_ns`].
     unused_until: AtomicU64,
     has_warned: AtomicBool,
 }
@@ -69,7 +70,7 @@ impl Conntrack {
     /// Whether there is any entry at all, now or a moment ago. Where there is none, our own handshake
     /// has made none.
     fn is_in_use(&self) -> bool {
-        let now = monotonic_ns();
+        let now = now_ns();
         if now < self.unused_until.load(Ordering::Relaxed) {
             return false;
         }

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use rustix::time::{ClockId, clock_gettime};
 use sni_router_common::flow::{Addr, Flow, FlowKey, option, own, ports, tick, v6};
 use sni_router_common::handshake::{self, Seen, seen};
 use sni_router_common::rule::v4_mapped;
 
 use crate::carry::{Client, Decline};
 use crate::datapath::bpf::Handshakes;
+use crate::monotonic::now_ns;
 use crate::socket::Socket;
 use crate::sys::repair::{self, TcpState};
 
@@ -109,7 +109,7 @@ pub(super) fn learn(
     } else {
         (0, 0)
     };
-    let now = tick(monotonic_ns());
+    let now = tick(now_ns());
     let up_base = e_up.wrapping_sub(c_up);
     let down_base = c_down.wrapping_sub(e_down);
     let (source, to) = (
@@ -233,12 +233,7 @@ fn millis(since: Instant) -> u32 {
 }
 
 fn millis_since(then: u32) -> u32 {
-    handshake::millis(monotonic_ns()).wrapping_sub(then) + 1
-}
-
-pub(super) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    handshake::millis(now_ns()).wrapping_sub(then) + 1
 }
 
 /// Bytes of a timestamps option, padded.

@@ -9,7 +9,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::registry::{Entry, Registry, lock, sides};
+use super::entry::{Entry, Moment, Stage};
+use super::registry::{Registry, lock, sides};
 use crate::carry::End;
 use crate::sys::repair;
 
@@ -48,7 +49,7 @@ impl Registry {
         if lock(&self.entries).is_empty() {
             return;
         }
-        let now = Instant::now();
+        let now = Moment::now();
         let mut missed = Vec::new();
         let looked = self.flows.table().for_each(|_, flow| {
             let mut entries = lock(&self.entries);
@@ -61,7 +62,7 @@ impl Registry {
                 *seen = at;
                 entry.quiet_since = now;
             }
-            if flow.closed != 0 && entry.ended.is_none() && flow.up == 1 {
+            if flow.closed != 0 && !entry.has_ended() && flow.up == 1 {
                 missed.push(flow.id);
             }
         });
@@ -78,7 +79,7 @@ impl Registry {
 
     /// An event was lost: what it would have said is in the table.
     fn notice(&self, id: u32) {
-        let keys = lock(&self.entries).get(&id).map(|entry| entry.keys);
+        let keys = lock(&self.entries).get(&id).map(|entry| entry.keys());
         let both = keys.map(|keys| self.both(id, &keys));
         if let Some([Some(up), Some(down)]) = both {
             self.ended(&[Ended {
@@ -91,20 +92,20 @@ impl Registry {
     }
 
     /// Flows whose time is over, and why.
-    fn over_limits(&self, now: Instant) -> Vec<(u32, End)> {
+    fn over_limits(&self, now: Moment) -> Vec<(u32, End)> {
         let (idle, max) = (self.limits.idle, self.limits.max_duration);
         let over = |entry: &Entry| {
-            let lived = now.duration_since(entry.since);
+            let lived = now.since(entry.since);
             if max.is_some_and(|max| lived >= max) {
                 Some(End::MaxDuration)
-            } else if now.duration_since(entry.quiet_since) >= idle {
+            } else if now.since(entry.quiet_since) >= idle {
                 Some(End::Idle)
             } else {
                 None
             }
         };
         let entries = lock(&self.entries);
-        let left = entries.iter().filter(|(_, entry)| entry.rest.is_some());
+        let left = entries.iter().filter(|(_, entry)| entry.is_left());
         left.filter_map(|(id, entry)| Some((*id, over(entry)?)))
             .collect()
     }
@@ -112,7 +113,7 @@ impl Registry {
     fn end_all(&self) {
         let ids: Vec<_> = {
             let entries = lock(&self.entries);
-            let left = entries.iter().filter(|(_, entry)| entry.rest.is_some());
+            let left = entries.iter().filter(|(_, entry)| entry.is_left());
             left.map(|(id, _)| *id).collect()
         };
         info!(flows = ids.len(), "ending what the kernel carries");
@@ -126,18 +127,16 @@ impl Registry {
         let Some(entry) = lock(&self.entries).remove(&id) else {
             return;
         };
-        let both = self.both(id, &entry.keys);
+        let keys = entry.keys();
+        let both = self.both(id, &keys);
         let [up, down] = both.map(|flow| flow.map_or(0, |flow| flow.bytes()));
         if let [Some(up), Some(down)] = both {
-            entry
-                .keys
-                .iter()
-                .for_each(|key| self.flows.table().remove(key));
+            keys.iter().for_each(|key| self.flows.table().remove(key));
             reset_both(&up, &down);
         }
         // The endpoint may still remember the connection.
-        self.linger(id, entry.keys);
-        if let Some(rest) = entry.rest {
+        self.linger(id, keys);
+        if let Stage::Left(rest) = entry.stage {
             rest.ended(end, up, down);
         }
     }

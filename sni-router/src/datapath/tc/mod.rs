@@ -6,6 +6,7 @@
 mod adopt;
 mod conntrack;
 pub mod detach;
+mod entry;
 mod foreign;
 mod handover;
 pub mod interfaces;

@@ -20,13 +20,15 @@ use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers,
 use sni_router_common::handshake::Seen;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::learn::{Plan, Sides, monotonic_ns};
+use super::entry::{Entry, Stage};
+use super::learn::{Plan, Sides};
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
 use super::source::SourcePort;
 use crate::carry::{Alone, End, Limits, Moved, Rest};
 use crate::datapath::bpf::Flows;
 use crate::meter::Meter;
+use crate::monotonic::now_ns;
 
 /// See the module.
 pub(super) struct Registry {
@@ -40,20 +42,6 @@ pub(super) struct Registry {
     pub(super) lingering: Mutex<Lingering>,
     /// Set before the entries are looked through for the last time.
     pub(super) is_retired: AtomicBool,
-}
-
-/// What this process keeps of a flow.
-pub(super) struct Entry {
-    /// The keys of both directions: up, down.
-    pub(super) keys: [FlowKey; 2],
-    /// `None` while the flow is being handed over.
-    pub(super) rest: Option<Box<dyn Rest>>,
-    /// Once the program has said so. For a moment, so it takes no room before.
-    pub(super) ended: Option<Box<Ended>>,
-    /// Where the streams were when they were last looked at: up, down.
-    pub(super) seen: [u32; 2],
-    pub(super) quiet_since: Instant,
-    pub(super) since: Instant,
 }
 
 /// A flow that is being handed over, or was: in the table, and its sockets may still be there.
@@ -91,15 +79,7 @@ impl Registry {
         plan.up.id = id;
         plan.down.id = id;
         let (up, down) = (sides.up(), sides.down());
-        let now = Instant::now();
-        let entry = Entry {
-            keys: [up, down],
-            rest: None,
-            ended: None,
-            seen: [plan.up.end as u32, plan.down.end as u32],
-            quiet_since: now,
-            since: now,
-        };
+        let entry = Entry::new(&[up, down], &plan.up, &plan.down);
         lock(&self.entries).insert(id, Box::new(entry));
         let inserted = self.flows.table().insert(&down, &plan.down).and_then(|()| {
             self.flows
@@ -127,14 +107,14 @@ impl Registry {
             let Some(entry) = entries.get_mut(&id) else {
                 return;
             };
-            entry.rest = Some(rest);
-            match entry.ended {
-                None if !self.is_retired() => None,
-                _ => entries.remove(&id),
+            let keys = entry.keys();
+            match entry.leave(rest) {
+                None if !self.is_retired() => return,
+                ended => (entries.remove(&id), keys, ended),
             }
         };
-        if let Some(entry) = over {
-            self.finish(*entry);
+        if let (Some(entry), keys, Some(ended)) = over {
+            self.finish(keys, entry.stage, &ended);
         }
     }
 
@@ -152,23 +132,23 @@ impl Registry {
                 let Some(entry) = entries.get_mut(&ended.id) else {
                     continue;
                 };
-                entry.ended.get_or_insert_with(|| Box::new(*ended));
-                if entry.rest.is_some() {
-                    over.extend(entries.remove(&ended.id));
+                if entry.is_left() {
+                    over.extend(entries.remove(&ended.id).zip(Some(ended)));
+                } else {
+                    entry.note_end(ended);
                 }
             }
         }
-        for entry in over {
-            self.finish(*entry);
+        for (entry, ended) in over {
+            self.finish(entry.keys(), entry.stage, ended);
         }
     }
 
     /// Tells whoever waits, and lets the entries in the kernel linger.
-    fn finish(&self, entry: Entry) {
-        let Some(ended) = entry.ended else { return };
-        self.linger(ended.id, entry.keys);
-        if let Some(rest) = entry.rest {
-            rest.ended(end(&ended), ended.up, ended.down);
+    fn finish(&self, keys: [FlowKey; 2], stage: Stage, ended: &Ended) {
+        self.linger(ended.id, keys);
+        if let Stage::Left(rest) = stage {
+            rest.ended(end(ended), ended.up, ended.down);
         }
     }
 
@@ -239,11 +219,11 @@ impl Registry {
 impl Registry {
     /// What a flow that was left alone has moved; `None` if it is over.
     pub(super) fn moved(&self, id: u32) -> Option<Moved> {
-        let keys = lock(&self.entries).get(&id)?.keys;
+        let keys = lock(&self.entries).get(&id)?.keys();
         let [Some(up), Some(down)] = self.both(id, &keys) else {
             return None;
         };
-        let now = tick(monotonic_ns());
+        let now = tick(now_ns());
         Some(Moved {
             up: up.bytes(),
             down: down.bytes(),

@@ -5,7 +5,7 @@ use std::io::{Read as _, Seek as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -143,7 +143,7 @@ fn carried(reason: CloseReason) -> Record {
     let connection = &record.connection;
     connection.host.set(hello.server_name.unwrap()).unwrap();
     let endpoint = "198.51.100.9:8443".parse().unwrap();
-    connection.endpoint.set(endpoint).unwrap();
+    connection.connected_to(endpoint);
     connection.carried_by(Kind::Userspace);
     connection.traffic.raise(Direction::Up, CURL.len() as u64);
     record
