@@ -27,8 +27,8 @@ pub(super) enum Stage {
     Left(Box<dyn Rest>),
 }
 
-/// The keys of both directions.
-enum Keys {
+/// The keys of both directions, in as little room as they need.
+pub(super) enum Keys {
     /// Addresses and ports of the one, then of the other.
     V4([u32; 6]),
     V6(Box<[FlowKey; 2]>),
@@ -79,7 +79,8 @@ impl Entry {
 }
 
 impl Keys {
-    fn of(keys: &[FlowKey; 2]) -> Self {
+    /// Of both directions: up, down; here and below.
+    pub(super) fn of(keys: &[FlowKey; 2]) -> Self {
         let short = |key: &FlowKey| [key.src[3], key.dst[3], key.ports];
         let [[a, b, c], [d, e, f]] = [short(&keys[0]), short(&keys[1])];
         let short = Self::V4([a, b, c, d, e, f]);
@@ -90,7 +91,7 @@ impl Keys {
         }
     }
 
-    fn whole(&self) -> [FlowKey; 2] {
+    pub(super) fn whole(&self) -> [FlowKey; 2] {
         let long = |src, dst, ports| FlowKey {
             src: v4(src),
             dst: v4(dst),
@@ -115,6 +116,13 @@ impl Moment {
 
     pub(super) fn ago(age: Duration) -> Self {
         Self((now_ns().saturating_sub(age.as_nanos() as u64) >> UNIT_BITS) as u32)
+    }
+
+    /// The first one that is this much later, or more.
+    #[cfg(test)]
+    pub(super) fn later(self, by: Duration) -> Self {
+        let units = (by.as_nanos() as u64).div_ceil(1 << UNIT_BITS);
+        Self(self.0.wrapping_add(units as u32))
     }
 
     /// The time that has passed between an earlier moment and this one; nothing if that is the later.

@@ -20,7 +20,7 @@ use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers,
 use sni_router_common::handshake::Seen;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::entry::{Entry, Stage};
+use super::entry::{Entry, Moment, Stage};
 use super::learn::{Plan, Sides};
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
@@ -154,12 +154,11 @@ impl Registry {
 
     /// The entries in the kernel stay a while for what is still under way, and the port with them.
     pub(super) fn linger(&self, id: u32, keys: [FlowKey; 2]) {
-        let now = Instant::now();
         let (endpoint, source) = sides(&keys[1]);
         let port = self.ports.port(source, endpoint);
-        lock(&self.lingering).push(now, port, id, keys);
+        lock(&self.lingering).push(Moment::now(), port, id, &keys);
         // The port begins to rest only now: whoever takes it finds the entries.
-        self.ports.linger(port, now);
+        self.ports.linger(port, Instant::now());
     }
 
     /// Removes entries that have lingered long enough. Runs as long as the datapath is used.
@@ -168,13 +167,12 @@ impl Registry {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let now = Instant::now();
             // Not in the loop's condition, which would keep the lock.
-            let over = lock(&self.lingering).take_over(now);
+            let over = lock(&self.lingering).take_over(Moment::now());
             for (keys, id) in over {
                 self.remove(keys, id);
             }
-            self.ports.sweep(now);
+            self.ports.sweep(Instant::now());
         }
     }
 
