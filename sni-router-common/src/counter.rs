@@ -119,8 +119,8 @@ impl Counter {
     }
 }
 
-/// What a CPU has counted. All of it in one entry of a map, and what every packet counts side by side:
-/// a packet waits for one line of memory instead of four.
+/// What a CPU has counted. All of it in one entry of a map, and what every packet counts side by side, so
+/// that a packet waits for few lines of memory.
 pub type Counts = [u64; Counter::ALL.len()];
 
 #[cfg(test)]

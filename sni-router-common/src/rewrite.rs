@@ -3,7 +3,8 @@
 //! Pure functions over header bytes, for the kernel program and for the host's tests. Each answers
 //! with the change of the Internet checksum (RFC 1071) it made: the one's complement sum of what
 //! was taken out and what was put in, in the byte order of memory. How it is applied is up to the
-//! caller, since only the kernel knows whether a checksum is complete yet.
+//! caller, since only the kernel knows whether a checksum is complete yet; [`replaced`] tells by
+//! what the kernel has done.
 
 use crate::flow::Flow;
 
@@ -117,7 +118,7 @@ pub enum Replaced {
     /// That of the addresses only, not inverted. The network card, or who receives the packet, adds the
     /// rest (CHECKSUM_PARTIAL).
     Partial,
-    /// The change is one that looks the same in both.
+    /// It cannot be told: the change is one that looks the same in both, or neither fits.
     Either,
 }
 

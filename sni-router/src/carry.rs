@@ -288,6 +288,15 @@ impl End {
     ];
 }
 
+const _: () = {
+    let mut number = 0;
+    while number < End::ALL.len() {
+        assert!(End::ALL[number] as usize == number);
+        number += 1;
+    }
+    assert!(number == End::Failed as usize + 1);
+};
+
 /// When a carried connection is ended by the router.
 #[derive(Clone)]
 pub struct Limits {

@@ -174,11 +174,11 @@ impl Measured {
             "kernel_events",
             "What the kernel programs did: connections, packets, buffers or events",
         );
-        if let Some(counters) = &self.counters {
+        if let Some(counts) = self.counters.as_deref().map(Counters::all) {
             for counter in Counter::ALL.into_iter().filter(|it| !it.is_bytes()) {
                 let (program, event) = counter.as_str().split_once('_').unwrap_or_default();
                 let labels = [label("program", program), label("event", event)];
-                events.push(labels, Value::Count(counters.read(counter)));
+                events.push(labels, Value::Count(counts[counter as usize]));
             }
         }
         events

@@ -20,23 +20,27 @@ impl Counters {
         }
     }
 
-    /// The sum over all CPUs. Zero where the map cannot be read, which only happens if it is gone.
+    /// One of [`Counters::all`].
     pub fn read(&self, counter: Counter) -> u64 {
-        let before = self.before[counter as usize].load(Ordering::Relaxed);
-        self.sum(counter).saturating_sub(before)
+        self.all()[counter as usize]
+    }
+
+    /// The sums over all CPUs. Zero where the map cannot be read, which only happens if it is gone.
+    pub fn all(&self) -> Counts {
+        let now = self.sums();
+        array::from_fn(|at| now[at].saturating_sub(self.before[at].load(Ordering::Relaxed)))
     }
 
     /// Forgets what was counted so far: it was of no client.
     pub fn start_over(&self) {
-        for counter in Counter::ALL {
-            self.before[counter as usize].store(self.sum(counter), Ordering::Relaxed);
+        for (before, now) in self.before.iter().zip(self.sums()) {
+            before.store(now, Ordering::Relaxed);
         }
     }
 
-    fn sum(&self, counter: Counter) -> u64 {
-        self.map.get(&0, 0).map_or(0, |cpus| {
-            let of = |counts: &Counts| counts[counter as usize];
-            cpus.iter().map(of).sum()
-        })
+    fn sums(&self) -> Counts {
+        let cpus = self.map.get(&0, 0);
+        let cpus = cpus.as_ref().map_or(&[][..], |cpus| &cpus[..]);
+        array::from_fn(|at| cpus.iter().map(|counts| counts[at]).sum())
     }
 }

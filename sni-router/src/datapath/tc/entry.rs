@@ -104,8 +104,8 @@ impl Keys {
     }
 }
 
-/// A moment in the life of this machine, 17 ms exact. It comes round after two years, so what is to be
-/// compared must not be a year apart.
+/// A moment in the life of this machine, 17 ms exact. It comes round after 834 days: what has lasted for
+/// longer seems to have lasted for less, and a limit beyond that is none.
 #[derive(Clone, Copy)]
 pub(super) struct Moment(u32);
 
@@ -115,25 +115,32 @@ impl Moment {
     }
 
     pub(super) fn ago(age: Duration) -> Self {
-        Self((now_ns().saturating_sub(age.as_nanos() as u64) >> UNIT_BITS) as u32)
+        let units = (age.as_nanos() >> UNIT_BITS).min(FURTHEST.into()) as u32;
+        Self(Self::now().0.wrapping_sub(units))
     }
 
     /// The first one that is this much later, or more.
     #[cfg(test)]
     pub(super) fn later(self, by: Duration) -> Self {
-        let units = (by.as_nanos() as u64).div_ceil(1 << UNIT_BITS);
+        let units = (by.as_nanos() as u64).div_ceil(1 << UNIT_BITS) + 1;
         Self(self.0.wrapping_add(units as u32))
     }
 
-    /// The time that has passed between an earlier moment and this one; nothing if that is the later.
+    /// The time that has passed at least between an earlier moment and this one; nothing if that is a
+    /// little later.
     pub(super) fn since(self, earlier: Self) -> Duration {
-        let units = (self.0.wrapping_sub(earlier.0) as i32).max(0);
-        Duration::from_nanos((units as u64) << UNIT_BITS)
+        let units = self.0.wrapping_sub(earlier.0);
+        let units = if units > FURTHEST { 0 } else { units };
+        // Both are rounded down.
+        Duration::from_nanos(u64::from(units.saturating_sub(1)) << UNIT_BITS)
     }
 }
 
 /// Of 2²⁴ ns.
 const UNIT_BITS: u32 = 24;
+
+/// Units that a moment may be behind another; what is further is a day, at most, before it.
+const FURTHEST: u32 = u32::MAX - 5_000_000;
 
 // A size that the allocator has.
 const _: () = assert!(size_of::<Entry>() == 64);
@@ -160,15 +167,18 @@ mod tests {
 
     #[test]
     fn moments_are_apart_by_what_has_passed_also_where_they_come_round() {
-        let (first, later) = (Moment(u32::MAX - 1), Moment(58));
+        let (first, later) = (Moment(u32::MAX - 1), Moment(59));
         assert_eq!(later.since(first), Duration::from_nanos(60 << 24));
         assert_eq!(
             first.since(later),
             Duration::ZERO,
             "made after the look began"
         );
-        let (ago, now) = (Moment::ago(Duration::from_secs(60)), Moment::now());
-        let age = now.since(ago).as_secs_f64();
-        assert!((59.9..90.0).contains(&age), "{age}");
+        let year = Duration::from_secs(366 * 86_400);
+        for (ago, least) in [(year / 2, year / 2), (year, year), (10 * year, 2 * year)] {
+            let age = Moment::now().since(Moment::ago(ago));
+            assert!(age <= ago + Duration::from_secs(60), "{age:?}");
+            assert!(age + Duration::from_secs(1) > least, "{age:?}");
+        }
     }
 }
