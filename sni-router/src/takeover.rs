@@ -28,6 +28,7 @@ use crate::carry::Adopt;
 use crate::datapath::bpf::{PinError, Pins};
 use crate::datapath::choose::Choice;
 use crate::datapath::tc::Tc;
+use crate::sys::allocator;
 
 /// Where to pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +151,11 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
 pub fn adopt(tc: &Tc, adopter: &dyn Adopt, is_alone: bool) {
     match tc.adopt(adopter, is_alone) {
         Ok(0) => {}
-        Ok(flows) => info!(flows, "adopted"),
+        Ok(flows) => {
+            // What was read of them took more than what is kept.
+            allocator::give_back();
+            info!(flows, "adopted");
+        }
         Err(error) => warn!(%error, "the flows of the router before this one are not watched"),
     }
 }

@@ -92,7 +92,7 @@ fn cpu(router: &Router) -> Duration {
 }
 
 #[test]
-#[ignore = "takes minutes, and 1.5 GB"]
+#[ignore = "takes minutes, and 1 GB"]
 fn million_flows_are_adopted_and_looked_after() {
     let _alone = alone();
     let mut pinned = Pinned::start();

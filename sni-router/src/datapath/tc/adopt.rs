@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use foldhash::HashMap;
-use sni_router_common::flow::{self, Flow, FlowKey, since, tick};
+use sni_router_common::flow::{Flow, FlowKey, own, since, tick};
 use tracing::info;
 
 use super::entry::{Entry, Moment};
@@ -16,12 +16,12 @@ impl Registry {
     /// Takes over what an earlier process has left in the table, and tells how many of it live.
     /// With `is_alone`, nobody goes on with what was left in the middle of its hand-over.
     pub(super) fn adopt(&self, adopter: &dyn Adopt, is_alone: bool) -> io::Result<usize> {
-        let (mut ups, mut downs) = (Vec::new(), HashMap::default());
+        let (mut ups, mut downs) = (Vec::new(), HashMap::<_, Down>::default());
         self.flows.table().for_each(|key, flow| {
             if flow.up == 1 {
                 ups.push((*key, *flow));
             } else {
-                downs.insert(*key, *flow);
+                downs.insert(*key, flow.into());
             }
         })?;
         let mut adopted = 0;
@@ -54,19 +54,18 @@ impl Registry {
         &self,
         keys: [FlowKey; 2],
         up: &Flow,
-        down: &Flow,
+        down: &Down,
         adopter: &dyn Adopt,
         is_alone: bool,
     ) -> bool {
         let id = up.id;
-        let is_held = down.own & flow::own::HELD != 0;
         if lock(&self.entries).contains_key(&id) {
             return false;
         }
         // Far ahead of whoever still hands over, having been told to leave.
         self.next_id
             .fetch_max(id.wrapping_add(AHEAD), Ordering::Relaxed);
-        if is_held && !is_alone {
+        if down.is_held && !is_alone {
             return false;
         }
         let (endpoint, source) = sides(&keys[1]);
@@ -81,7 +80,7 @@ impl Registry {
         }
         let age = since(up.since, tick(now_ns()));
         let (client, vip) = sides(&keys[0]);
-        let mut entry = Entry::new(&keys, up, down);
+        let mut entry = Entry::new(&keys, [up.end as u32, down.end]);
         entry.since = Moment::ago(age);
         lock(&self.entries).insert(id, Box::new(entry));
         // Only now, since it can be told to end as soon as somebody knows of it.
@@ -94,7 +93,7 @@ impl Registry {
             kind: Kind::Tc,
         });
         self.keep(id, rest);
-        if is_held {
+        if down.is_held {
             // The socket that would have sent the rest is gone.
             self.end(id, End::Failed);
             return false;
@@ -116,6 +115,23 @@ impl Registry {
         };
         if !entries.is_empty() {
             info!(flows = entries.len(), "left to the kernel");
+        }
+    }
+}
+
+/// What has to be known of an endpoint's direction. There may be a million, all at once.
+struct Down {
+    id: u32,
+    end: u32,
+    is_held: bool,
+}
+
+impl From<&Flow> for Down {
+    fn from(flow: &Flow) -> Self {
+        Self {
+            id: flow.id,
+            end: flow.end as u32,
+            is_held: flow.own & own::HELD != 0,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sni_router_common::flow::{Ended, Flow, FlowKey, v4};
+use sni_router_common::flow::{Ended, FlowKey, v4};
 
 use crate::carry::Rest;
 use crate::monotonic::now_ns;
@@ -35,13 +35,14 @@ pub(super) enum Keys {
 }
 
 impl Entry {
-    /// Of a flow that begins now, with the keys of both directions, up and down.
-    pub(super) fn new(keys: &[FlowKey; 2], up: &Flow, down: &Flow) -> Self {
+    /// Of a flow that begins now, with the keys of both directions and where their streams are: up,
+    /// down.
+    pub(super) fn new(keys: &[FlowKey; 2], seen: [u32; 2]) -> Self {
         let now = Moment::now();
         Self {
             keys: Keys::of(keys),
             stage: Stage::HandingOver(None),
-            seen: [up.end as u32, down.end as u32],
+            seen,
             quiet_since: now,
             since: now,
         }

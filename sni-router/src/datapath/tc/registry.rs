@@ -79,7 +79,7 @@ impl Registry {
         plan.up.id = id;
         plan.down.id = id;
         let (up, down) = (sides.up(), sides.down());
-        let entry = Entry::new(&[up, down], &plan.up, &plan.down);
+        let entry = Entry::new(&[up, down], [plan.up.end as u32, plan.down.end as u32]);
         lock(&self.entries).insert(id, Box::new(entry));
         let inserted = self.flows.table().insert(&down, &plan.down).and_then(|()| {
             self.flows
