@@ -155,6 +155,14 @@ impl AsFd for Socket {
     }
 }
 
+/// Whether this host failed, and not the peer: it is out of descriptors, memory or ports.
+pub fn is_own(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
@@ -223,5 +231,18 @@ mod tests {
         assert!(matches!(second.0, State::Registered(_)));
         assert!(matches!(first.0, State::Unregistered(_)));
         accepting.join().unwrap();
+    }
+
+    #[test]
+    fn peer_is_not_blamed_when_this_host_is_out_of_something() {
+        for (code, own) in [
+            (libc::EMFILE, true),
+            (libc::EADDRNOTAVAIL, true),
+            (libc::ECONNREFUSED, false),
+            (libc::EHOSTUNREACH, false),
+        ] {
+            assert_eq!(is_own(&io::Error::from_raw_os_error(code)), own, "{code}");
+        }
+        assert!(!is_own(&io::ErrorKind::TimedOut.into()));
     }
 }

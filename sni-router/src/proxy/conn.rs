@@ -20,7 +20,7 @@ use super::record::Record;
 use super::reject::{reject, reset};
 use super::{Proxy, Settings};
 use crate::carry::{Client, Datapath, Hold, Outcome, Pair};
-use crate::socket::Socket;
+use crate::socket::{Socket, is_own};
 
 /// Serves one client to the end. The record it leaves is its only result.
 pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr) {
@@ -317,6 +317,7 @@ impl Connected<'_> {
                         let delivered = tokio::select! {
                             delivered = timeout(limits.idle, deliver(&mut pair)) => match delivered {
                                 Ok(Ok(())) => Ok(()),
+                                Ok(Err(error)) if is_own(&error) => Err(CloseReason::Internal),
                                 Ok(Err(_)) => Err(CloseReason::EndpointReset),
                                 Err(_) => Err(CloseReason::IdleTimeout),
                             },

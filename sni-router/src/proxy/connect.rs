@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::reason::CloseReason;
 use super::record::Observer;
 use crate::carry::{Client, Datapath, Hold};
-use crate::socket::Socket;
+use crate::socket::{Socket, is_own};
 
 /// A connection to an endpoint that has been sent the hello, or will be by the datapath.
 pub(super) struct Connected {
@@ -148,14 +148,6 @@ fn most_attempts(backend: &Backend) -> usize {
     MOST_ATTEMPTS.max(clusters).min(backend.endpoint_count())
 }
 
-/// Whether this host failed, and not the endpoint: it is out of descriptors, memory or ports.
-fn is_own(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
-    )
-}
-
 /// How long this process has been connecting: the clock of [`Backend::pick`].
 pub fn uptime() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -257,18 +249,5 @@ mod tests {
         let table = RouteTable::compile(&model, 1, None);
         let backend = table.backends().next().unwrap();
         Arc::clone(backend)
-    }
-
-    #[test]
-    fn endpoint_is_not_blamed_when_this_host_is_out_of_something() {
-        for (code, own) in [
-            (libc::EMFILE, true),
-            (libc::EADDRNOTAVAIL, true),
-            (libc::ECONNREFUSED, false),
-            (libc::EHOSTUNREACH, false),
-        ] {
-            assert_eq!(is_own(&io::Error::from_raw_os_error(code)), own, "{code}");
-        }
-        assert!(!is_own(&io::ErrorKind::TimedOut.into()));
     }
 }

@@ -28,7 +28,7 @@ use super::registry::{Carried, Registry};
 use super::source::SourcePort;
 use crate::carry::{Decline, Direction, End, Kind, Pair, Refused};
 use crate::datapath::bpf::{Flows, Handshakes, is_full};
-use crate::socket::Socket;
+use crate::socket::{Socket, is_own};
 use crate::sys::repair;
 
 /// A connection that was not handed over.
@@ -206,10 +206,14 @@ async fn settle(
         }
         if !pair.unsent.is_empty() {
             let unsent = std::mem::take(&mut pair.unsent);
-            pair.endpoint
-                .write_all(&unsent)
-                .await
-                .map_err(|_| End::EndpointReset)?;
+            pair.endpoint.write_all(&unsent).await.map_err(|error| {
+                // It may have had to be waited for, which takes a descriptor.
+                if is_own(&error) {
+                    End::Failed
+                } else {
+                    End::EndpointReset
+                }
+            })?;
             pair.forwarded += unsent.len() as u64;
             sent = sent.wrapping_add(unsent.len() as u32);
         }
