@@ -81,7 +81,7 @@ impl Options {
     /// stays as it is.
     pub fn rewrite(&mut self, flow: &Flow) {
         self.start();
-        for _ in 0..MAX_OPTIONS {
+        for _ in 0..ROUNDS {
             if !self.rewrite_one(flow) {
                 break;
             }
@@ -241,6 +241,9 @@ impl Options {
         }
     }
 }
+
+/// An option is a round, and each byte of it one more where it is blanked; the shortest have two.
+const ROUNDS: usize = MAX_OPTIONS + MAX_OPTIONS / 2;
 
 // https://www.iana.org/assignments/tcp-parameters
 const END: u8 = 0;

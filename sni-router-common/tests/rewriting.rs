@@ -9,7 +9,7 @@ use sni_router_common::options::{Facts, MAX_OPTIONS, Options};
 use sni_router_common::rewrite::{
     Replaced, Timestamps, apply, edges, fold32, replaced, timestamps, window,
 };
-use zerocopy::IntoBytes as _;
+use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::support::{Packet, flow, packet, sum, undoing};
 
@@ -82,6 +82,35 @@ fn untouched(packet: &Packet) -> Packet {
     rest
 }
 
+/// As in include/net/checksum.h.
+fn csum_add(sum: u32, more: u32) -> u32 {
+    let (sum, has_carry) = sum.overflowing_add(more);
+    sum + u32::from(has_carry)
+}
+
+/// As in include/asm-generic/checksum.h.
+fn csum_fold(sum: u32) -> u16 {
+    let once = (sum & 0xffff) + (sum >> 16);
+    !((once & 0xffff) + (once >> 16)) as u16
+}
+
+#[test]
+fn blanking_comes_to_the_last_byte_however_many_options_there_are() {
+    let flow = Flow {
+        options: option::NO_SACK,
+        ..Flow::new_zeroed()
+    };
+    for size in [2, 4, 5, 8, 10, 20, 40] {
+        let mut bytes = [0; MAX_OPTIONS];
+        bytes.chunks_mut(size).for_each(|option| {
+            option[..2].copy_from_slice(&[5, size as u8]);
+        });
+        let mut options = Options::new(bytes, MAX_OPTIONS as u32);
+        options.rewrite(&flow);
+        assert_eq!(options.words.as_bytes(), [1; MAX_OPTIONS], "{size} each");
+    }
+}
+
 proptest! {
     #[test]
     fn there_and_back_is_the_identity(packet in packet(), flow in faithful()) {
@@ -126,15 +155,11 @@ proptest! {
     #[test]
     fn what_a_checksum_is_shows_in_what_the_kernel_makes_of_it(
         before: u16,
-        change in prop_oneof![any::<u32>(), Just(0xffff), Just(u32::MAX)],
+        // Never nothing: what is taken out counts as its complement.
+        change in prop_oneof![1..=u32::MAX, Just(0xffff), Just(u32::MAX)],
     ) {
-        let whole = apply(before, change.into());
-        // `~csum_fold(csum_add(diff, csum_unfold(*sum)))`, number by number.
-        let partial = match (u64::from(before) + u64::from(change)) % 0xffff {
-            0 if before == 0 && change == 0 => 0,
-            0 => 0xffff,
-            rest => rest as u16,
-        };
+        let whole = csum_fold(csum_add(change, !u32::from(before)));
+        let partial = !csum_fold(csum_add(change, before.into()));
         let told = |after| replaced(before, after, change.into());
         if whole == partial {
             prop_assert_eq!(told(whole), Replaced::Either);
