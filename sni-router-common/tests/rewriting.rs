@@ -53,8 +53,8 @@ fn naive(bytes: &[u8], flow: &Flow) -> Vec<u8> {
                 add(&mut out, at + 6, flow.ecr_add);
             }
             5 if flow.options & option::NO_SACK != 0 => out[at..end].fill(1),
-            5 => {
-                for edge in (at + 2..end.saturating_sub(3)).step_by(4) {
+            5 if (end - at) % 8 == 2 => {
+                for edge in (at + 2..end).step_by(4) {
                     add(&mut out, edge, flow.ack_add);
                 }
             }
@@ -109,6 +109,25 @@ fn blanking_comes_to_the_last_byte_however_many_options_there_are() {
         options.rewrite(&flow);
         assert_eq!(options.words.as_bytes(), [1; MAX_OPTIONS], "{size} each");
     }
+}
+
+#[test]
+fn what_follows_a_damaged_sack_option_is_read_all_the_same() {
+    let flow = Flow {
+        ack_add: 1,
+        ts_add: 1,
+        ecr_add: 1,
+        options: option::TIMESTAMPS,
+        ..Flow::new_zeroed()
+    };
+    let mut bytes = [0; MAX_OPTIONS];
+    // One byte more than an edge, which is no option's kind.
+    bytes[..7].copy_from_slice(&[5, 7, 0, 0, 0, 0, 254]);
+    bytes[7..17].copy_from_slice(&[8, 10, 0, 0, 0, 6, 0, 0, 0, 7]);
+    let mut options = Options::new(bytes, 20);
+    options.rewrite(&flow);
+    let expected = [5, 7, 0, 0, 0, 0, 254, 8, 10, 0, 0, 0, 7, 0, 0, 0, 8];
+    assert_eq!(options.words.as_bytes()[..17], expected);
 }
 
 proptest! {
