@@ -74,11 +74,6 @@ pub struct Flow {
     pub ifindex: u32,
     /// The highest acknowledgement, as sent.
     pub ack: u32,
-    /// The acknowledgement, as sent, of the other direction's FIN. Valid with [`peer::FIN`].
-    pub peer_fin: u32,
-    /// With [`own::HELD`]: acknowledgements, as sent, before this one are for the daemon's own
-    /// socket.
-    pub held: u32,
     /// Up to where the sender is ready to receive: the most that an acknowledgement and its window
     /// have said, as sent. What the other direction sends beyond is none of its stream.
     pub edge: u32,
@@ -86,8 +81,9 @@ pub struct Flow {
     pub id: u32,
     /// The sequence number of the stream's first byte, as sent.
     pub start: u32,
-    /// When the connection was handed over, in [ticks](tick).
-    pub since: u32,
+    /// Of a flow up: when the connection was handed over, in [ticks](tick). Of a flow down, with
+    /// [`own::HELD`]: acknowledgements, as sent, before this one are for the daemon's own socket.
+    pub since_or_held: u32,
     /// Bytes that an IP packet may have on the interface it leaves by.
     pub mtu: u16,
     /// How far the window field is shifted: to the left, or to the right where negative.
@@ -116,7 +112,8 @@ pub mod own {
     /// The other direction's FIN was acknowledged.
     pub const ACKED_FIN: u8 = 2;
     /// The daemon's own socket is still sending the receiver's stream up to where it was handed
-    /// over. A bit, since that position means nothing any more once a stream has gone 2 GiB on.
+    /// over. A bit, since that position means nothing any more once a stream has gone 2 GiB on. Only
+    /// of a flow down: the client acknowledges nothing of ours.
     pub const HELD: u8 = 4;
 }
 
@@ -245,7 +242,8 @@ pub fn address(addr: &Addr) -> IpAddr {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 36);
-// What the kernel adds to an entry of a hash (struct htab_elem, kernel/bpf/hashtab.c), the key
-// rounded up, and this make 192 bytes, which is a size that the allocator has.
-const _: () = assert!(size_of::<Flow>() == 104);
+// What the kernel adds to an entry of a hash (48 bytes of struct htab_elem, kernel/bpf/hashtab.c, and 8
+// of bpf_mem_alloc_init(), kernel/bpf/memalloc.c), the key rounded up to 40, and this make 192 bytes,
+// which is a size that the allocator has. The next one is 256.
+const _: () = assert!(size_of::<Flow>() == 96);
 const _: () = assert!(size_of::<Ended>() == 24);

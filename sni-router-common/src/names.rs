@@ -43,7 +43,7 @@ pub const MAP_BUDGET: &str = "SNI_BUDGET";
 /// The version of what flows are to programs and daemon: of [`Flow`](crate::flow::Flow),
 /// [`Seen`](crate::handshake::Seen) and [`Ended`](crate::flow::Ended), and of who does what with them. A
 /// daemon adopts the flows of its own version only.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// VIPs times ports the router can own.
 pub const MAX_RULES: u32 = 16_384;

@@ -90,7 +90,7 @@ fn find<'f>(key: &FlowKey, seq: u32) -> Result<&'f Flow, Other> {
     // SAFETY: the pointer is into the map. An entry that is deleted meanwhile stays readable until
     // the program has ended.
     let back = unsafe { &*back };
-    if back.own & own::HELD != 0 && before(seq, back.held) {
+    if back.own & own::HELD != 0 && before(seq, back.since_or_held) {
         return Err(Other::Held);
     }
     let forth = FLOWS

@@ -78,7 +78,7 @@ fn is_telling(packet: &Packet, flow: &Flow) -> bool {
     packet.flags & (SYN | FIN | RST) != 0
         || ahead > 0
         || flow.own & own::HELD != 0
-        || (flow.peer & peer::FIN != 0 && flow.own & own::ACKED_FIN == 0)
+        || awaits_ack_of_fin(flow)
 }
 
 /// Acknowledgements of what the daemon itself sends go to the daemon's socket; the client has had
@@ -88,7 +88,7 @@ fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
     if flow.own & own::HELD == 0 || packet.flags & ACK == 0 {
         return false;
     }
-    if !before(packet.ack, flow.held) {
+    if !before(packet.ack, flow.since_or_held) {
         flow.own &= !own::HELD;
         return false;
     }
@@ -153,31 +153,48 @@ fn note(packet: &Packet, flow: &mut Flow) {
     // Nothing comes after a FIN.
     let fin = has_fin && end == flow.end as u32;
     if fin && flow.own & own::FIN == 0 {
-        flow.own |= own::FIN;
-        if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
-            #[allow(
-                unsafe_code,
-                clippy::multiple_unsafe_ops_per_block,
-                reason = "map values are raw pointers"
-            )]
-            // SAFETY: as in `splice`. In this order the number is there when the flag is.
-            unsafe {
-                (&raw mut (*back).peer_fin).write_volatile(end.wrapping_add(flow.seq_add));
-                (&raw mut (*back).peer).write_volatile(peer::FIN);
-            }
+        note_fin(flow);
+    }
+    if awaits_ack_of_fin(flow) && packet.flags & ACK != 0 {
+        note_ack_of_fin(packet, flow);
+    }
+}
+
+/// Whether the other direction has sent a FIN that this one has not acknowledged yet.
+#[inline(always)] // as above
+const fn awaits_ack_of_fin(flow: &Flow) -> bool {
+    flow.peer & peer::FIN != 0 && flow.own & own::ACKED_FIN == 0
+}
+
+/// A FIN is where a stream ends, which the entry has by now.
+#[inline(never)] // rare, and has a stack frame of its own
+fn note_fin(flow: &mut Flow) {
+    flow.own |= own::FIN;
+    if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
+        // SAFETY: as in `splice`.
+        #[allow(unsafe_code, reason = "map values are raw pointers")]
+        unsafe {
+            (*back).peer = peer::FIN;
         }
     }
-    let acks_fin = flow.peer & peer::FIN != 0 && !before(packet.ack, flow.peer_fin);
-    if acks_fin && flow.own & own::ACKED_FIN == 0 && packet.flags & ACK != 0 {
-        flow.own |= own::ACKED_FIN;
-        if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
-            // SAFETY: as in `splice`.
-            #[allow(unsafe_code, reason = "map values are raw pointers")]
-            let back = unsafe { &mut *back };
-            if back.own & own::ACKED_FIN != 0 {
-                close(flow, back, End::Finished);
-            }
-        }
+}
+
+/// The connection is over when both directions have acknowledged where the other one ended.
+#[inline(never)] // as above
+fn note_ack_of_fin(packet: &Packet, flow: &mut Flow) {
+    let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) else {
+        return;
+    };
+    // SAFETY: as in `splice`.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    let back = unsafe { &mut *back };
+    let end = (back.end as u32).wrapping_add(back.seq_add);
+    if before(packet.ack, end) {
+        return;
+    }
+    flow.own |= own::ACKED_FIN;
+    if back.own & own::ACKED_FIN != 0 {
+        close(flow, back, End::Finished);
     }
 }
 

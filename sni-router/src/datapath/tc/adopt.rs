@@ -78,7 +78,7 @@ impl Registry {
             self.linger(id, keys);
             return false;
         }
-        let age = since(up.since, tick(now_ns()));
+        let age = since(up.since_or_held, tick(now_ns()));
         let (client, vip) = sides(&keys[0]);
         let mut entry = Entry::new(&keys, [up.end as u32, down.end]);
         entry.since = Moment::ago(age);

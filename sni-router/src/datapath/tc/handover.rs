@@ -180,7 +180,7 @@ async fn settle(
     let mut has_fin = false;
     let mut wait = SETTLE;
     let mut rounds = 0;
-    let mut sent = plan.down.held.wrapping_sub(planned);
+    let mut sent = plan.down.since_or_held.wrapping_sub(planned);
     loop {
         let mut late_fin = false;
         let mut acknowledged = None;
@@ -252,14 +252,13 @@ fn correct(carried: &Carried, plan: &Plan, more: u32, has_fin: bool) -> u64 {
         return 0;
     };
     let known = up.bytes();
-    down.held = plan.down.held.wrapping_add(more);
+    down.since_or_held = plan.down.since_or_held.wrapping_add(more);
     down.own |= own::HELD;
     up.end = up.end.max(plan.up.end + u64::from(more));
     if has_fin {
         up.own |= own::FIN;
         up.end = plan.up.end + u64::from(more) + 1;
         down.peer = peer::FIN;
-        down.peer_fin = down.held.wrapping_add(1);
     }
     // Fails only where the flow has ended.
     match carried.replace(&up, &down) {

@@ -112,7 +112,7 @@ fn damaged_acknowledgement_does_not_end_the_hold(#[case] family: Family) {
     let sides = program.sides;
     let held = Flow {
         own: own::HELD,
-        held: CLIENT_AT.wrapping_add(UP_SEQ),
+        since_or_held: CLIENT_AT.wrapping_add(UP_SEQ),
         ..down(sides)
     };
     program.remove();

@@ -166,7 +166,7 @@ fn error_about_a_packet_of_the_routers_own_socket_is_for_that_socket() {
     let sides = program.sides;
     let held = Flow {
         own: own::HELD,
-        held: CLIENT_AT.wrapping_add(UP_SEQ),
+        since_or_held: CLIENT_AT.wrapping_add(UP_SEQ),
         ack: CLIENT_AT.wrapping_add(UP_SEQ).wrapping_sub(500),
         ..down(sides)
     };

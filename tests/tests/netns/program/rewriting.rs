@@ -143,7 +143,7 @@ fn acknowledgement_of_the_routers_own_bytes_is_for_its_own_socket() {
     let sides = program.sides;
     let held = Flow {
         own: own::HELD,
-        held: CLIENT_AT.wrapping_add(UP_SEQ),
+        since_or_held: CLIENT_AT.wrapping_add(UP_SEQ),
         ..down(sides)
     };
     program.insert(&up(sides), &held);
@@ -183,6 +183,9 @@ fn fins_and_resets_close_a_flow_and_a_new_syn_removes_it() {
     assert_eq!(program.flow(&sides.up()).closed, 0);
     let mut last = sides.client_sends();
     last.seq = last.seq.wrapping_add(1);
+    // All but the FIN is acknowledged.
+    program.run(&last.ip());
+    assert_eq!(program.flow(&sides.up()).own, own::FIN);
     last.ack = last.ack.wrapping_add(1);
     program.run(&last.ip());
     assert_eq!(program.flow(&sides.up()).closed, 1);
