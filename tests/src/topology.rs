@@ -118,8 +118,8 @@ impl Topology {
     /// Has a namespace on this subnet reach the VIPs over the router.
     pub fn route_vips(&self, ns: &Namespace, subnet: u8) {
         ns.batch(&format!(
-            "route add {VIP4}/32 via 192.168.{subnet}.1\n\
-             route add {VIP6}/128 via fd00:{subnet}::1\n"
+            "route replace {VIP4}/32 via 192.168.{subnet}.1\n\
+             route replace {VIP6}/128 via fd00:{subnet}::1\n"
         ));
     }
 

@@ -46,4 +46,5 @@ mod storm;
 mod turnover;
 mod versions;
 mod vlan;
+mod vxlan;
 mod wire;
