@@ -237,7 +237,7 @@ fn copies(ns: &Namespace) -> u64 {
     number_after(&shown, "bytes ")
 }
 
-fn number_after(text: &str, word: &str) -> u64 {
+pub(super) fn number_after(text: &str, word: &str) -> u64 {
     let rest = text.split_once(word).map(|(_, rest)| rest);
     let number = rest.and_then(|rest| rest.split_whitespace().next());
     let number = number.and_then(|number| number.parse().ok());

@@ -43,6 +43,7 @@ mod reload;
 mod restart;
 mod service;
 mod storm;
+mod sums;
 mod turnover;
 mod versions;
 mod vlan;

@@ -17,20 +17,20 @@ const BYTES: u64 = 4 << 20;
 
 /// What the tunnel goes over.
 #[derive(Clone, Copy)]
-enum Under {
+pub(super) enum Under {
     Veth,
     Tap,
 }
 
 /// Whether the tunnel's own packets have a checksum.
 #[derive(Clone, Copy)]
-enum Outer {
+pub(super) enum Outer {
     Summed,
     Unsummed,
 }
 
 /// Moves the subnet of a link into a tunnel over that link.
-fn dig(lab: &Lab, leg: Leg, under: Under, outer: Outer) -> Option<Wire> {
+pub(super) fn dig(lab: &Lab, leg: Leg, under: Under, outer: Outer) -> Option<Wire> {
     let wire = match under {
         Under::Veth => None,
         Under::Tap => Some(Wire::lay(&lab.net, leg, Layer::Ether, 1)),
@@ -45,7 +45,7 @@ fn dig(lab: &Lab, leg: Leg, under: Under, outer: Outer) -> Option<Wire> {
         ns.batch(&format!(
             "addr flush dev {device}\n\
              addr add 10.9.{subnet}.{own}/24 dev {device}\n\
-             link add over{subnet} type vxlan id {subnet} dstport 4789 local 10.9.{subnet}.{own} \
+             link add over{subnet} type vxlan id {subnet} dev {device} dstport 4789 local 10.9.{subnet}.{own} \
                  remote 10.9.{subnet}.{other} {checksum}\n\
              addr add 192.168.{subnet}.{own}/24 dev over{subnet}\n\
              addr add fd00:{subnet}::{own}/64 dev over{subnet} nodad\n\
