@@ -16,7 +16,7 @@ use sni_router_tests::wait::{until, until_some};
 #[test]
 fn numbers_make_sense_and_nothing_is_left_when_it_measures_a_moment() {
     let results = Results::of(&[
-        "--systems=forward,sni-router/userspace",
+        "--systems=direct,forward,sni-router/userspace",
         "--loads=down-1,up-1,connect-32,reset-32,exchange-1k",
         "--seconds=0.2",
     ]);
@@ -27,13 +27,15 @@ fn numbers_make_sense_and_nothing_is_left_when_it_measures_a_moment() {
         ("reset-32", "p99_us"),
         ("exchange-1k", "ops_per_s"),
     ] {
-        for system in ["forward", "sni-router"] {
+        for system in ["direct", "forward", "sni-router"] {
             let row = results.valid_row(system, load);
             assert_positive(row, key);
             assert_eq!(row["params"]["tls"], Value::Null, "{row}");
         }
         let ratios = results.row("ratios", load);
-        assert_positive(&ratios["vs_forward"], key);
+        for other in ["vs_direct", "vs_forward"] {
+            assert_positive(&ratios[other], key);
+        }
     }
     // It accepts, reads, connects, writes and closes two sockets, at the least.
     let syscalls = &results.row("sni-router", "connect-32")["syscalls_per_conn"];
@@ -111,7 +113,7 @@ fn every_kind_of_load_works_when_both_ends_speak_tls() {
 #[test]
 fn another_congestion_control_is_used_or_left_out_when_a_load_wants_it() {
     let results = Results::of(&[
-        "--systems=forward,sni-router/userspace",
+        "--systems=direct,forward,sni-router/userspace",
         "--loads=down-1,down-4-bbr",
         "--seconds=0.2",
     ]);
@@ -121,7 +123,7 @@ fn another_congestion_control_is_used_or_left_out_when_a_load_wants_it() {
         let available = fs::read_to_string(available).unwrap();
         assert!(!available.contains("bbr"), "{left_out}, but {available}");
     } else {
-        for system in ["forward", "sni-router"] {
+        for system in ["direct", "forward", "sni-router"] {
             let row = results.valid_row(system, "down-4-bbr");
             assert_eq!(row["params"]["congestion"], "bbr", "{row}");
             assert_positive(row, "gbps");

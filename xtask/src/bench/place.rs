@@ -20,14 +20,15 @@ pub const ENDPOINTS: [&str; 2] = ["198.51.100.11:8443", "198.51.100.12:8443"];
 pub struct Place {
     /// Its namespaces.
     pub lab: Lab,
-    /// The endpoint's process.
+    /// The process of the endpoint that clients talk to.
     pub endpoint: u32,
     /// What it takes to speak TLS, where that is spoken.
     pub tls: Option<PathBuf>,
+    generator: PathBuf,
 }
 
 impl Place {
-    /// Builds it and starts the endpoint, on the last CPU. Its namespaces must have this congestion
+    /// Builds it and starts the endpoint. Its namespaces must have this congestion
     /// control, which they take from the first one.
     pub fn build(
         generator: &Path,
@@ -35,7 +36,7 @@ impl Place {
         is_tls: bool,
         stop: &Arc<AtomicBool>,
     ) -> Result<Self> {
-        let mut lab = Lab::create(Kind::Bench, stop)?;
+        let lab = Lab::create(Kind::Bench, stop)?;
         lab.configure(BACKENDS, &["route add 192.0.2.0/24 via 198.51.100.1"])?;
         // Everyone can bind it, and nobody needs to claim it.
         lab.configure(ROUTER, &[&format!("addr add {VIP}/32 dev lo")])?;
@@ -54,23 +55,40 @@ impl Place {
         if let Some(dir) = &tls {
             output(Command::new(generator).arg("certificate").arg(dir))?;
         }
-        let mut command = lab.command(BACKENDS, generator);
-        command.args(["--cpu", &last_cpu().to_string(), "serve"]);
-        for endpoint in ENDPOINTS {
-            command.args(["--listen", endpoint]);
-        }
-        if let Some(dir) = &tls {
-            command.arg("--tls").arg(dir);
-        }
-        let endpoint = lab.spawn(command.stdout(Stdio::null()))?;
-        let tables = Path::new("/proc").join(endpoint.to_string());
-        lab.wait_until("the endpoint listens", || listeners(&tables) >= 2)?;
-        Ok(Self { lab, endpoint, tls })
+        let mut this = Self {
+            lab,
+            endpoint: 0,
+            tls,
+            generator: generator.to_owned(),
+        };
+        this.serve(BACKENDS, &ENDPOINTS)?;
+        Ok(this)
     }
 
     /// Lets the router's kernel forward packets, for clients that talk to endpoints directly.
     pub fn forward(&self) -> Result<()> {
         set(&self.lab, ROUTER, "net.ipv4.ip_forward", "1")
+    }
+
+    /// Puts an endpoint in the router's place, so that there is one link to it and nothing in between.
+    pub fn serve_directly(&mut self) -> Result<()> {
+        self.serve(ROUTER, &[&format!("{VIP}:443")])
+    }
+
+    /// Starts an endpoint, on the last CPU.
+    fn serve(&mut self, role: &str, addresses: &[&str]) -> Result<()> {
+        let mut command = self.lab.command(role, &self.generator);
+        command.args(["--cpu", &last_cpu().to_string(), "serve"]);
+        for address in addresses {
+            command.args(["--listen", address]);
+        }
+        if let Some(dir) = &self.tls {
+            command.arg("--tls").arg(dir);
+        }
+        self.endpoint = self.lab.spawn(command.stdout(Stdio::null()))?;
+        let process = Path::new("/proc").join(self.endpoint.to_string());
+        let listen = || listeners(&process) >= addresses.len();
+        self.lab.wait_until("the endpoint listens", listen)
     }
 }
 

@@ -161,20 +161,25 @@ impl Rows {
         with.max_by(better).map(|(_, row)| row)
     }
 
-    /// The row of plain forwarding.
-    pub fn forward(&self, load: &Load) -> Option<&Row> {
+    /// The row of a system that there is one of.
+    fn of_system(&self, name: &str, load: &Load) -> Option<&Row> {
         self.of(load)
-            .find(|row| row.system.name == "forward" && row.is_valid())
+            .find(|row| row.system.name == name && row.is_valid())
     }
 
     fn ratios(&self, row: &Row) -> Value {
         let peer = self.best_peer(&row.load);
+        let by = |name| {
+            self.of_system(name, &row.load)
+                .map(|other| divide(row, other))
+        };
         json!({
             "system": "ratios",
             "datapath": row.system.datapath,
             "load": row.load.name,
             "params": row.load.params(),
-            "vs_forward": self.forward(&row.load).map(|other| divide(row, other)),
+            "vs_direct": by("direct"),
+            "vs_forward": by("forward"),
             "best_peer": peer.map(|other| other.system.key()),
             "vs_best_peer": peer.map(|other| divide(row, other)),
         })

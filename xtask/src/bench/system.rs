@@ -29,6 +29,7 @@ pub struct System {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    Direct,
     Forward,
     SniRouter,
     Haproxy { splice: bool },
@@ -38,7 +39,8 @@ enum Kind {
 }
 
 /// Names, datapaths and kinds of all systems, in the order of the table.
-const SYSTEMS: [(&str, &str, Kind); 11] = [
+const SYSTEMS: [(&str, &str, Kind); 12] = [
+    ("direct", "kernel", Kind::Direct),
     ("forward", "kernel", Kind::Forward),
     ("sni-router", "tc", Kind::SniRouter),
     ("sni-router", "sockmap", Kind::SniRouter),
@@ -92,17 +94,17 @@ impl System {
 
     /// Whether it is one that a user could pick instead of ours.
     pub fn is_peer(&self) -> bool {
-        !matches!(self.kind, Kind::Forward | Kind::SniRouter)
+        self.is_router() && self.kind != Kind::SniRouter
     }
 
     /// Whether it has hosts to route by, and a configuration to reload.
     pub fn is_router(&self) -> bool {
-        self.kind != Kind::Forward
+        !matches!(self.kind, Kind::Direct | Kind::Forward)
     }
 
     fn find(name: &'static str, datapath: &'static str, kind: Kind, router: &Path) -> Result<Self> {
         let program = match kind {
-            Kind::Forward => None,
+            Kind::Direct | Kind::Forward => None,
             Kind::SniRouter => Some(Program::here(router)),
             Kind::Haproxy { .. } if name == "haproxy" => {
                 Some(peers::debian("haproxy", "usr/sbin/haproxy")?)
@@ -145,14 +147,18 @@ impl System {
     /// it routes.
     pub fn start(&self, place: &mut Place, site: Site<'_>, open_files: u64) -> Result<Option<u32>> {
         let Some(program) = &self.program else {
-            return place.forward().map(|()| None);
+            match self.kind {
+                Kind::Direct => place.serve_directly()?,
+                _ => place.forward()?,
+            }
+            return Ok(None);
         };
         let config = self.write(place.lab.dir(), site, open_files)?;
         let lab = &mut place.lab;
         let mut command = lab.command(ROUTER, "env");
         command.args(program.words());
         match self.kind {
-            Kind::Forward => {}
+            Kind::Direct | Kind::Forward => {}
             Kind::SniRouter => {
                 command.arg("run").arg("--manifests").arg(&config);
                 command.args(["--datapath", self.datapath, "--workers", "2"]);
@@ -184,7 +190,7 @@ impl System {
         self.write(dir, site, open_files)?;
         let signal = match self.kind {
             // These watch their files.
-            Kind::Forward | Kind::SniRouter | Kind::Envoy => return Ok(()),
+            Kind::Direct | Kind::Forward | Kind::SniRouter | Kind::Envoy => return Ok(()),
             Kind::Haproxy { .. } => Signal::USR2,
             Kind::Nginx | Kind::Sniproxy => Signal::HUP,
         };
@@ -194,7 +200,7 @@ impl System {
 
     fn write(&self, dir: &Path, site: Site<'_>, open_files: u64) -> Result<PathBuf> {
         match self.kind {
-            Kind::Forward => bail!("forwarding has no configuration"),
+            Kind::Direct | Kind::Forward => bail!("{} has no configuration", self.name),
             Kind::SniRouter => config::write_manifests(dir, site),
             Kind::Haproxy { splice } => {
                 // Two descriptors a connection and some to spare, or it refuses to start.
