@@ -8,6 +8,7 @@ mod access_log;
 mod admin;
 mod adversity;
 mod attacks;
+mod bridge;
 mod bulk;
 mod choice;
 mod cli;
