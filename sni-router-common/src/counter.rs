@@ -51,11 +51,14 @@ pub enum Counter {
     VerdictBytesUp = 21,
     /// sk_skb: bytes redirected to clients.
     VerdictBytesDown = 22,
+    /// tc: packets of flows dropped, since they had a congestion mark that their receiver cannot report.
+    /// What is sent again passes.
+    TcMarked = 23,
 }
 
 impl Counter {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::LookupSteered,
         Self::LookupNoSocket,
         Self::LookupAssignFailed,
@@ -79,6 +82,7 @@ impl Counter {
         Self::TcOdd,
         Self::VerdictBytesUp,
         Self::VerdictBytesDown,
+        Self::TcMarked,
     ];
 
     /// The name in logs: the program, then what it counts.
@@ -107,6 +111,7 @@ impl Counter {
             Self::TcOdd => "tc_odd",
             Self::VerdictBytesUp => "verdict_bytes_up",
             Self::VerdictBytesDown => "verdict_bytes_down",
+            Self::TcMarked => "tc_marked",
         }
     }
 

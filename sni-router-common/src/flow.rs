@@ -98,6 +98,8 @@ pub mod option {
     pub const TIMESTAMPS: u8 = 1;
     /// The receiver did not agree to SACK, the sender did: blocks are blanked out.
     pub const NO_SACK: u8 = 2;
+    /// The receiver did not agree to ECN, the sender did: nothing says so any more.
+    pub const NO_ECN: u8 = 4;
 
     /// The scale of the sender's windows, from 0 to 14 (RFC 7323, section 2.3).
     pub const fn scale(bits: i8) -> u8 {

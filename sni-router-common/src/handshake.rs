@@ -66,6 +66,8 @@ pub mod seen {
     pub const RST: u32 = 4;
     /// An option signs the header, which we rewrite: TCP-MD5 (RFC 2385) or TCP-AO (RFC 5925).
     pub const SIGNED: u32 = 8;
+    /// The sender counts congestion marks from its first packet on (Accurate ECN, RFC 9768).
+    pub const COUNTS_MARKS: u32 = 16;
 }
 
 /// The clock of [`Seen::since`], which wraps after 49 days.

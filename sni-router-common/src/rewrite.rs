@@ -6,7 +6,7 @@
 //! caller, since only the kernel knows whether a checksum is complete yet; [`replaced`] tells by
 //! what the kernel has done.
 
-use crate::flow::Flow;
+use crate::flow::{Flow, option};
 
 /// An IPv4 header without options, as words of bytes in network order.
 pub type Ipv4 = [u32; 5];
@@ -25,9 +25,12 @@ pub fn ipv4(header: &mut Ipv4, flow: &Flow) -> u64 {
     let [ttl, protocol, sum0, sum1] = header[2].to_ne_bytes();
     let less = ttl.wrapping_sub(1);
     // The TTL shares its 16 bits with the protocol.
-    let change = addresses
+    let mut change = addresses
         + u64::from(!u16::from_ne_bytes([ttl, protocol]))
         + u64::from(u16::from_ne_bytes([less, protocol]));
+    if flow.options & option::NO_ECN != 0 {
+        change += clear(&mut header[0], ECN_V4);
+    }
     let [sum0, sum1] = apply(u16::from_ne_bytes([sum0, sum1]), change).to_ne_bytes();
     header[2] = u32::from_ne_bytes([less, protocol, sum0, sum1]);
     addresses
@@ -48,10 +51,33 @@ pub fn ipv6(header: &mut Ipv6, flow: &Flow) -> u64 {
         + swap(&mut header[9], flow.dst[3])
 }
 
-/// Rewrites ports, sequence number, acknowledgement and window of a TCP header.
+/// Takes ECN out of an IPv6 header, for a receiver that did not agree to it. The answer is the change of
+/// the header, which no checksum of the packet covers; see [`HOP`].
+#[inline(always)] // as above
+pub fn no_ecn_v6(header: &mut Ipv6) -> u64 {
+    clear(&mut header[0], ECN_V6)
+}
+
+/// Whether an IPv4 header has a congestion mark (CE; RFC 3168, section 5).
+#[inline(always)] // as above
+pub const fn is_marked_v4(header: &Ipv4) -> bool {
+    header[0] & ECN_V4 == ECN_V4
+}
+
+/// The same of an IPv6 header.
+#[inline(always)] // as above
+pub const fn is_marked_v6(header: &Ipv6) -> bool {
+    header[0] & ECN_V6 == ECN_V6
+}
+
+/// Rewrites ports, sequence number, acknowledgement and window of a TCP header, and takes flags of ECN
+/// out where the receiver did not agree to it.
 #[inline(always)] // as above
 pub fn tcp(header: &mut Tcp, flow: &Flow) -> u64 {
     let mut change = swap(&mut header[0], flow.ports) + add(&mut header[1], flow.seq_add);
+    if flow.options & option::NO_ECN != 0 {
+        change += clear(&mut header[3], ECN_TCP);
+    }
     let [offset, flags, w0, w1] = header[3].to_ne_bytes();
     if flags & ACK != 0 {
         change += add(&mut header[2], flow.ack_add);
@@ -138,6 +164,13 @@ pub const fn replaced(before: u16, after: u16, change: u64) -> Replaced {
 /// one that a network card has made of all its bytes does. Not for a hop limit of 0.
 pub const HOP: u32 = !u16::from_ne_bytes([0, 1]) as u32;
 
+/// The last two bits of the second byte: of the type of service.
+const ECN_V4: u32 = u32::from_ne_bytes([0, 3, 0, 0]);
+/// The last two bits of the traffic class, which begins with the second half of the first byte.
+const ECN_V6: u32 = u32::from_ne_bytes([0, 0x30, 0, 0]);
+/// AE, CWR and ECE.
+const ECN_TCP: u32 = u32::from_ne_bytes([1, 0xc0, 0, 0]);
+
 const SYN: u8 = 2;
 pub(crate) const ACK: u8 = 16;
 
@@ -147,6 +180,13 @@ pub(crate) fn swap(word: &mut u32, new: u32) -> u64 {
     let old = *word;
     *word = new;
     u64::from(!old) + u64::from(new)
+}
+
+/// Takes bits out, and answers with the change.
+#[inline(always)] // as above
+fn clear(word: &mut u32, bits: u32) -> u64 {
+    let new = *word & !bits;
+    swap(word, new)
 }
 
 /// Adds to a number in network order, and answers with the change.

@@ -93,6 +93,7 @@ fn verdict_of(fate: Fate) -> i32 {
         Fate::Ours(Spliced::Reopened) => (Counter::TcReopened, TC_ACT_UNSPEC),
         Fate::Ours(Spliced::TtlExceeded(verdict)) => (Counter::TcTtlExceeded, verdict as i32),
         Fate::Ours(Spliced::TooBig(verdict)) => (Counter::TcTooBig, verdict as i32),
+        Fate::Ours(Spliced::Marked) => (Counter::TcMarked, TC_ACT_SHOT),
         Fate::Ours(Spliced::Failed) => (Counter::TcFailed, TC_ACT_SHOT),
         Fate::Unlike(Other::NotOurs) => return TC_ACT_UNSPEC,
         Fate::Unlike(Other::Odd) => (Counter::TcOdd, TC_ACT_SHOT),

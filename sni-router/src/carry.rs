@@ -194,7 +194,8 @@ pub enum Decline {
     Unseen,
     /// There was no port for the connection to the endpoint.
     NoPort,
-    /// The two handshakes did not agree on the same: timestamps on one side only, or signatures.
+    /// The two handshakes did not agree on the same: timestamps on one side only, signatures,
+    /// or counts of congestion marks.
     Options,
     /// One side speaks IPv4 and the other IPv6, whose headers are not of one size.
     MixedFamilies,

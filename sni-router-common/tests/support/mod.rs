@@ -3,7 +3,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sni_router_common::flow::{Addr, Flow, ports, v4};
+use sni_router_common::flow::{Addr, Flow, option, ports, v4};
 use sni_router_common::options::{MAX_OPTIONS, Options};
 use sni_router_common::rewrite::{self, Ipv4, Ipv6, Tcp};
 use zerocopy::{FromBytes, IntoBytes};
@@ -47,6 +47,13 @@ impl Packet {
         self.tcp[16..18].copy_from_slice(&value.to_be_bytes());
     }
 
+    /// Makes it one without ECN, whose checksums are wrong.
+    pub fn clear_ecn(&mut self) {
+        self.ip[1] &= if self.is_v6() { 0xcf } else { 0xfc };
+        self.tcp[12] &= 0xfe;
+        self.tcp[13] &= 0x3f;
+    }
+
     fn covered(&self) -> Vec<u8> {
         let addresses = if self.is_v6() { 8..40 } else { 12..20 };
         let len = self.tcp.len() as u32;
@@ -59,6 +66,9 @@ impl Packet {
         let mut change = if self.is_v6() {
             let mut ip = Ipv6::read_from_bytes(&self.ip).expect("40 bytes");
             let change = rewrite::ipv6(&mut ip, flow);
+            if flow.options & option::NO_ECN != 0 {
+                rewrite::no_ecn_v6(&mut ip);
+            }
             self.ip = ip.as_bytes().to_vec();
             change
         } else {
@@ -160,7 +170,7 @@ pub fn flow() -> impl Strategy<Value = Flow> {
         any::<[u16; 2]>(),
         any::<[u32; 4]>(),
         -14..=14_i8,
-        0..4_u8,
+        0..8_u8,
         any::<[u32; 2]>(),
     );
     parts.prop_map(

@@ -7,7 +7,7 @@ use sni_router_common::handshake::{Seen, Slot, Tag, WAYS, millis, seen, word};
 use sni_router_common::options::Facts;
 
 use super::intact::is_intact;
-use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_HEADER, load_options};
+use super::packet::{ACK, CWR, FIN, Packet, RST, SYN, TCP_HEADER, load_options};
 use crate::maps::SEEN;
 
 /// Takes notes of a packet that goes to the local stack.
@@ -190,6 +190,9 @@ fn flags(facts: &Facts, packet: &Packet) -> u32 {
     if facts.is_signed {
         flags |= seen::SIGNED;
     }
+    if counts_marks(packet) {
+        flags |= seen::COUNTS_MARKS;
+    }
     if packet.flags & FIN != 0 {
         flags |= seen::FIN;
     }
@@ -197,6 +200,16 @@ fn flags(facts: &Facts, packet: &Packet) -> u32 {
         flags |= seen::RST;
     }
     flags
+}
+
+/// Whether a packet is of a connection with Accurate ECN (RFC 9768): by the answer to a SYN (section
+/// 3.1.2), or by a counter of marks that begins with 5 (section 3.2.1), of which AE is the highest bit. A
+/// SYN only asks for it.
+fn counts_marks(packet: &Packet) -> bool {
+    match packet.flags & (SYN | ACK) {
+        SYN => false,
+        flags => packet.has_ae || (flags & SYN != 0 && packet.flags & CWR != 0),
+    }
 }
 
 fn ifindex(ctx: &TcContext) -> u32 {

@@ -25,6 +25,8 @@ pub struct Packet {
     pub ack: u32,
     /// FIN, SYN, RST, PSH, ACK … as in the header's 14th byte.
     pub flags: u8,
+    /// The flag before them, AE.
+    pub has_ae: bool,
     /// TTL or hop limit.
     pub ttl: u8,
     /// The window's field.
@@ -44,6 +46,7 @@ pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
+pub const CWR: u8 = 128;
 
 /// The headers of a whole TCP packet; `None` for anything else. IPv4 options, IPv6 extension
 /// headers and fragments are something else: nobody sends them on a TCP connection, and a
@@ -158,6 +161,7 @@ fn tcp(
         seq: u32::from_be(tcp[1]),
         ack: u32::from_be(tcp[2]),
         flags,
+        has_ae: offset & 1 != 0,
         ttl,
         window: u16::from_be_bytes([w0, w1]),
         sum: u16::from_ne_bytes([sum0, sum1]),

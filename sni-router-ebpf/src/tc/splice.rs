@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_l4_csum_replace};
 use aya_ebpf::programs::TcContext;
 use sni_router_common::counter::Counter;
-use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, own, peer, tick};
+use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer, tick};
 use sni_router_common::icmp::Cause;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Replaced, Tcp, fold32};
 
@@ -27,6 +27,8 @@ pub enum Spliced {
     TtlExceeded(i64),
     /// It does not fit into the interface it must leave by; as above.
     TooBig(i64),
+    /// It has a congestion mark that its receiver cannot report.
+    Marked,
     /// The kernel would not let us change it.
     Failed,
 }
@@ -56,8 +58,13 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     if !fits(ctx, packet, flow) {
         return Spliced::TooBig(packet.answer(ctx, Cause::TooBig(flow.mtu)));
     }
+    let is_lost = is_lost(ctx, packet, flow);
     if is_believed {
         note(packet, flow);
+    }
+    if is_lost {
+        // As if it was lost on the next link, where it would have been noted, too.
+        return Spliced::Marked;
     }
     if untag(ctx).is_none() || rewrite(ctx, packet, flow).is_none() {
         return Spliced::Failed;
@@ -93,6 +100,33 @@ fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
         return false;
     }
     packet.flags & (FIN | RST) == 0 && packet.payload == 0
+}
+
+/// Whether a packet has to be dropped, since a router has marked it instead of dropping it, and its receiver
+/// did not agree to that, and so tells nobody (RFC 6040, section 4.2).
+///
+/// Only the first time that its bytes come: a path that marks everything lets something through.
+#[inline(always)] // as above
+fn is_lost(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
+    let end = packet.seq.wrapping_add(packet.payload);
+    flow.options & option::NO_ECN != 0
+        && packet.payload != 0
+        && before(flow.end as u32, end)
+        && is_marked(ctx, packet)
+}
+
+#[inline(always)] // as above
+#[allow(unsafe_code, reason = "packet pointers are raw")]
+fn is_marked(ctx: &TcContext, packet: &Packet) -> bool {
+    if packet.is_v6() {
+        let header = reach::<Ipv6>(ctx, packet.network);
+        // SAFETY: `reach` has checked that the bytes are there; here and below.
+        header.is_some_and(|header| rewrite::is_marked_v6(unsafe { &*header }))
+    } else {
+        let header = reach::<Ipv4>(ctx, packet.network);
+        // SAFETY: as above.
+        header.is_some_and(|header| rewrite::is_marked_v4(unsafe { &*header }))
+    }
 }
 
 /// Whether every packet this one becomes on the wire fits.
@@ -284,8 +318,12 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     let addresses = if packet.is_v6() {
         let header: *mut Ipv6 = reach(ctx, packet.network)?;
         // SAFETY: `reach` has checked that the bytes are there; here and below.
-        let addresses = rewrite::ipv6(unsafe { &mut *header }, flow);
+        let header = unsafe { &mut *header };
+        let addresses = rewrite::ipv6(header, flow);
         uncount(ctx, HOP);
+        if flow.options & option::NO_ECN != 0 {
+            uncount(ctx, fold32(rewrite::no_ecn_v6(header)));
+        }
         addresses
     } else {
         let header: *mut Ipv4 = reach(ctx, packet.network)?;

@@ -68,6 +68,11 @@ impl TcpState {
         self.options & 2 != 0
     }
 
+    /// Whether the two sides agreed on ECN.
+    pub fn has_ecn(&self) -> bool {
+        self.options & 8 != 0
+    }
+
     /// By how many bits the peer's window fields are to be shifted.
     pub fn peer_scale(&self) -> i8 {
         (self.scales & 15) as i8

@@ -20,6 +20,7 @@ mod dashboard;
 mod deployment;
 mod differential;
 mod doctor;
+mod ecn;
 mod endings;
 mod endpoints;
 mod foreign;

@@ -121,7 +121,17 @@ pub(super) fn learn(
     } else {
         0
     };
-    let blank = |blank| if blank { option::NO_SACK } else { 0 };
+    // Of what only the sender has agreed to, the receiver gets nothing.
+    let without = |sender: &TcpState, receiver: &TcpState| {
+        let mut without = 0;
+        if sender.has_sack() && !receiver.has_sack() {
+            without |= option::NO_SACK;
+        }
+        if sender.has_ecn() && !receiver.has_ecn() {
+            without |= option::NO_ECN;
+        }
+        without
+    };
     let up = Flow {
         src: source.src,
         dst: source.dst,
@@ -140,7 +150,7 @@ pub(super) fn learn(
         since_or_held: now,
         mtu: mtu(&e),
         shift: c.peer_scale() - e.own_scale(),
-        options: options | blank(c.has_sack() && !e.has_sack()) | option::scale(c.peer_scale()),
+        options: options | without(c, &e) | option::scale(c.peer_scale()),
         own: 0,
         peer: 0,
         closed: 0,
@@ -164,7 +174,7 @@ pub(super) fn learn(
         since_or_held: e_up.wrapping_add(received),
         mtu: mtu(c),
         shift: e.peer_scale() - c.own_scale(),
-        options: options | blank(e.has_sack() && !c.has_sack()) | option::scale(e.peer_scale()),
+        options: options | without(&e, c) | option::scale(e.peer_scale()),
         own: own::HELD,
         peer: 0,
         closed: 0,
@@ -178,11 +188,19 @@ fn agreed(c: &TcpState, e: &TcpState, c_seen: &Seen, e_seen: &Seen) -> Result<bo
     let (Some(c_has), Some(e_has)) = (c.timestamps(), e.timestamps()) else {
         return Err(Decline::Options);
     };
-    let is_signed = (c_seen.flags | e_seen.flags) & seen::SIGNED != 0;
+    let flags = c_seen.flags | e_seen.flags;
+    let is_signed = flags & seen::SIGNED != 0;
+    // The counts of the two connections differ by what has come before.
+    let counts_marks = flags & seen::COUNTS_MARKS != 0;
     // What a packet has shown must be what the kernel says, or somebody in between takes options
     // away.
     let shown = |seen: &Seen| seen.flags & seen::TIMESTAMPS != 0;
-    if c_has != e_has || shown(c_seen) != c_has || shown(e_seen) != e_has || is_signed {
+    if c_has != e_has
+        || shown(c_seen) != c_has
+        || shown(e_seen) != e_has
+        || is_signed
+        || counts_marks
+    {
         return Err(Decline::Options);
     }
     Ok(c_has)

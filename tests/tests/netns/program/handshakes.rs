@@ -5,6 +5,7 @@ use sni_router_common::handshake::{Seen, Slot, Tag, WAYS, seen};
 use sni_router_tests::packet::{ACK, FIN, SYN};
 use sni_router_tests::topology::Family;
 
+use super::ecn::with_ae;
 use super::*;
 
 const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
@@ -171,3 +172,46 @@ fn oldest_of_a_set_makes_room() {
         assert_eq!(there, expected, "after {}", count + 1);
     }
 }
+
+/// By RFC 9768: who answers a SYN with CWR or AE counts marks, and so does whose counter is there. A SYN
+/// only asks for it.
+#[rstest]
+fn who_counts_marks_is_known_by_its_answer_and_its_counter(
+    #[values(SYN, SYN | ACK, ACK)] flags: u8,
+    #[values(0, ECE, CWR, ECE | CWR)] marks: u8,
+) {
+    let memory = Memory::with_secret(Family::V4);
+    let syn = memory.syn(40_000);
+    memory.pass(&syn);
+    memory.pass(&Segment {
+        seq: syn.seq.wrapping_add(u32::from(flags & SYN == 0)),
+        flags: flags | marks,
+        ..syn.clone()
+    });
+    let seen = memory.seen(&syn).expect("it is remembered");
+    let is_answer = flags == SYN | ACK && marks & CWR != 0;
+    assert_eq!(seen.flags & seen::COUNTS_MARKS != 0, is_answer, "{seen:?}");
+}
+
+#[test]
+fn counter_of_marks_is_known_by_its_highest_bit() {
+    let memory = Memory::with_secret(Family::V4);
+    let syn = memory.syn(40_000);
+    let pass = |packet: Vec<u8>| memory.program.run(&packet).assert_passed(&packet, None);
+    pass(with_ae(syn.ip()));
+    let counts = || memory.seen(&syn).expect("it is remembered").flags & seen::COUNTS_MARKS;
+    assert_eq!(counts(), 0, "it only asks");
+    let next = Segment {
+        seq: ISN + 1,
+        flags: ACK,
+        ..syn.clone()
+    };
+    pass(with_ae(next.ip()));
+    assert_eq!(counts(), seen::COUNTS_MARKS);
+    // Of what comes later, three marks.
+    pass(next.ip());
+    assert_eq!(counts(), seen::COUNTS_MARKS);
+}
+
+const ECE: u8 = 64;
+const CWR: u8 = 128;

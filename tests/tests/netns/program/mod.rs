@@ -4,6 +4,7 @@
 mod answers;
 mod bytes;
 mod damaged;
+mod ecn;
 mod errors;
 mod handshakes;
 mod malformed;

@@ -1,0 +1,126 @@
+//! Explicit Congestion Notification is agreed upon by each of the two connections on its own: Apple's
+//! clients ask for it, this host's sockets do so only where the administrator wants it.
+
+use rstest::rstest;
+use sni_router_tests::netns::Namespace;
+use sni_router_tests::rig::Lab;
+use sni_router_tests::topology::Family;
+use sni_router_tests::ways::{Way, Ways};
+
+use crate::foreign::number_after;
+use crate::wire::{check, there_and_back};
+
+const BYTES: u64 = 4 << 20;
+
+/// Counts packets that come in and say that their sender knows of marks.
+const COUNTERS: &str = "
+    table inet marks {
+        counter capable { }
+        counter marked { }
+        chain input {
+            type filter hook prerouting priority raw;
+            iifname eth0 ip ecn != not-ect counter name capable
+            iifname eth0 ip6 ecn != not-ect counter name capable
+            iifname eth0 ip ecn ce counter name marked
+            iifname eth0 ip6 ecn ce counter name marked
+        }
+    }";
+
+/// Marks every hundredth of the packets that leave and may be marked, as a router with a queue would.
+const MARKS: &str = "
+    table inet congestion {
+        chain output {
+            type filter hook postrouting priority mangle;
+            oifname eth0 ip ecn ect0 numgen inc mod 100 0 ip ecn set ce
+            oifname eth0 ip6 ecn ect0 numgen inc mod 100 0 ip6 ecn set ce
+        }
+    }";
+
+/// What a namespace's sockets do (net.ipv4.tcp_ecn).
+const NEVER: &str = "0";
+const ASKS: &str = "1";
+const ANSWERS: &str = "2";
+
+struct Marked {
+    ways: Ways,
+}
+
+impl Marked {
+    fn start(client: &str, router: &str) -> Self {
+        let lab = Lab::new(1);
+        let (there, here) = (&lab.net.client, &lab.net.router);
+        for (ns, setting) in [
+            (there, client),
+            (here, router),
+            (&lab.net.backends[0], ANSWERS),
+        ] {
+            ns.sysctl("ipv4/tcp_ecn", setting);
+        }
+        for ns in [there, &lab.net.backends[0]] {
+            ns.output("nft", &[COUNTERS]);
+        }
+        Self {
+            ways: Ways::start(lab),
+        }
+    }
+
+    /// There and back, by `tc`.
+    fn transfer(&self) {
+        for family in Family::ALL {
+            let pair = self.ways.open(Way::Routed, family);
+            there_and_back(&pair, BYTES);
+            check(&self.ways, &pair, BYTES);
+        }
+    }
+
+    /// What client and endpoint have counted.
+    fn counted(&self, counter: &str) -> [u64; 2] {
+        let net = &self.ways.lab.net;
+        [&net.client, &net.backends[0]].map(|ns| packets(ns, counter))
+    }
+
+    fn dropped(&self) -> u64 {
+        let status = self.ways.router.status();
+        status["kernel"]["tc_marked"].as_u64().expect("a count")
+    }
+}
+
+fn packets(ns: &Namespace, counter: &str) -> u64 {
+    let shown = ns.output("nft", &["list", "counter", "inet", "marks", counter]);
+    number_after(&shown, "packets ")
+}
+
+#[rstest]
+#[case::nobody(NEVER, ANSWERS, false)]
+#[case::client_only(ASKS, ANSWERS, false)]
+#[case::endpoint_only(NEVER, ASKS, false)]
+#[case::both(ASKS, ASKS, true)]
+fn receivers_hear_of_what_they_agreed_to(
+    #[case] client: &str,
+    #[case] router: &str,
+    #[case] is_agreed: bool,
+) {
+    let marked = Marked::start(client, router);
+    marked.transfer();
+    let [at_client, at_endpoint] = marked.counted("capable");
+    // Of the endpoint's connection, the hello is this host's.
+    let at_endpoint = match (client, router) {
+        (NEVER, ASKS) => 0,
+        _ => at_endpoint,
+    };
+    assert_eq!([at_client > 0, at_endpoint > 0], [is_agreed; 2]);
+    assert_eq!(marked.dropped(), 0);
+}
+
+#[rstest]
+#[case::client_only(ANSWERS)]
+#[case::both(ASKS)]
+fn mark_reaches_who_can_report_it_and_is_a_loss_for_who_cannot(#[case] router: &str) {
+    let marked = Marked::start(ASKS, router);
+    marked.ways.lab.net.client.output("nft", &[MARKS]);
+    marked.transfer();
+    let [_, at_endpoint] = marked.counted("marked");
+    let is_agreed = router == ASKS;
+    assert_eq!(at_endpoint > 0, is_agreed, "{at_endpoint}");
+    assert_eq!(marked.dropped() > 0, !is_agreed);
+}
