@@ -113,7 +113,7 @@ fn every_kind_of_load_works_when_both_ends_speak_tls() {
 #[test]
 fn another_congestion_control_is_used_or_left_out_when_a_load_wants_it() {
     let results = Results::of(&[
-        "--systems=direct,forward,sni-router/userspace",
+        "--systems=forward,sni-router/userspace",
         "--loads=down-1,down-4-bbr",
         "--seconds=0.2",
     ]);
@@ -123,7 +123,7 @@ fn another_congestion_control_is_used_or_left_out_when_a_load_wants_it() {
         let available = fs::read_to_string(available).unwrap();
         assert!(!available.contains("bbr"), "{left_out}, but {available}");
     } else {
-        for system in ["direct", "forward", "sni-router"] {
+        for system in ["forward", "sni-router"] {
             let row = results.valid_row(system, "down-4-bbr");
             assert_eq!(row["params"]["congestion"], "bbr", "{row}");
             assert_positive(row, "gbps");
