@@ -6,6 +6,7 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::counter::Counter;
 use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer, tick};
 use sni_router_common::icmp::Cause;
+use sni_router_common::options::MAX_OPTIONS;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Replaced, Tcp, fold32};
 
 use super::intact::is_intact;
@@ -164,7 +165,8 @@ fn note(packet: &Packet, flow: &mut Flow) {
     if !is_next && !is_acceptable(packet, flow, end) {
         return;
     }
-    if ahead > 0 && end != packet.seq {
+    // Nothing comes after a FIN.
+    if ahead > 0 && end != packet.seq && flow.own & own::FIN == 0 {
         flow.end += ahead as u64;
         // The same as `Flow::bytes` comes to: a FIN has a number, and is no byte.
         let is_first_fin = has_fin && flow.own & own::FIN == 0;
@@ -184,10 +186,9 @@ fn note(packet: &Packet, flow: &mut Flow) {
             flow.edge = edge;
         }
     }
-    // Nothing comes after a FIN.
-    let fin = has_fin && end == flow.end as u32;
-    if fin && flow.own & own::FIN == 0 {
-        note_fin(flow);
+    let beyond = (flow.end as u32).wrapping_sub(end);
+    if has_fin && flow.own & own::FIN == 0 && beyond <= MAX_OPTIONS as u32 {
+        note_fin(flow, beyond);
     }
     if awaits_ack_of_fin(flow) && packet.flags & ACK != 0 {
         note_ack_of_fin(packet, flow);
@@ -200,9 +201,11 @@ const fn awaits_ack_of_fin(flow: &Flow) -> bool {
     flow.peer & peer::FIN != 0 && flow.own & own::ACKED_FIN == 0
 }
 
-/// A FIN is where a stream ends, which the entry has by now.
+/// A FIN is where a stream ends, also where that was believed to be `beyond`: a FIN was summed up, which
+/// other packets are not, and a damaged one that says that its header is short seems to carry more.
 #[inline(never)] // rare, and has a stack frame of its own
-fn note_fin(flow: &mut Flow) {
+fn note_fin(flow: &mut Flow, beyond: u32) {
+    flow.end -= u64::from(beyond);
     flow.own |= own::FIN;
     if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
         // SAFETY: as in `splice`.

@@ -123,3 +123,44 @@ fn damaged_acknowledgement_does_not_end_the_hold(#[case] family: Family) {
     program.run(&sent.ip());
     assert_eq!(program.flow(&sides.down()).own, 0);
 }
+
+/// An acknowledgement whose header has become shorter on the way: its last option looks like payload.
+#[test]
+fn stream_ends_where_its_fin_says_whatever_a_damaged_packet_has_said() {
+    let program = Program::load(Family::V4);
+    let sides = program.sides;
+    let end = || program.flow(&sides.up()).end - u64::from(CLIENT_AT);
+    let shortened = |segment: &Segment| {
+        let with_options = Segment {
+            options: vec![1; 12],
+            ..segment.clone()
+        };
+        let mut packet = with_options.ip();
+        packet[IPV4_HEADER + 12] -= 0x10;
+        packet
+    };
+    let mut sent = sides.client_sends();
+    assert_eq!(program.run(&shortened(&sent)).verdict, REDIRECT);
+    assert_eq!(end(), 4);
+    let fin = Segment {
+        flags: FIN | ACK,
+        ..sent.clone()
+    };
+    program.run(&fin.ip());
+    assert_eq!((end(), program.flow(&sides.up()).own), (1, own::FIN));
+    sent.seq = sent.seq.wrapping_add(1);
+    assert_eq!(program.run(&shortened(&sent)).verdict, REDIRECT);
+    assert_eq!(end(), 1, "nothing comes after a FIN");
+
+    let mut back = Segment {
+        flags: FIN | ACK,
+        ..sides.endpoint_sends()
+    };
+    back.ack = back.ack.wrapping_add(1);
+    program.run(&back.ip());
+    sent.ack = sent.ack.wrapping_add(1);
+    program.run(&sent.ip());
+    assert_eq!(program.flow(&sides.up()).closed, End::Finished as u8);
+}
+
+const IPV4_HEADER: usize = 20;
