@@ -79,7 +79,8 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
 /// Whether a packet says more than that its stream goes on where it was: then it must not be
 /// believed if it was damaged.
 ///
-/// What is left out repairs itself: acknowledgements that are too high are caught up with.
+/// What is left out repairs itself: acknowledgements that are too high are caught up with, and a stream
+/// that seems longer than it is ends where its FIN says.
 #[inline(always)] // as above
 fn is_telling(packet: &Packet, flow: &Flow) -> bool {
     let ahead = packet.seq.wrapping_sub(flow.end as u32) as i32;
