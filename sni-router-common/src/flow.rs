@@ -2,7 +2,8 @@
 //!
 //! A connection that was handed over is two [`Flow`]s, one for each direction, keyed by what
 //! [`snir_tc`](crate::names::PROG_TC_ETHER) finds in a packet that comes in. Everything a packet
-//! needs is in its own direction's entry; the other one is looked up only for FIN and RST.
+//! needs is in its own direction's entry; the other one is looked up for FIN and RST, and for packets that
+//! are not the next of their stream.
 //!
 //! Sequence numbers, acknowledgements and timestamps are in host order. Those of a direction's
 //! sender, before anything is added, are "as sent"; they wrap and are compared as in RFC 9293,
@@ -98,7 +99,7 @@ pub mod option {
     pub const TIMESTAMPS: u8 = 1;
     /// The receiver did not agree to SACK, the sender did: blocks are blanked out.
     pub const NO_SACK: u8 = 2;
-    /// The receiver did not agree to ECN, the sender did: nothing says so any more.
+    /// The receiver did not agree to ECN, the sender did: it is taken out, and what is marked is dropped.
     pub const NO_ECN: u8 = 4;
 
     /// The scale of the sender's windows, from 0 to 14 (RFC 7323, section 2.3).

@@ -17,8 +17,9 @@ pub type Tcp = [u32; 5];
 /// The values of a timestamps option: TSval and TSecr.
 pub type Timestamps = [u32; 2];
 
-/// Rewrites addresses and TTL of an IPv4 header, its checksum included. The answer is the change of
-/// the addresses, which is that of the TCP checksum's pseudo-header.
+/// Rewrites addresses and TTL of an IPv4 header, its checksum included, and takes ECN out where the
+/// receiver did not agree to it. The answer is the change of the addresses, which is that of the TCP
+/// checksum's pseudo-header.
 #[inline(always)] // part of a program's one fast path
 pub fn ipv4(header: &mut Ipv4, flow: &Flow) -> u64 {
     let addresses = swap(&mut header[3], flow.src[3]) + swap(&mut header[4], flow.dst[3]);
@@ -36,7 +37,8 @@ pub fn ipv4(header: &mut Ipv4, flow: &Flow) -> u64 {
     addresses
 }
 
-/// Rewrites addresses and hop limit of an IPv6 header. The answer is the change of the addresses.
+/// Rewrites addresses and hop limit of an IPv6 header; see [`no_ecn_v6`] for the rest. The answer is the
+/// change of the addresses.
 #[inline(always)] // as above
 pub fn ipv6(header: &mut Ipv6, flow: &Flow) -> u64 {
     let [length0, length1, next, hops] = header[1].to_ne_bytes();

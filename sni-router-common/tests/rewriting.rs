@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use sni_router_common::flow::{Flow, option};
 use sni_router_common::options::{Facts, MAX_OPTIONS, Options};
 use sni_router_common::rewrite::{
-    Replaced, Timestamps, apply, edges, fold32, replaced, timestamps, window,
+    Replaced, Timestamps, apply, edges, fold32, is_marked_v6, no_ecn_v6, replaced, timestamps,
+    window,
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
@@ -131,6 +132,17 @@ fn what_follows_a_damaged_sack_option_is_read_all_the_same() {
 }
 
 proptest! {
+    #[test]
+    fn change_of_what_no_checksum_covers_is_that_of_the_bytes(header: [u32; 10]) {
+        let mut without = header;
+        let change = no_ecn_v6(&mut without);
+        let was = u64::from(sum(header.as_bytes()).to_be());
+        let is = u64::from(sum(without.as_bytes()).to_be());
+        prop_assert_eq!(u64::from(fold32(change + was)) % 0xffff, is % 0xffff);
+        prop_assert_eq!(without.as_bytes()[1] & 0x30, 0);
+        prop_assert!(!is_marked_v6(&without));
+    }
+
     #[test]
     fn there_and_back_is_the_identity(packet in packet(), flow in faithful()) {
         let mut rewritten = packet.clone();

@@ -204,7 +204,8 @@ fn flags(facts: &Facts, packet: &Packet) -> u32 {
 
 /// Whether a packet is of a connection with Accurate ECN (RFC 9768): by the answer to a SYN (section
 /// 3.1.2), or by a counter of marks that begins with 5 (section 3.2.1), of which AE is the highest bit. A
-/// SYN only asks for it.
+/// SYN only asks for it. A client's first acknowledgement has no counter yet: one that carries the hello
+/// does not show it.
 fn counts_marks(packet: &Packet) -> bool {
     match packet.flags & (SYN | ACK) {
         SYN => false,

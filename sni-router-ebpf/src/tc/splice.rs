@@ -6,7 +6,6 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::counter::Counter;
 use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer, tick};
 use sni_router_common::icmp::Cause;
-use sni_router_common::options::MAX_OPTIONS;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Replaced, Tcp, fold32};
 
 use super::intact::is_intact;
@@ -59,11 +58,11 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     if !fits(ctx, packet, flow) {
         return Spliced::TooBig(packet.answer(ctx, Cause::TooBig(flow.mtu)));
     }
-    let is_lost = is_lost(ctx, packet, flow);
+    let must_drop = must_drop(ctx, packet, flow);
     if is_believed {
         note(packet, flow);
     }
-    if is_lost {
+    if must_drop {
         // As if it was lost on the next link, where it would have been noted, too.
         return Spliced::Marked;
     }
@@ -87,6 +86,7 @@ fn is_telling(packet: &Packet, flow: &Flow) -> bool {
     packet.flags & (SYN | FIN | RST) != 0
         || ahead > 0
         || flow.own & own::HELD != 0
+        || (flow.own & own::FIN != 0 && packet.payload != 0)
         || awaits_ack_of_fin(flow)
 }
 
@@ -105,11 +105,11 @@ fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
 }
 
 /// Whether a packet has to be dropped, since a router has marked it instead of dropping it, and its receiver
-/// did not agree to that, and so tells nobody (RFC 6040, section 4.2).
+/// did not agree to that, and so tells nobody: as at the end of a tunnel (RFC 6040, section 4.2).
 ///
 /// Only the first time that its bytes come: a path that marks everything lets something through.
 #[inline(always)] // as above
-fn is_lost(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
+fn must_drop(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
     let end = packet.seq.wrapping_add(packet.payload);
     flow.options & option::NO_ECN != 0
         && packet.payload != 0
@@ -166,12 +166,13 @@ fn note(packet: &Packet, flow: &mut Flow) {
     if !is_next && !is_acceptable(packet, flow, end) {
         return;
     }
-    // Nothing comes after a FIN.
-    if ahead > 0 && end != packet.seq && flow.own & own::FIN == 0 {
+    if ahead > 0 && end != packet.seq {
+        if flow.own & own::FIN != 0 {
+            forget_fin(flow);
+        }
         flow.end += ahead as u64;
         // The same as `Flow::bytes` comes to: a FIN has a number, and is no byte.
-        let is_first_fin = has_fin && flow.own & own::FIN == 0;
-        let bytes = ahead as u64 - u64::from(is_first_fin);
+        let bytes = ahead as u64 - u64::from(has_fin);
         if flow.up == 1 {
             count::add(Counter::TcBytesUp, bytes);
         } else {
@@ -187,9 +188,8 @@ fn note(packet: &Packet, flow: &mut Flow) {
             flow.edge = edge;
         }
     }
-    let beyond = (flow.end as u32).wrapping_sub(end);
-    if has_fin && flow.own & own::FIN == 0 && beyond <= MAX_OPTIONS as u32 {
-        note_fin(flow, beyond);
+    if has_fin && (flow.own & own::FIN == 0 || end != flow.end as u32) {
+        note_fin(flow, end);
     }
     if awaits_ack_of_fin(flow) && packet.flags & ACK != 0 {
         note_ack_of_fin(packet, flow);
@@ -202,17 +202,31 @@ const fn awaits_ack_of_fin(flow: &Flow) -> bool {
     flow.peer & peer::FIN != 0 && flow.own & own::ACKED_FIN == 0
 }
 
-/// A FIN is where a stream ends, also where that was believed to be `beyond`: a FIN was summed up, which
-/// other packets are not, and a damaged one that says that its header is short seems to carry more.
+/// A FIN is where a stream ends, whatever was believed before: it was summed up, which other packets are
+/// not, and a damaged one that says that its header is short seems to carry more.
 #[inline(never)] // rare, and has a stack frame of its own
-fn note_fin(flow: &mut Flow, beyond: u32) {
-    flow.end -= u64::from(beyond);
+fn note_fin(flow: &mut Flow, end: u32) {
+    let ahead = end.wrapping_sub(flow.end as u32) as i32;
+    flow.end = flow.end.wrapping_add_signed(ahead.into());
     flow.own |= own::FIN;
+    tell_peer(flow, peer::FIN);
+}
+
+/// A stream that goes on has not ended: its receiver has refused the FIN, which may be somebody else's.
+#[inline(never)] // as above
+fn forget_fin(flow: &mut Flow) {
+    flow.own &= !own::FIN;
+    tell_peer(flow, 0);
+}
+
+/// Tells the other direction of this one's FIN, whose position is in the entry by now.
+#[inline(always)] // as above
+fn tell_peer(flow: &Flow, fin: u8) {
     if let Some(back) = FLOWS.get_ptr_mut(FlowKey::answers(flow)) {
         // SAFETY: as in `splice`.
         #[allow(unsafe_code, reason = "map values are raw pointers")]
         unsafe {
-            (*back).peer = peer::FIN;
+            (*back).peer = fin;
         }
     }
 }
@@ -231,7 +245,8 @@ fn note_ack_of_fin(packet: &Packet, flow: &mut Flow) {
         return;
     }
     flow.own |= own::ACKED_FIN;
-    if back.own & own::ACKED_FIN != 0 {
+    // What was acknowledged may have been a FIN that does not count any more.
+    if flow.own & own::FIN != 0 && back.own & own::ACKED_FIN != 0 {
         close(flow, back, End::Finished);
     }
 }

@@ -91,7 +91,7 @@ impl<'a> Bench<'a> {
         Ok(outcome)
     }
 
-    /// Whether it has a process: forwarding has none.
+    /// Whether it has a process: where there is no router, there is none.
     pub fn has_process(&self) -> bool {
         self.first_process.is_some()
     }

@@ -33,7 +33,7 @@ impl Occupied {
             sockets: machine::socket_memory()?,
             ..Self::default()
         };
-        // Forwarding has no process.
+        // Without a router there is no process.
         if !bench.has_process() {
             return Ok(occupied);
         }

@@ -282,12 +282,12 @@ impl Load {
             return system.name == OURS;
         }
         let is_compared = COMPARED.contains(&system.name) || self.congestion.is_none();
-        is_compared && (system.is_router() || self.is_for_forwarding())
+        is_compared && (system.is_router() || self.is_without_router())
     }
 
-    /// Whether it says something of a kernel that only forwards: it has no hosts, no configuration
-    /// and no connections of its own.
-    fn is_for_forwarding(&self) -> bool {
+    /// Whether it says something where there is no router: nobody has hosts, a configuration or
+    /// connections of its own.
+    fn is_without_router(&self) -> bool {
         self.work != Work::Idle && self.setting == Setting::Used && self.hosts <= 10
     }
 }

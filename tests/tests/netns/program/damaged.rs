@@ -150,7 +150,7 @@ fn stream_ends_where_its_fin_says_whatever_a_damaged_packet_has_said() {
     assert_eq!((end(), program.flow(&sides.up()).own), (1, own::FIN));
     sent.seq = sent.seq.wrapping_add(1);
     assert_eq!(program.run(&shortened(&sent)).verdict, REDIRECT);
-    assert_eq!(end(), 1, "nothing comes after a FIN");
+    assert_eq!(end(), 1, "what seems to come after a FIN is summed up");
 
     let mut back = Segment {
         flags: FIN | ACK,

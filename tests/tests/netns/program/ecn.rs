@@ -5,7 +5,7 @@ use sni_router_tests::packet::{ACK, seal};
 
 use super::*;
 
-/// The program, of whose flow only the senders agreed to ECN.
+/// The program, of whose flow only the sender agreed to ECN, whichever that is.
 fn without_ecn(family: Family) -> Program {
     let mut program = Program::load(family);
     let sides = program.sides;

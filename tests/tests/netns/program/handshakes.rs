@@ -211,7 +211,7 @@ fn counter_of_marks_is_known_by_its_highest_bit() {
     };
     pass(with_ae(next.ip()));
     assert_eq!(counts(), seen::COUNTS_MARKS);
-    // Of what comes later, three marks.
+    // Three marks later it has wrapped to 0.
     pass(next.ip());
     assert_eq!(counts(), seen::COUNTS_MARKS);
 }

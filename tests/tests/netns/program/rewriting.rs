@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use sni_router_common::counter::Counter;
-use sni_router_common::flow::{option, own};
+use sni_router_common::flow::{option, own, peer};
 use sni_router_tests::packet::{ACK, FIN, RST, SYN, Segment};
 use sni_router_tests::topology::Family;
 
@@ -204,4 +204,39 @@ fn fins_and_resets_close_a_flow_and_a_new_syn_removes_it() {
         lost += ran.counted.get("tc_event_lost").copied().unwrap_or(0);
     }
     assert!(lost > 0, "a full ring was not noticed");
+}
+
+/// A FIN that its receiver has refused: an old one, or somebody else's.
+#[test]
+fn stream_that_goes_on_has_not_ended() {
+    let program = Program::load(Family::V4);
+    let sides = program.sides;
+    let run = |sent: &Segment| assert_eq!(program.run(&sent.ip()).verdict, REDIRECT);
+    let mut sent = Segment {
+        flags: FIN | ACK,
+        ..sides.client_sends()
+    };
+    run(&sent);
+    assert_eq!(program.flow(&sides.down()).peer, peer::FIN);
+    let mut back = Segment {
+        flags: FIN | ACK,
+        ..sides.endpoint_sends()
+    };
+    back.ack = back.ack.wrapping_add(1);
+    run(&back);
+    let both = own::FIN | own::ACKED_FIN;
+    assert_eq!(program.flow(&sides.down()).own, both);
+
+    sent.flags = ACK;
+    sent.payload = vec![0x3c; 100];
+    run(&sent);
+    let up = program.flow(&sides.up());
+    assert_eq!((up.own, up.bytes()), (0, 100));
+    assert_eq!(program.flow(&sides.down()).peer, 0);
+    // The endpoint's FIN is acknowledged, and the client's stream goes on.
+    sent.ack = sent.ack.wrapping_add(1);
+    sent.seq = sent.seq.wrapping_add(100);
+    run(&sent);
+    let up = program.flow(&sides.up());
+    assert_eq!((up.own, up.closed, up.bytes()), (own::ACKED_FIN, 0, 200));
 }
