@@ -2,12 +2,11 @@
 //! clients ask for it, this host's sockets do so only where the administrator wants it.
 
 use rstest::rstest;
-use sni_router_tests::netns::Namespace;
 use sni_router_tests::rig::Lab;
 use sni_router_tests::topology::Family;
 use sni_router_tests::ways::{Way, Ways};
 
-use crate::foreign::number_after;
+use crate::foreign::counted;
 use crate::wire::{check, there_and_back};
 
 const BYTES: u64 = 4 << 20;
@@ -76,18 +75,13 @@ impl Marked {
     /// What client and endpoint have counted.
     fn counted(&self, counter: &str) -> [u64; 2] {
         let net = &self.ways.lab.net;
-        [&net.client, &net.backends[0]].map(|ns| packets(ns, counter))
+        [&net.client, &net.backends[0]].map(|ns| counted(ns, "marks", counter))
     }
 
     fn dropped(&self) -> u64 {
         let status = self.ways.router.status();
         status["kernel"]["tc_marked"].as_u64().expect("a count")
     }
-}
-
-fn packets(ns: &Namespace, counter: &str) -> u64 {
-    let shown = ns.output("nft", &["list", "counter", "inet", "marks", counter]);
-    number_after(&shown, "packets ")
 }
 
 /// What is expected is whether the client hears, and the endpoint. Of a connection that only this host has

@@ -164,24 +164,35 @@ fn own_address() -> SocketAddr {
 
 /// Attaches a program that marks every packet and lets it go on.
 pub(super) fn attach_foreign(ns: &Namespace, order: LinkOrder) -> Ebpf {
-    let object = marking_object();
+    attach(ns, INTERFACE, "mark", &marking(), order)
+}
+
+/// Attaches a program of this code to what comes in by an interface.
+pub(super) fn attach(
+    ns: &Namespace,
+    interface: &str,
+    name: &str,
+    code: &[[u8; 8]],
+    order: LinkOrder,
+) -> Ebpf {
+    let object = object_of("classifier", name, code);
     ns.run(|| {
         let mut ebpf = EbpfLoader::new().load(&object).expect("load");
-        let program = ebpf.program_mut("mark").expect("it is there");
+        let program = ebpf.program_mut(name).expect("it is there");
         let program: &mut SchedClassifier = program.try_into().expect("a classifier");
         program.load().expect("load");
         let options = TcAttachOptions::TcxOrder(order);
         program
-            .attach_with_options(INTERFACE, TcAttachType::Ingress, options)
+            .attach_with_options(interface, TcAttachType::Ingress, options)
             .expect("attach");
         ebpf
     })
 }
 
 /// `skb->mark = MARK; return TC_ACT_UNSPEC`.
-fn marking_object() -> Vec<u8> {
+fn marking() -> [[u8; 8]; 4] {
     let [m0, m1, m2, m3] = MARK.to_le_bytes();
-    let code = [
+    [
         // r2 = MARK
         [0xb7, 2, 0, 0, m0, m1, m2, m3],
         // *(u32 *)(r1 + offsetof(struct __sk_buff, mark)) = r2
@@ -190,8 +201,7 @@ fn marking_object() -> Vec<u8> {
         [0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
         // exit
         [0x95, 0, 0, 0, 0, 0, 0, 0],
-    ];
-    object_of("classifier", "mark", &code)
+    ]
 }
 
 /// A program of this kind, as a compiler would deliver it.
@@ -225,10 +235,13 @@ fn chain(ns: &Namespace) -> Vec<String> {
 
 /// What a counter of [`COUNTERS`] has counted.
 fn packets(ns: &Namespace, counter: &str) -> u64 {
-    number_after(
-        &ns.output("nft", &["list", "counter", "inet", "seen", counter]),
-        "packets ",
-    )
+    counted(ns, "seen", counter)
+}
+
+/// How many packets a counter of a table of nftables has counted.
+pub(super) fn counted(ns: &Namespace, table: &str, counter: &str) -> u64 {
+    let shown = ns.output("nft", &["list", "counter", "inet", table, counter]);
+    number_after(&shown, "packets ")
 }
 
 /// How many packets the filter has copied.
@@ -237,7 +250,7 @@ fn copies(ns: &Namespace) -> u64 {
     number_after(&shown, "bytes ")
 }
 
-pub(super) fn number_after(text: &str, word: &str) -> u64 {
+fn number_after(text: &str, word: &str) -> u64 {
     let rest = text.split_once(word).map(|(_, rest)| rest);
     let number = rest.and_then(|rest| rest.split_whitespace().next());
     let number = number.and_then(|number| number.parse().ok());

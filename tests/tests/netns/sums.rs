@@ -4,16 +4,13 @@
 //! A receiver that finds it wrong sums up once more, so nobody else would notice. So another program
 //! looks here, at acknowledgements without payload, of which it can sum up all bytes.
 
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::LinkOrder;
 use rstest::rstest;
-use sni_router_tests::netns::Namespace;
 use sni_router_tests::rig::Lab;
 use sni_router_tests::topology::{Family, Leg};
 use sni_router_tests::ways::{Way, Ways};
 
-use crate::foreign::{number_after, object_of};
+use crate::foreign::{attach, counted};
 use crate::vxlan::{Outer, Under, dig};
 use crate::wire::there_and_back;
 
@@ -41,7 +38,16 @@ fn sum_stays_right(#[case] tunnelled: Leg, #[case] receiver: Leg) {
     let lab = Lab::new(1);
     let _wire = dig(&lab, tunnelled, Under::Tap, Outer::Summed);
     same_ethernet_headers(&lab, tunnelled, receiver);
-    let _judges = [IPV4_HEADER, IPV6_HEADER].map(|header| attach(lab.net.far(receiver), header));
+    let _judges = [IPV4_HEADER, IPV6_HEADER].map(|header| {
+        let code = judge(header + ACKNOWLEDGEMENT);
+        attach(
+            lab.net.far(receiver),
+            "eth0",
+            "sums",
+            &code,
+            LinkOrder::last(),
+        )
+    });
     lab.net.far(receiver).output("nft", &[COUNTERS]);
     let ways = Ways::start(lab);
     let mut before = 0;
@@ -49,9 +55,9 @@ fn sum_stays_right(#[case] tunnelled: Leg, #[case] receiver: Leg) {
         let pair = ways.open(Way::Routed, family);
         there_and_back(&pair, BYTES);
         let ns = ways.lab.net.far(receiver);
-        let right = packets(ns, "right");
+        let right = counted(ns, "sums", "right");
         assert!(right > before + MANY, "{family:?}: {right} after {before}");
-        assert_eq!(packets(ns, "wrong"), 0, "{family:?}");
+        assert_eq!(counted(ns, "sums", "wrong"), 0, "{family:?}");
         before = right;
     }
 }
@@ -71,28 +77,6 @@ fn same_ethernet_headers(lab: &Lab, tunnelled: Leg, receiver: Leg) {
             "link set {device} address 02:00:00:00:00:0{last}\n"
         ));
     }
-}
-
-/// What a counter of [`COUNTERS`] has counted.
-fn packets(ns: &Namespace, counter: &str) -> u64 {
-    let shown = ns.output("nft", &["list", "counter", "inet", "sums", counter]);
-    number_after(&shown, "packets ")
-}
-
-/// Judges acknowledgements behind an IP header of this size that come in by `eth0`.
-fn attach(ns: &Namespace, header: u8) -> Ebpf {
-    let object = object_of("classifier", "sums", &judge(header + ACKNOWLEDGEMENT));
-    ns.run(|| {
-        let mut ebpf = EbpfLoader::new().load(&object).expect("load");
-        let program = ebpf.program_mut("sums").expect("it is there");
-        let program: &mut SchedClassifier = program.try_into().expect("a classifier");
-        program.load().expect("load");
-        let options = TcAttachOptions::TcxOrder(LinkOrder::last());
-        program
-            .attach_with_options("eth0", TcAttachType::Ingress, options)
-            .expect("attach");
-        ebpf
-    })
 }
 
 /// Marks packets of this many bytes behind the Ethernet header whose bytes have been summed up: with 1

@@ -3,9 +3,8 @@
 
 use std::process::Command;
 
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfLoader};
+use aya::Ebpf;
+use aya::programs::LinkOrder;
 use rstest::rstest;
 use sni_router_tests::intruder::Intruder;
 use sni_router_tests::netns::Namespace;
@@ -18,7 +17,7 @@ use sni_router_tests::wait::SOON;
 use sni_router_tests::ways::{Way, Ways};
 use sni_router_tests::wire::{Layer, Wire};
 
-use crate::foreign::object_of;
+use crate::foreign;
 use crate::wire::{check, there_and_back};
 
 const BYTES: u64 = 4 << 20;
@@ -85,18 +84,7 @@ fn index(ns: &Namespace, interface: &str) -> u32 {
 
 /// Last in the chain, where the kernel looks for the interface of a VLAN.
 fn attach(ns: &Namespace, interface: &str, code: &[[u8; 8]]) -> Ebpf {
-    let object = object_of("classifier", "vlan", code);
-    ns.run(|| {
-        let mut ebpf = EbpfLoader::new().load(&object).expect("load");
-        let program = ebpf.program_mut("vlan").expect("it is there");
-        let program: &mut SchedClassifier = program.try_into().expect("a classifier");
-        program.load().expect("load");
-        let options = TcAttachOptions::TcxOrder(LinkOrder::last());
-        program
-            .attach_with_options(interface, TcAttachType::Ingress, options)
-            .expect("attach");
-        ebpf
-    })
+    foreign::attach(ns, interface, "vlan", code, LinkOrder::last())
 }
 
 /// Frames of the VLAN come in by its interface, without their tag.
