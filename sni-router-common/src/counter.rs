@@ -54,11 +54,16 @@ pub enum Counter {
     /// tc: packets of flows dropped, since they had a congestion mark that their receiver cannot report.
     /// What is sent again passes.
     TcMarked = 23,
+    /// tc: packets of handshakes and hellos taken for the daemon, which opens the connection without a
+    /// socket.
+    TcTaken = 24,
+    /// tc: packets of such connections dropped while they are opened; they are sent again.
+    TcEarly = 25,
 }
 
 impl Counter {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::LookupSteered,
         Self::LookupNoSocket,
         Self::LookupAssignFailed,
@@ -83,6 +88,8 @@ impl Counter {
         Self::VerdictBytesUp,
         Self::VerdictBytesDown,
         Self::TcMarked,
+        Self::TcTaken,
+        Self::TcEarly,
     ];
 
     /// The name in logs: the program, then what it counts.
@@ -112,6 +119,8 @@ impl Counter {
             Self::VerdictBytesUp => "verdict_bytes_up",
             Self::VerdictBytesDown => "verdict_bytes_down",
             Self::TcMarked => "tc_marked",
+            Self::TcTaken => "tc_taken",
+            Self::TcEarly => "tc_early",
         }
     }
 

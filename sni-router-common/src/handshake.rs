@@ -68,6 +68,42 @@ pub mod seen {
     pub const SIGNED: u32 = 8;
     /// The sender counts congestion marks from its first packet on (Accurate ECN, RFC 9768).
     pub const COUNTS_MARKS: u32 = 16;
+    /// Its SYN permits SACK.
+    pub const SACK: u32 = 32;
+    /// Its SYN scales windows; see [`scale`].
+    pub const SCALED: u32 = 64;
+    /// Its SYN asks for ECN, or grants it.
+    pub const ECN: u32 = 128;
+    /// Packets of this key go to the daemon instead of the stack.
+    pub const TAKEN: u32 = 1 << 12;
+    /// One that is no SYN has gone to the stack.
+    pub const PASSED: u32 = 1 << 13;
+    /// By the daemon: what answers its SYN, whose number is in [`Seen::isn`](super::Seen), is for it.
+    pub const AWAITED: u32 = 1 << 14;
+    /// By the daemon: a socket of its own has the connection, that has not shaken hands itself.
+    pub const RESUMED: u32 = 1 << 15;
+
+    /// Flags that say how far the windows of a SYN's sender are scaled: at most 14 bits (RFC 7323,
+    /// section 2.3).
+    pub const fn scaled(bits: u8) -> u32 {
+        let bits = if bits > 14 { 14 } else { bits };
+        SCALED | (bits as u32) << 8
+    }
+
+    /// How far that is.
+    pub const fn scale(flags: u32) -> i8 {
+        (flags >> 8 & 15) as i8
+    }
+
+    /// Flags that say which segments a SYN's sender takes.
+    pub const fn segments(bytes: u16) -> u32 {
+        (bytes as u32) << 16
+    }
+
+    /// How many bytes those are; 0 if it did not say.
+    pub const fn segment(flags: u32) -> u32 {
+        flags >> 16
+    }
 }
 
 /// The clock of [`Seen::since`], which wraps after 49 days.
@@ -92,6 +128,18 @@ impl Tag {
         sip.take(pair(dst[2], dst[3]));
         sip.take(pair(*ports, (size_of::<FlowKey>() as u32) << 24));
         Self(sip.finish() | 1 << 32 | 1)
+    }
+
+    /// As a number, which is not 0.
+    #[inline(always)] // as above
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Of such a number.
+    #[inline(always)] // as above
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
     }
 
     /// The first slot in which the key can be, by its index in the map.

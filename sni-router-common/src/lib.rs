@@ -16,6 +16,7 @@ pub mod options;
 pub mod rewrite;
 pub mod rule;
 pub mod stream;
+pub mod taken;
 
 #[cfg(feature = "user")]
 mod pod;

@@ -40,6 +40,17 @@ pub const MAP_CHUNK: &str = "SNI_CHUNK";
 /// Per-CPU array of one: when a CPU may make the next ICMP error.
 pub const MAP_BUDGET: &str = "SNI_BUDGET";
 
+/// Array, mapped into the daemon's memory: [until when](crate::taken::until) clients are taken.
+pub const MAP_UNTIL: &str = "SNI_UNTIL";
+/// Ring buffer: packets that were [taken](crate::taken::Taken).
+pub const MAP_TAKEN: &str = "SNI_TAKEN";
+/// Per-CPU array of one: where a CPU makes what goes into that ring.
+pub const MAP_BUFFER: &str = "SNI_BUFFER";
+
+/// A constant of the programs, which the loader fills in: [where](crate::taken::Request) the kernel has what is
+/// read of a request.
+pub const GLOBAL_REQUEST: &str = "SNI_REQUEST";
+
 /// The version of what flows are to programs and daemon: of [`Flow`](crate::flow::Flow),
 /// [`Seen`](crate::handshake::Seen) and [`Ended`](crate::flow::Ended), and of who does what with them. A
 /// daemon adopts the flows of its own version only.
@@ -60,6 +71,9 @@ pub const MAX_SEEN: u32 = SETS * WAYS as u32;
 pub const PORT_WORDS: u32 = 1024;
 /// Bytes of the ring of ended flows; one takes 32.
 pub const ENDED_RING_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of the ring of packets that were taken, of which one mostly takes 600 to 2,000.
+pub const TAKEN_RING_BYTES: u32 = 4 * 1024 * 1024;
 
 /// Index into [`MAP_LISTEN`] for IPv4 connections.
 pub const LISTEN_V4: u32 = 0;
@@ -90,6 +104,9 @@ mod tests {
             MAP_SEEN,
             MAP_FLOWS,
             MAP_ENDED,
+            MAP_UNTIL,
+            MAP_TAKEN,
+            MAP_BUFFER,
         ] {
             assert!(name.len() <= 15, "{name} would be cut");
         }

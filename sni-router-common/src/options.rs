@@ -9,6 +9,7 @@
 use zerocopy::IntoBytes as _;
 
 use crate::flow::{Flow, option};
+use crate::handshake::seen;
 
 /// Most bytes of options in a TCP header.
 pub const MAX_OPTIONS: usize = 40;
@@ -26,19 +27,23 @@ pub struct Options {
     edges: Memory,
     /// Bytes to blank, from `at` on.
     blanks: Memory,
+    /// What was read; see [`Facts`].
+    flags: Memory,
+    tsval: Memory,
+    tsecr: Memory,
+    /// Nothing.
+    _pad: u32,
 }
 
 /// What options say that matters before the hand-over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// There is a timestamps option.
-    pub has_timestamps: bool,
-    /// Its TSval.
+    /// What there is, as [`seen`] has it.
+    pub flags: u32,
+    /// The TSval of timestamps, if there are any.
     pub tsval: u32,
-    /// Its TSecr.
+    /// Their TSecr.
     pub tsecr: u32,
-    /// An option signs the header.
-    pub is_signed: bool,
 }
 
 /// A number that is read and written as the code says, though nobody else looks.
@@ -74,6 +79,10 @@ impl Options {
             at: Memory::new(0),
             edges: Memory::new(0),
             blanks: Memory::new(0),
+            flags: Memory::new(0),
+            tsval: Memory::new(0),
+            tsecr: Memory::new(0),
+            _pad: 0,
         }
     }
 
@@ -88,13 +97,28 @@ impl Options {
         }
     }
 
-    /// Reads them into `facts`.
-    pub fn read(&mut self, facts: &mut Facts) {
+    /// There are none.
+    pub fn clear(&mut self) {
+        self.len.store(0);
+    }
+
+    /// Reads them, for [`facts`](Self::facts).
+    pub fn read(&mut self) {
         self.start();
+        self.flags.store(0);
         for _ in 0..MAX_OPTIONS {
-            if !self.read_one(facts) {
+            if !self.read_one() {
                 break;
             }
+        }
+    }
+
+    /// What they were read to say.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            flags: self.flags.load(),
+            tsval: self.tsval.load(),
+            tsecr: self.tsecr.load(),
         }
     }
 
@@ -139,20 +163,24 @@ impl Options {
 
     /// One round; false at the end.
     #[inline(never)] // as above
-    fn read_one(&mut self, facts: &mut Facts) -> bool {
+    fn read_one(&mut self) -> bool {
         let at = self.at();
         let Some((kind, size)) = self.next() else {
             return false;
         };
-        match kind {
+        let said = match kind {
             TIMESTAMPS if size == 10 => {
-                facts.has_timestamps = true;
-                facts.tsval = self.number(at + 2);
-                facts.tsecr = self.number(at + 6);
+                self.tsval.store(self.number(at + 2));
+                self.tsecr.store(self.number(at + 6));
+                seen::TIMESTAMPS
             }
-            MD5 | AO => facts.is_signed = true,
-            _ => {}
-        }
+            MD5 | AO => seen::SIGNED,
+            SACK_PERMITTED if size == 2 => seen::SACK,
+            SEGMENT if size == 4 => seen::segments(self.number(at) as u16),
+            SCALE if size == 3 => seen::scaled(self.byte_at(at + 2)),
+            _ => 0,
+        };
+        self.flags.store(self.flags.load() | said);
         true
     }
 
@@ -199,6 +227,15 @@ impl Options {
     #[inline(always)] // small
     fn byte(&self, at: u32) -> u8 {
         self.words.as_bytes()[at as usize]
+    }
+
+    /// 0 where there is none.
+    #[inline(always)] // small
+    fn byte_at(&self, at: u32) -> u8 {
+        if at as usize >= MAX_OPTIONS {
+            return 0;
+        }
+        self.byte(at)
     }
 
     fn start(&mut self) {
@@ -250,6 +287,9 @@ const ROUNDS: usize = MAX_OPTIONS + MAX_OPTIONS / 2;
 // https://www.iana.org/assignments/tcp-parameters
 const END: u8 = 0;
 const NOP: u8 = 1;
+const SEGMENT: u8 = 2;
+const SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 const MD5: u8 = 19;

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::flow::{Flow, FlowKey};
 use crate::rule::{Rule, RuleKey};
 use crate::stream::Stream;
+use crate::taken::Request;
 
 /// Implements `aya::Pod` for types that zerocopy has proven to be plain bytes without padding.
 macro_rules! pod {
@@ -17,6 +18,6 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleKey, Rule, Stream, FlowKey, Flow);
+pod!(RuleKey, Rule, Stream, FlowKey, Flow, Request);
 
 fn plain_bytes<T: FromBytes + IntoBytes + Immutable + Copy + 'static>() {}

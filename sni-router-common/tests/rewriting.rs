@@ -5,6 +5,7 @@ mod support;
 
 use proptest::prelude::*;
 use sni_router_common::flow::{Flow, option};
+use sni_router_common::handshake::seen;
 use sni_router_common::options::{Facts, MAX_OPTIONS, Options};
 use sni_router_common::rewrite::{
     Replaced, Timestamps, apply, edges, fold32, is_marked_v6, no_ecn_v6, replaced, timestamps,
@@ -21,6 +22,39 @@ fn faithful() -> impl Strategy<Value = Flow> {
         options: flow.options & !(option::NO_SACK | option::NO_ECN),
         ..flow
     })
+}
+
+/// What options say, as one would read who has all the bytes.
+fn read(bytes: &[u8]) -> Facts {
+    let mut facts = Facts::default();
+    let mut rest = bytes;
+    while let Some((&kind, behind)) = rest.split_first() {
+        if kind == 0 {
+            break;
+        }
+        if kind == 1 {
+            rest = behind;
+            continue;
+        }
+        let size = behind.first().map_or(0, |&size| usize::from(size));
+        let Some((one, behind)) = rest.split_at_checked(size).filter(|_| size >= 2) else {
+            break;
+        };
+        match (kind, &one[2..]) {
+            (2, &[high, low]) => facts.flags |= seen::segments(u16::from_be_bytes([high, low])),
+            (3, &[bits]) => facts.flags |= seen::scaled(bits),
+            (4, []) => facts.flags |= seen::SACK,
+            (8, &[a, b, c, d, e, f, g, h]) => {
+                facts.flags |= seen::TIMESTAMPS;
+                facts.tsval = u32::from_be_bytes([a, b, c, d]);
+                facts.tsecr = u32::from_be_bytes([e, f, g, h]);
+            }
+            (19 | 29, _) => facts.flags |= seen::SIGNED,
+            _ => {}
+        }
+        rest = behind;
+    }
+    facts
 }
 
 /// What an option of the walker's becomes: the same, written as one would who has all the bytes.
@@ -230,8 +264,23 @@ proptest! {
     #[test]
     fn any_bytes_can_be_read_as_options(bytes: [u8; MAX_OPTIONS], len in 0..=MAX_OPTIONS as u32) {
         let mut options = Options::new(bytes, len);
-        options.read(&mut Facts::default());
+        options.read();
         prop_assert_eq!(options.words.as_bytes(), &bytes[..]);
+    }
+
+    #[test]
+    fn options_are_read_as_one_would(
+        bytes in prop_oneof![support::options(), support::of_a_syn()],
+    ) {
+        let mut all = [0xaa; MAX_OPTIONS];
+        all[..bytes.len()].copy_from_slice(&bytes);
+        let mut options = Options::new(all, bytes.len() as u32);
+        options.read();
+        let (facts, expected) = (options.facts(), read(&bytes));
+        prop_assert_eq!(facts.flags, expected.flags);
+        if facts.flags & seen::TIMESTAMPS != 0 {
+            prop_assert_eq!(facts, expected);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use aya_log_ebpf::debug;
 use sni_router_common::counter::Counter;
 
 use crate::lookup::Steer;
-use crate::tc::{Fate, Other, Spliced};
+use crate::tc::{Fate, Observed, Other, Spliced};
 use crate::verdict::Verdict;
 
 /// (VIP, port) → the router's listening sockets.
@@ -95,6 +95,10 @@ fn verdict_of(fate: Fate) -> i32 {
         Fate::Ours(Spliced::TooBig(verdict)) => (Counter::TcTooBig, verdict as i32),
         Fate::Ours(Spliced::Marked) => (Counter::TcMarked, TC_ACT_SHOT),
         Fate::Ours(Spliced::Failed) => (Counter::TcFailed, TC_ACT_SHOT),
+        Fate::Opens(Observed::Passed) => return TC_ACT_UNSPEC,
+        Fate::Opens(Observed::Taken) => (Counter::TcTaken, TC_ACT_SHOT),
+        Fate::Opens(Observed::Ended) => (Counter::TcTaken, TC_ACT_UNSPEC),
+        Fate::Opens(Observed::Early) => (Counter::TcEarly, TC_ACT_SHOT),
         Fate::Unlike(Other::NotOurs) => return TC_ACT_UNSPEC,
         Fate::Unlike(Other::Odd) => (Counter::TcOdd, TC_ACT_SHOT),
         Fate::Unlike(Other::Translated(verdict)) => (Counter::TcTranslated, verdict as i32),

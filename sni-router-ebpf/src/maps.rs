@@ -6,11 +6,13 @@ use sni_router_common::counter::Counts;
 use sni_router_common::flow::{Flow, FlowKey};
 use sni_router_common::handshake::{ENTRIES, Slot};
 use sni_router_common::names::{
-    ENDED_RING_BYTES, EVENT_RING_BYTES, LISTEN_ENTRIES, MAX_FLOWS, MAX_RULES, MAX_SLOTS, PORT_WORDS,
+    ENDED_RING_BYTES, EVENT_RING_BYTES, LISTEN_ENTRIES, MAX_FLOWS, MAX_RULES, MAX_SLOTS,
+    PORT_WORDS, TAKEN_RING_BYTES,
 };
 use sni_router_common::options::Options;
 use sni_router_common::rule::{Rule, RuleKey};
 use sni_router_common::stream::Stream;
+use sni_router_common::taken::{Buffer, until};
 
 /// Daemon → `snir_lookup`. Full: the configuration is refused.
 #[map(name = "SNI_RULES")]
@@ -52,6 +54,18 @@ pub static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, 
 /// `snir_tc` → daemon. Full: counted, and the daemon looks at every flow.
 #[map(name = "SNI_ENDED")]
 pub static ENDED: RingBuf = RingBuf::with_byte_size(ENDED_RING_BYTES, 0);
+
+/// Daemon → `snir_tc`, mapped by the daemon. Fixed size.
+#[map(name = "SNI_UNTIL")]
+pub static UNTIL: Array<u64> = Array::with_max_entries(until::WORDS, BPF_F_MMAPABLE);
+
+/// `snir_tc` → daemon. Full: the connection gets a socket, as if nobody took any.
+#[map(name = "SNI_TAKEN")]
+pub static TAKEN: RingBuf = RingBuf::with_byte_size(TAKEN_RING_BYTES, 0);
+
+/// `snir_tc`'s own: where a CPU makes what goes into that ring.
+#[map(name = "SNI_BUFFER")]
+pub static BUFFER: PerCpuArray<Buffer> = PerCpuArray::with_max_entries(1, 0);
 
 /// `snir_tc`'s own: where a CPU walks a packet's options.
 #[map(name = "SNI_OPTIONS")]

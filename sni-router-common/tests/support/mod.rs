@@ -162,6 +162,23 @@ pub fn options() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Options as a SYN has them, in any order, up to the last byte.
+pub fn of_a_syn() -> impl Strategy<Value = Vec<u8>> {
+    let one = prop_oneof![
+        Just(vec![1]),
+        Just(vec![4, 2]),
+        any::<[u8; 2]>().prop_map(|bytes| [vec![2, 4], bytes.to_vec()].concat()),
+        any::<u8>().prop_map(|bits| vec![3, 3, bits]),
+        vec(any::<u8>(), 8).prop_map(|bytes| [vec![8, 10], bytes].concat()),
+        vec(any::<u8>(), 16).prop_map(|bytes| [vec![19, 18], bytes].concat()),
+    ];
+    vec(one, 0..24).prop_map(|all| {
+        let mut bytes = all.concat();
+        bytes.truncate(MAX_OPTIONS);
+        bytes
+    })
+}
+
 /// Any flow.
 pub fn flow() -> impl Strategy<Value = Flow> {
     let parts = (

@@ -11,13 +11,16 @@ mod observe;
 mod options;
 mod other;
 mod packet;
+mod request;
 mod splice;
+mod take;
 
 use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::FlowKey;
 
 use crate::maps::{FLOWS, PORTS};
 
+pub use observe::Observed;
 pub use other::Other;
 pub use splice::Spliced;
 
@@ -27,6 +30,8 @@ pub enum Fate {
     NotOurs,
     /// It is of a flow.
     Ours(Spliced),
+    /// It is of no flow, and opens one.
+    Opens(Observed),
     /// It is no plain TCP packet.
     Unlike(Other),
 }
@@ -48,10 +53,7 @@ pub fn judge(ctx: &TcContext, l2: u32) -> Fate {
             }
             other => Fate::Ours(other),
         },
-        None => {
-            observe::observe(ctx, &key, &packet);
-            Fate::NotOurs
-        }
+        None => Fate::Opens(observe::observe(ctx, &key, &packet)),
     }
 }
 

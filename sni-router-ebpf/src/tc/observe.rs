@@ -3,53 +3,151 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{FlowKey, before};
-use sni_router_common::handshake::{Seen, Slot, Tag, WAYS, millis, seen, word};
+use sni_router_common::handshake::{Slot, Tag, WAYS, millis, seen, word};
 use sni_router_common::options::Facts;
 
 use super::intact::is_intact;
-use super::packet::{ACK, CWR, FIN, Packet, RST, SYN, TCP_HEADER, load_options};
-use crate::maps::SEEN;
+use super::packet::{ACK, CWR, ECE, FIN, Packet, RST, SYN, TCP_HEADER, load_options};
+use super::take::{self, What};
+use crate::maps::{OPTIONS, SEEN};
 
-/// Takes notes of a packet that goes to the local stack.
-#[inline(never)] // with a stack frame of its own: a BPF function has 512 bytes
-pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) {
-    let Some(secret) = secret() else { return };
-    let tag = Tag::of(key, secret);
-    let known = Place::find(tag);
-    if packet.flags & SYN == 0 {
-        if let Some(known) = known
-            && is_intact(ctx, key, packet)
-        {
-            update(ctx, packet, &known);
+/// What becomes of a packet that is of no flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Observed {
+    /// It goes to the local stack.
+    Passed,
+    /// The daemon has it, or needs nothing of it; the stack does not get it.
+    Taken,
+    /// The same, but the stack gets a RST instead of it, which ends what it knows of the connection.
+    Ended,
+    /// It comes before the connection is open, and will come again.
+    Early,
+}
+
+/// Takes notes of a packet that goes to the local stack, or takes it.
+///
+/// In steps, each a function of its own, one called after the other: a BPF function and those that it calls
+/// have 512 bytes of stack together. And the verifier walks what has a loop once for each place from
+/// which it is called.
+#[inline(always)] // calls others
+pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Observed {
+    let tag = tag(key);
+    if tag == 0 {
+        return Observed::Passed;
+    }
+    let slot = find(tag);
+    if slot == 0 && packet.flags & SYN == 0 {
+        return Observed::Passed;
+    }
+    let is_intact = slot == 0 || is_intact(ctx, key, packet);
+    read_options(ctx, packet);
+    if !is_intact {
+        return Observed::Passed;
+    }
+    match slot {
+        0 => begin_oldest(ctx, key, packet, tag),
+        slot => {
+            let what = take::judge(ctx, key, packet, tag, slot);
+            let what = match what {
+                What::Is(_) if !take::output(ctx, packet) => What::Lost,
+                what => what,
+            };
+            let observed = go_on(ctx, key, packet, tag, u64::from(slot) | what.bits() << 32);
+            if observed == Observed::Ended {
+                take::reset(ctx, packet);
+            }
+            observed
         }
-        return;
     }
-    if known
-        .as_ref()
-        .is_some_and(|known| is_repeated(packet, known))
-    {
-        return;
+}
+
+/// The bits of a key's tag; 0 where nobody has put a secret in.
+#[inline(never)] // as above
+fn tag(key: &FlowKey) -> u64 {
+    secret().map_or(0, |secret| Tag::of(key, secret).bits())
+}
+
+/// In which slot the handshake of a tag is; 0 if in none.
+#[inline(never)] // as above
+fn find(tag: u64) -> u32 {
+    let tag = Tag::from_bits(tag);
+    for way in 0..WAYS as u32 {
+        let index = tag.first() + way;
+        let is_there = Place::at(index, tag).is_some_and(|place| {
+            // Two words have the whole tag.
+            place.read(word::ISN).is_some() && place.read(word::END).is_some()
+        });
+        if is_there {
+            return index;
+        }
     }
-    // SAFETY: a helper without arguments.
-    #[allow(unsafe_code, reason = "helpers are unsafe")]
-    let since = millis(unsafe { bpf_ktime_get_ns() });
-    let Some(place) = known.or_else(|| Place::oldest(tag, since)) else {
-        return;
+    0
+}
+
+/// Notes the SYN of a handshake that is not known.
+#[inline(never)] // as above
+fn begin_oldest(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64) -> Observed {
+    let Some(facts) = facts() else {
+        return Observed::Passed;
     };
-    let facts = read_options(ctx, packet);
-    let next = Seen {
-        isn: packet.seq,
-        end: packet.seq.wrapping_add(1 + packet.payload),
-        ack: packet.ack,
-        tsval: facts.tsval,
-        tsecr: facts.tsecr,
-        ifindex: ifindex(ctx),
-        flags: flags(&facts, packet),
-        since,
-    };
-    for (index, word) in next.slot(tag).into_iter().enumerate() {
-        place.write(index, word);
+    let sent = Sent::new(ctx, key, packet, &facts);
+    if let Some(place) = Place::oldest(Tag::from_bits(tag), sent.now) {
+        begin(&sent, &place);
     }
+    Observed::Passed
+}
+
+/// Notes a packet of a handshake that is known. `place` is its slot and, in the upper half, [what](What) it is.
+#[inline(never)] // as above
+fn go_on(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64, place: u64) -> Observed {
+    let known = Place::at(place as u32, Tag::from_bits(tag));
+    let (Some(known), Some(facts)) = (known, facts()) else {
+        return Observed::Passed;
+    };
+    let sent = Sent::new(ctx, key, packet, &facts);
+    take::note(&sent, &known, What::of((place >> 32) as u32))
+}
+
+/// What is known of a packet.
+pub struct Sent<'p> {
+    pub key: &'p FlowKey,
+    pub packet: &'p Packet,
+    pub facts: &'p Facts,
+    /// What it says, as [`seen`] has it.
+    pub flags: u32,
+    /// The time, in [milliseconds](millis).
+    pub now: u32,
+    /// The interface it came in by.
+    pub ifindex: u32,
+}
+
+impl<'p> Sent<'p> {
+    #[inline(always)] // part of two functions
+    pub fn new(ctx: &TcContext, key: &'p FlowKey, packet: &'p Packet, facts: &'p Facts) -> Self {
+        Self {
+            key,
+            packet,
+            facts,
+            flags: flags(facts, packet),
+            now: now(),
+            ifindex: ifindex(ctx),
+        }
+    }
+}
+
+/// Notes a SYN.
+#[inline(always)] // the verifier follows map pointers through one function only
+pub fn begin(sent: &Sent, place: &Place) {
+    let Sent { packet, facts, .. } = sent;
+    // One by one, since a stack frame has no room for all of them.
+    place.note(word::ISN, packet.seq);
+    place.note(word::END, packet.seq.wrapping_add(1 + packet.payload));
+    place.note(word::ACK, packet.ack);
+    place.note(word::TSVAL, facts.tsval);
+    place.note(word::TSECR, facts.tsecr);
+    place.note(word::IFINDEX, sent.ifindex);
+    place.note(word::FLAGS, sent.flags);
+    place.note(word::SINCE, sent.now);
 }
 
 /// What the daemon has put in; `None` before it has.
@@ -71,7 +169,7 @@ fn secret() -> Option<[u64; 2]> {
 }
 
 /// Where a handshake is, or gets.
-struct Place {
+pub struct Place {
     slot: *mut Slot,
     tag: Tag,
 }
@@ -82,18 +180,10 @@ struct Place {
     reason = "map values are raw pointers"
 )]
 impl Place {
-    /// Where this one is.
     #[inline(always)] // the verifier follows map pointers through one function only
-    fn find(tag: Tag) -> Option<Self> {
-        for way in 0..WAYS as u32 {
-            let slot = SEEN.get_ptr_mut(tag.first() + way)?;
-            let place = Self { slot, tag };
-            // Two words have the whole tag.
-            if place.read(word::ISN).is_some() && place.read(word::END).is_some() {
-                return Some(place);
-            }
-        }
-        None
+    pub fn at(slot: u32, tag: Tag) -> Option<Self> {
+        let slot = SEEN.get_ptr_mut(slot)?;
+        Some(Self { slot, tag })
     }
 
     /// Where it may get: a place that nobody has used, or that of the oldest.
@@ -124,14 +214,14 @@ impl Place {
 
     /// A number of the handshake; `None` if this is another one's.
     #[inline(always)] // as above
-    fn read(&self, index: usize) -> Option<u32> {
+    pub fn read(&self, index: usize) -> Option<u32> {
         // SAFETY: of a pointer into an array map; a word is read whole.
         let word = unsafe { (&raw const (*self.slot)[index]).read_volatile() };
         self.tag.value(index, word)
     }
 
     #[inline(always)] // as above
-    fn note(&self, index: usize, value: u32) {
+    pub fn note(&self, index: usize, value: u32) {
         self.write(index, self.tag.word(index, value));
     }
 
@@ -144,15 +234,16 @@ impl Place {
 
 /// Whether a SYN comes again, behind what was sent after it: it takes nothing back.
 #[inline(always)] // as above
-fn is_repeated(packet: &Packet, known: &Place) -> bool {
+pub fn is_repeated(packet: &Packet, known: &Place) -> bool {
     let end = packet.seq.wrapping_add(1 + packet.payload);
     let is_behind = known.read(word::END).is_some_and(|seen| before(end, seen));
     is_behind && known.read(word::ISN) == Some(packet.seq)
 }
 
+/// Notes what a packet says, and flags besides.
 #[inline(always)] // as above
-fn update(ctx: &TcContext, packet: &Packet, known: &Place) {
-    let facts = read_options(ctx, packet);
+pub fn update(sent: &Sent, known: &Place, more: u32) {
+    let Sent { packet, facts, .. } = sent;
     let fin = u32::from(packet.flags & FIN != 0);
     let end = packet.seq.wrapping_add(packet.payload).wrapping_add(fin);
     // The packets of one side mostly come by one CPU. Where they do not, this may go back: the daemon
@@ -163,32 +254,47 @@ fn update(ctx: &TcContext, packet: &Packet, known: &Place) {
     if packet.flags & ACK != 0 {
         known.note(word::ACK, packet.ack);
     }
-    if facts.has_timestamps {
+    if facts.flags & seen::TIMESTAMPS != 0 {
         known.note(word::TSVAL, facts.tsval);
         known.note(word::TSECR, facts.tsecr);
     }
     // Timestamps are agreed upon if a packet other than the SYN has them.
     let lasting = known.read(word::FLAGS).unwrap_or(0) & !seen::TIMESTAMPS;
-    known.note(word::FLAGS, lasting | flags(&facts, packet));
+    known.note(word::FLAGS, lasting | sent.flags | more);
 }
 
-fn read_options(ctx: &TcContext, packet: &Packet) -> Facts {
-    let mut facts = Facts::default();
-    if let Some(options) = load_options(ctx, packet, TCP_HEADER) {
-        // SAFETY: the entry belongs to this CPU.
-        #[allow(unsafe_code, reason = "map values are raw pointers")]
-        unsafe { &mut *options }.read(&mut facts);
+/// Reads a packet's options, to where [`facts`] finds what they say.
+#[inline(never)] // as above
+fn read_options(ctx: &TcContext, packet: &Packet) {
+    let Some(options) = OPTIONS.get_ptr_mut(0) else {
+        return;
+    };
+    let loaded = load_options(ctx, packet, TCP_HEADER).is_some();
+    // SAFETY: the entry belongs to this CPU.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    let options = unsafe { &mut *options };
+    if !loaded {
+        options.clear();
     }
-    facts
+    options.read();
 }
 
+#[inline(always)] // returns more than fits into a register
+pub fn facts() -> Option<Facts> {
+    let options = OPTIONS.get_ptr(0)?;
+    // SAFETY: as above.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    Some(unsafe { &*options }.facts())
+}
+
+#[inline(always)] // as above
 fn flags(facts: &Facts, packet: &Packet) -> u32 {
-    let mut flags = 0;
-    if facts.has_timestamps {
-        flags |= seen::TIMESTAMPS;
-    }
-    if facts.is_signed {
-        flags |= seen::SIGNED;
+    let mut flags = facts.flags;
+    if packet.flags & SYN == 0 {
+        // The others are for SYNs.
+        flags &= seen::TIMESTAMPS | seen::SIGNED;
+    } else if packet.flags & (ECE | CWR) != 0 {
+        flags |= seen::ECN;
     }
     if counts_marks(packet) {
         flags |= seen::COUNTS_MARKS;
@@ -211,6 +317,12 @@ fn counts_marks(packet: &Packet) -> bool {
         SYN => false,
         flags => packet.has_ae || (flags & SYN != 0 && packet.flags & CWR != 0),
     }
+}
+
+fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    #[allow(unsafe_code, reason = "helpers are unsafe")]
+    millis(unsafe { bpf_ktime_get_ns() })
 }
 
 fn ifindex(ctx: &TcContext) -> u32 {

@@ -46,6 +46,8 @@ pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
+pub const URG: u8 = 32;
+pub const ECE: u8 = 64;
 pub const CWR: u8 = 128;
 
 /// The headers of a whole TCP packet; `None` for anything else. IPv4 options, IPv6 extension
@@ -275,3 +277,7 @@ const VLAN_VID_MASK: u32 = 0xfff;
 const PACKET_HOST: u32 = 0;
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: u32 = 20;
+/// Where its flags are.
+pub const TCP_FLAGS: u32 = 13;
+/// Where the checksum is.
+pub const TCP_SUM: u32 = 16;

@@ -9,14 +9,14 @@ use super::ecn::with_ae;
 use super::*;
 
 const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-const ISN: u32 = 0xffff_ffc0;
+pub(super) const ISN: u32 = 0xffff_ffc0;
 
 /// Two NOPs, and a timestamps option with TSval 1 and TSecr 2 in the last byte each.
 const CLOCKS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
 
 /// The program and its memory of handshakes, and no flow.
-struct Memory {
-    program: Program,
+pub(super) struct Memory {
+    pub(super) program: Program,
     slots: Array<MapData, Slot>,
 }
 
@@ -30,7 +30,7 @@ impl Memory {
     }
 
     /// What the daemon does first.
-    fn with_secret(family: Family) -> Self {
+    pub(super) fn with_secret(family: Family) -> Self {
         let mut memory = Self::new(family);
         let mut slot = Slot::default();
         slot[..2].copy_from_slice(&SECRET);
@@ -39,7 +39,7 @@ impl Memory {
     }
 
     /// A client's SYN from this port.
-    fn syn(&self, port: u16) -> Segment {
+    pub(super) fn syn(&self, port: u16) -> Segment {
         let client = SocketAddr::new(self.program.sides.client.ip(), port);
         Segment {
             seq: ISN,
@@ -56,13 +56,21 @@ impl Memory {
         self.program.run(&packet).assert_passed(&packet, None);
     }
 
-    fn seen(&self, segment: &Segment) -> Option<Seen> {
+    pub(super) fn seen(&self, segment: &Segment) -> Option<Seen> {
         let tag = tag(segment);
         self.set(tag).iter().find_map(|slot| Seen::read(tag, slot))
     }
 }
 
 impl Memory {
+    /// Remembers this of the sender of a packet.
+    pub(super) fn put(&mut self, segment: &Segment, seen: &Seen) {
+        let tag = tag(segment);
+        self.slots
+            .set(tag.first(), seen.slot(tag), 0)
+            .expect("set a slot");
+    }
+
     /// The slots in which a key can be.
     fn set(&self, tag: Tag) -> [Slot; WAYS] {
         let slot = |way| self.slots.get(&(tag.first() + way as u32), 0);
@@ -103,7 +111,7 @@ fn handshake_and_what_follows_are_remembered(#[values(Family::V4, Family::V6)] f
     let second = memory.seen(&syn).expect("it is still there");
     let end = hello.seq.wrapping_add(100);
     assert_eq!((second.isn, second.end, second.ack), (ISN, end, 77));
-    assert_eq!((second.since, second.flags), (first.since, 0));
+    assert_eq!((second.since, second.flags), (first.since, seen::PASSED));
     // An old SYN, and an old packet, take nothing back.
     memory.pass(&syn);
     assert_eq!(memory.seen(&syn), Some(second));
@@ -119,7 +127,8 @@ fn handshake_and_what_follows_are_remembered(#[values(Family::V4, Family::V6)] f
         ..hello
     });
     let third = memory.seen(&syn).expect("it is still there");
-    assert_eq!((third.end, third.flags), (end.wrapping_add(1), seen::FIN));
+    let expected = (end.wrapping_add(1), seen::PASSED | seen::FIN);
+    assert_eq!((third.end, third.flags), expected);
     // Another connection from the same port.
     let again = Segment {
         seq: 5,
