@@ -34,6 +34,7 @@ use crate::observe::readiness::Readiness;
 use crate::privileges::{Duties, Privileges};
 use crate::proxy::Proxy;
 use crate::proxy::census::Census;
+use crate::proxy::doorman::Doors;
 use crate::proxy::gate::Gate;
 use crate::proxy::worker::Worker;
 use crate::settings::{Manifests, Settings};
@@ -146,6 +147,11 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     if let (Some(tc), Some(pins)) = (&tc, &pins) {
         tc.tolerate(Arc::clone(pins));
         takeover::adopt(tc, &proxy, predecessor.is_none());
+    }
+    if let Some(tc) = &tc {
+        let doors = control.workers.iter().map(Worker::door).collect();
+        tc.open(Arc::new(Doors::new(Arc::clone(&proxy), doors)))
+            .context("cannot start the thread that opens connections")?;
     }
     let bytes = Bytes {
         meter,

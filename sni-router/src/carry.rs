@@ -9,9 +9,9 @@ mod traffic;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -80,6 +80,40 @@ pub trait Aside: Send + Sync {
 pub trait Live: Send + Sync {
     /// Bytes of the connection that is counted at this slot, up and down.
     fn moved(&self, slot: u32) -> (u64, u64);
+}
+
+/// Says where clients go that have no socket, as long as they need none.
+pub trait Doorman: Send + Sync {
+    /// Judges what a client has sent so far. It must be quick: others wait meanwhile.
+    fn judge(&self, client: SocketAddr, vip: SocketAddr, received: &[u8]) -> Welcome;
+
+    /// Serves a client by a socket, as one that was accepted. `guest` is what it was before, if that was known.
+    fn serve(&self, socket: TcpStream, client: SocketAddr, guest: Option<Box<dyn Guest>>);
+}
+
+/// What becomes of a client without a socket.
+pub enum Welcome {
+    /// It has more to say.
+    More,
+    /// It needs a socket.
+    Socket,
+    /// It goes to an endpoint.
+    Endpoint(Box<dyn Guest>),
+}
+
+/// A client of which the endpoint is known.
+pub trait Guest: Send {
+    /// Where it goes.
+    fn endpoint(&self) -> SocketAddr;
+
+    /// It was connected, which took so long, and handed to the kernel. `begun` is when its hello came.
+    fn opened(self: Box<Self>, begun: Instant, took: Duration, flow: Box<dyn Alone>);
+
+    /// It has reset its connection before that.
+    fn left(self: Box<Self>, begun: Instant);
+
+    /// For who has made it.
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
 /// What this process keeps of a connection that the kernel carries alone. Dropped without having

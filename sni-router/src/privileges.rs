@@ -108,6 +108,7 @@ const START: CapabilitySet = ALWAYS
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::NET_RAW)
     // Maps count as locked memory before Linux 5.11, and the limit of that is raised.
     .union(CapabilitySet::SYS_RESOURCE);
 

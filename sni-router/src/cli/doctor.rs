@@ -15,7 +15,7 @@ use super::check::{Reading, count};
 use super::print;
 use super::run::{pin_dir, port_range};
 use crate::datapath::bpf::Attach;
-use crate::datapath::choose::{Choice, TcPorts};
+use crate::datapath::choose::{Choice, Open, TcPorts};
 use crate::doctor::{Facts, Finding, Level, Report, Site, Wanted};
 
 /// Check this host: what the router will lack here, what that costs, and how to mend it.
@@ -75,6 +75,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             range: args.tc_ports,
             reserve: args.reserve_ports,
             sources: args.tc_source,
+            open: Open::Sockets,
             attach: Attach::Auto,
         },
         pins: pin_dir(args.pin_dir),

@@ -18,7 +18,7 @@ use super::certificates::Certificates;
 use super::kubernetes::KubernetesArgs;
 use crate::app;
 use crate::datapath::bpf::Attach;
-use crate::datapath::choose::{Choice, TcPorts};
+use crate::datapath::choose::{Choice, Open, TcPorts};
 use crate::observe::admin::{AdminAddr, Token};
 use crate::observe::log::{self, Format, Log};
 use crate::privileges::Privileges;
@@ -62,6 +62,11 @@ pub struct Args {
     /// (6.6), `clsact` as before that, behind every program of TCX
     #[arg(long, value_enum, default_value_t = Attach::Auto)]
     tc_attach: Attach,
+
+    /// How connections of the `tc` datapath are opened: by `packets`, without a socket, as long as hello,
+    /// route and endpoint are as usual, or each with two `sockets` that are closed at once
+    #[arg(long, value_enum, default_value_t = Open::Packets)]
+    tc_open: Open,
 
     /// Directory of a BPF file system where what the `tc` datapath needs outlives the router, so that
     /// connections go on without it; `none` for not at all [default: /sys/fs/bpf/sni-router, where that
@@ -246,6 +251,7 @@ impl Args {
                 reserve: self.reserve_ports,
                 sources: self.tc_source,
                 attach: self.tc_attach,
+                open: self.tc_open,
             },
             pins: pin_dir(self.pin_dir),
             spare_predecessor: self.spare_predecessor,

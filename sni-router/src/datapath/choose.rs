@@ -48,6 +48,17 @@ pub struct TcPorts {
     pub sources: Vec<IpAddr>,
     /// How the program gets to interfaces.
     pub attach: Attach,
+    /// How connections are opened.
+    pub open: Open,
+}
+
+/// How connections of the `tc` datapath are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Open {
+    /// Packet by packet and without a socket, where everything is as usual.
+    Packets,
+    /// With two sockets, which are closed once the kernel has the connection.
+    Sockets,
 }
 
 /// What the host gets.
@@ -237,8 +248,14 @@ async fn tc(
 ) -> Result<Arc<Tc>, ChooseError> {
     let flows = flows(kernel, ports)?;
     attach(kernel.hooks(ports.attach)).await?;
+    let open = ports.open;
     let ports = Arc::new(Ports::new(ports.range.clone(), &ports.sources));
     let tc = Tc::new(flows, ports, limits, next, meter.clone());
+    if open == Open::Packets
+        && let Err(error) = tc.prepare_opening(kernel.taking()?)
+    {
+        warn!(%error, "every connection is opened with sockets (grant CAP_NET_RAW)");
+    }
     tokio::spawn(Arc::clone(&tc).dispatch());
     let looked_at = Arc::clone(&tc);
     tokio::spawn(make_up_for_lost(

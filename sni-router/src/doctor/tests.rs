@@ -15,7 +15,7 @@ use super::others::Hooked;
 use super::*;
 use crate::datapath::bpf::Attach;
 use crate::datapath::bpf::{Layer, Survey, Taken};
-use crate::datapath::choose::{Choice, TcPorts};
+use crate::datapath::choose::{Choice, Open, TcPorts};
 use crate::takeover::PinDir;
 
 /// A host on which all is well: `eth0` towards clients with the VIP 192.0.2.1, `eth1` towards the
@@ -85,6 +85,7 @@ impl Sample {
                     reserve: false,
                     sources: Vec::new(),
                     attach: Attach::Auto,
+                    open: Open::Sockets,
                 },
                 pins: PinDir::Preferred("/sys/fs/bpf/sni-router".into()),
                 claim_vips: false,

@@ -11,7 +11,6 @@ use socket2::SockRef;
 use tokio::time::{Instant, timeout};
 
 use super::connect::{Attempts, Bounds, connect};
-use super::facts::HelloFacts;
 use super::hello::{Greeting, Read, Reading};
 use super::left::{Active, Left, reason};
 use super::pending::Place;
@@ -23,7 +22,12 @@ use crate::carry::{Client, Datapath, Hold, Outcome, Pair};
 use crate::socket::{Socket, is_own};
 
 /// Serves one client to the end. The record it leaves is its only result.
-pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr) {
+pub(super) async fn serve(
+    proxy: Arc<Proxy>,
+    client: Socket,
+    peer: SocketAddr,
+    first: Option<First>,
+) {
     let active = Active::enter(&proxy);
     let Some(accepted) = Accepted::new(&proxy, client, peer) else {
         return;
@@ -31,7 +35,7 @@ pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr) {
     let connection = Arc::clone(&accepted.record.connection);
     let established = tokio::select! {
         biased;
-        established = accepted.establish() => established,
+        established = accepted.establish(first) => established,
         // The record says why.
         _ = connection.traffic.hear() => return,
     };
@@ -40,6 +44,12 @@ pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr) {
         Err(Some(rejected)) => rejected.answer(&proxy.settings).await,
         Err(None) => {}
     }
+}
+
+/// The endpoint that was chosen for a client before it had a socket.
+pub(super) struct First {
+    pub(super) route: Arc<Route>,
+    pub(super) lease: Lease,
 }
 
 /// A client of which nothing is known but its address.
@@ -55,14 +65,7 @@ impl<'p> Accepted<'p> {
         let vip = client.local_addr().ok()?;
         let mut record = Record::new(proxy, canonical(peer), canonical(vip), Duration::ZERO);
         let listener = record.connection.listener.as_deref();
-        proxy.observer.accepted(listener);
-        record.step("accepted", || {
-            let vip = record.connection.vip();
-            match listener {
-                Some(listener) => format!("at {vip}, of Listener {}", listener.key),
-                None => format!("at {vip}, of no Listener"),
-            }
-        });
+        record.accepted();
         if let Some(reason) = proxy.gate.refuses(peer.ip(), listener) {
             record.reason = reason;
             reset(&client);
@@ -76,9 +79,9 @@ impl<'p> Accepted<'p> {
     }
 
     /// From here to an endpoint. Fails with nothing if there is nobody to answer any more.
-    async fn establish(self) -> Result<Connected<'p>, Option<Rejected<'p>>> {
+    async fn establish(self, first: Option<First>) -> Result<Connected<'p>, Option<Rejected<'p>>> {
         let routed = self.greet().await?.route()?;
-        Ok(routed.connect().await?)
+        Ok(routed.connect(first).await?)
     }
 
     /// Reads the hello. Fails with nothing if there is no way to wait for it; the client is gone then.
@@ -118,17 +121,7 @@ impl<'p> Accepted<'p> {
             mut record,
         } = self;
         let Greeting { hello, received } = greeting;
-        let took = record.connection.age();
-        record.observer().greeted(took, hello.size);
-        record.hello = Some(HelloFacts::of(&hello));
-        if let Some(host) = hello.server_name {
-            // Nobody else has set it.
-            let _ = record.connection.host.set(host);
-        }
-        record.step("hello", || {
-            let (size, ms) = (hello.size, took.as_millis());
-            format!("of {size} bytes, {ms} ms after accept")
-        });
+        record.greeted(hello);
         Greeted {
             proxy,
             client,
@@ -170,13 +163,7 @@ impl<'p> Greeted<'p> {
             };
             return Err(Rejected::new(client, record, reason));
         };
-        proxy.observer.routed(&route);
-        // Nobody else has set it.
-        let _ = record.connection.route.set(Arc::clone(&route));
-        record.step("routed", || {
-            let (pattern, origin, backend) = (&route.pattern, &route.origin, &route.backend.key);
-            format!("by {pattern} of {origin} to Service {backend}")
-        });
+        record.routed(&route);
         Ok(Routed {
             proxy,
             client,
@@ -197,8 +184,9 @@ struct Routed<'p> {
 }
 
 impl<'p> Routed<'p> {
-    /// Connects to an endpoint and writes to it what was received.
-    async fn connect(self) -> Result<Connected<'p>, Rejected<'p>> {
+    /// Connects to an endpoint and writes to it what was received. `first` is the one to try, unless the route is
+    /// another one by now.
+    async fn connect(self, first: Option<First>) -> Result<Connected<'p>, Rejected<'p>> {
         let Self {
             proxy,
             client,
@@ -223,6 +211,9 @@ impl<'p> Routed<'p> {
             Bounds {
                 within,
                 drained: proxy.gate.drained_endpoints().to_vec(),
+                first: first
+                    .filter(|first| Arc::ptr_eq(&first.route, &route))
+                    .map(|first| first.lease),
             },
             &mut attempts,
             observer,
@@ -232,14 +223,7 @@ impl<'p> Routed<'p> {
         record.failed = attempts.log.into();
         match result {
             Ok(connected) => {
-                record.observer().connected(start.elapsed(), record.retries);
-                let endpoint = connected.lease.endpoint().addr();
-                record.connection.connected_to(endpoint);
-                record.step("connected", || {
-                    let (ms, failed) = (start.elapsed().as_millis(), &record.failed);
-                    let separator = if failed.is_empty() { "" } else { ", after " };
-                    format!("to {endpoint} in {ms} ms{separator}{failed}")
-                });
+                record.connected(connected.lease.endpoint().addr(), start.elapsed());
                 let written = connected.hold.is_none();
                 let pair = Pair {
                     client,
@@ -285,9 +269,7 @@ impl Connected<'_> {
         let mut datapath: &dyn Datapath = &*proxy.datapath;
         loop {
             let kind = datapath.kind();
-            record.connection.carried_by(kind);
-            proxy.observer.carrying(kind);
-            record.step("carried", || format!("by {}", kind.as_str()));
+            record.carried_by(kind);
             let traffic = &record.connection.traffic;
             match datapath.carry(pair, &limits, traffic).await {
                 Ok(Outcome::Over(end)) => {

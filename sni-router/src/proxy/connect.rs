@@ -30,6 +30,8 @@ pub(super) struct Bounds {
     pub(super) within: Duration,
     /// Endpoints that get no new connections.
     pub(super) drained: Vec<SocketAddr>,
+    /// The one to try first, if that is known already.
+    pub(super) first: Option<Lease>,
 }
 
 /// What trying cost, for the record.
@@ -101,8 +103,13 @@ pub(super) async fn connect(
 ) -> Result<Connected, CloseReason> {
     let deadline = Instant::now() + bounds.within;
     let limit = most_attempts(backend);
-    let (mut avoided, mut tried) = (bounds.drained, 0);
-    while let Some(lease) = backend.pick(client.addr.ip(), &avoided, uptime()) {
+    let (mut avoided, mut tried, mut first) = (bounds.drained, 0, bounds.first);
+    loop {
+        let chosen = first.take();
+        let pick = || backend.pick(client.addr.ip(), &avoided, uptime());
+        let Some(lease) = chosen.or_else(pick) else {
+            break;
+        };
         let addr = lease.endpoint().addr();
         let left = limit.saturating_sub(tried);
         let begun = Instant::now();

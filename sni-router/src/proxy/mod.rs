@@ -9,6 +9,7 @@
 pub mod census;
 mod conn;
 pub mod connect;
+pub mod doorman;
 mod facts;
 pub mod gate;
 mod hello;

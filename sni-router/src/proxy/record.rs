@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use humantime::format_rfc3339_millis;
-use sni_router_core::hello::Ja4;
+use sni_router_core::hello::{Hello, Ja4};
 use sni_router_core::table::{Front, Route};
 use tracing::{Level, enabled, info};
 
@@ -86,6 +86,63 @@ impl Record {
     /// It has come so far.
     pub fn step(&self, phase: &'static str, detail: impl FnOnce() -> String) {
         self.proxy.trace.step(&self.connection, phase, detail);
+    }
+
+    /// The client is there.
+    pub(super) fn accepted(&self) {
+        let listener = self.connection.listener.as_deref();
+        self.observer().accepted(listener);
+        self.step("accepted", || {
+            let vip = self.connection.vip();
+            match listener {
+                Some(listener) => format!("at {vip}, of Listener {}", listener.key),
+                None => format!("at {vip}, of no Listener"),
+            }
+        });
+    }
+
+    /// Its hello was read.
+    pub(super) fn greeted(&mut self, hello: Hello) {
+        let took = self.connection.age();
+        self.observer().greeted(took, hello.size);
+        self.hello = Some(HelloFacts::of(&hello));
+        if let Some(host) = hello.server_name {
+            // Nobody else has set it.
+            let _ = self.connection.host.set(host);
+        }
+        self.step("hello", || {
+            let (size, ms) = (hello.size, took.as_millis());
+            format!("of {size} bytes, {ms} ms after accept")
+        });
+    }
+
+    /// It has a route.
+    pub(super) fn routed(&self, route: &Arc<Route>) {
+        self.observer().routed(route);
+        // Nobody else has set it.
+        let _ = self.connection.route.set(Arc::clone(route));
+        self.step("routed", || {
+            let (pattern, origin, backend) = (&route.pattern, &route.origin, &route.backend.key);
+            format!("by {pattern} of {origin} to Service {backend}")
+        });
+    }
+
+    /// It has an endpoint.
+    pub(super) fn connected(&self, endpoint: SocketAddr, took: Duration) {
+        self.observer().connected(took, self.retries);
+        self.connection.connected_to(endpoint);
+        self.step("connected", || {
+            let (ms, failed) = (took.as_millis(), &self.failed);
+            let separator = if failed.is_empty() { "" } else { ", after " };
+            format!("to {endpoint} in {ms} ms{separator}{failed}")
+        });
+    }
+
+    /// A datapath takes it.
+    pub(super) fn carried_by(&self, kind: Kind) {
+        self.connection.carried_by(kind);
+        self.observer().carrying(kind);
+        self.step("carried", || format!("by {}", kind.as_str()));
     }
 
     fn closer(&self) -> Option<Closer> {

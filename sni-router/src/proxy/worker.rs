@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::Proxy;
-use super::conn::serve;
+use super::conn::{First, serve};
 use crate::limits;
 use crate::sys::readable::readable;
 
@@ -26,7 +26,21 @@ pub struct Worker {
     thread: JoinHandle<()>,
 }
 
+/// Where a worker is given clients that it has not accepted itself.
+pub struct Door(mpsc::WeakUnboundedSender<Order>);
+
+impl Door {
+    /// Has it serve a client, by this endpoint if it comes to that.
+    pub(super) fn serve(&self, socket: TcpStream, client: SocketAddr, first: Option<First>) {
+        // Without it, the connection ends.
+        if let Some(orders) = self.0.upgrade() {
+            let _ = orders.send(Order::Serve(socket, client, first));
+        }
+    }
+}
+
 enum Order {
+    Serve(TcpStream, SocketAddr, Option<First>),
     Listen(SocketAddr, TcpListener),
     Unlisten(SocketAddr),
     StopListening,
@@ -55,6 +69,11 @@ impl Worker {
     /// [`Worker::unlisten`].
     pub fn listen(&self, addr: SocketAddr, listener: TcpListener) {
         self.order(Order::Listen(addr, listener));
+    }
+
+    /// Where it can be given clients.
+    pub fn door(&self) -> Door {
+        Door(self.orders.downgrade())
     }
 
     /// Closes the listening socket of `addr`; its connections go on.
@@ -96,6 +115,9 @@ async fn run(proxy: Arc<Proxy>, mut inbox: mpsc::UnboundedReceiver<Order>) {
                 }
                 Err(error) => warn!(%addr, %error, "cannot accept"),
             },
+            Order::Serve(socket, client, first) => {
+                tokio::spawn(serve(Arc::clone(&proxy), socket.into(), client, first));
+            }
             Order::Unlisten(addr) => listening.retain(|(other, _)| *other != addr),
             Order::StopListening => listening.clear(),
         }
@@ -155,7 +177,7 @@ fn accept_one(proxy: &Arc<Proxy>, listener: &TcpListener) -> io::Result<()> {
     let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
     let peer = SocketAddr::try_from(peer)?;
     let client = TcpStream::from(client).into();
-    tokio::spawn(serve(Arc::clone(proxy), client, peer));
+    tokio::spawn(serve(Arc::clone(proxy), client, peer, None));
     Ok(())
 }
 

@@ -120,6 +120,76 @@ pub fn silence(socket: impl AsFd) -> io::Result<()> {
 /// checksums and neighbours are the kernel's business. Needs a host that has `from`, or may bind
 /// to it nonetheless.
 pub fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
+    let socket = place(from, to, seq, ack)?;
+    set(
+        &socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_REPAIR,
+        &REPAIR_OFF_NO_PROBE,
+    )?;
+    socket.set_linger(Some(std::time::Duration::ZERO))
+    // Closed here: with no time to linger that is a RST.
+}
+
+/// A connection of which this host has said the SYN-ACK, and no socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Unaccepted {
+    /// The address that the peer connects to.
+    pub local: SocketAddr,
+    /// The peer.
+    pub peer: SocketAddr,
+    /// The sequence number of the first byte to it.
+    pub seq: u32,
+    /// The one of the first byte from it.
+    pub ack: u32,
+    /// Most bytes of a segment to it, options not counted.
+    pub segment: u32,
+    /// By how many bits its windows are scaled.
+    pub peer_scale: i8,
+    /// By how many bits ours are.
+    pub own_scale: i8,
+    /// What the clock of our timestamps says now, in milliseconds.
+    pub clock: u32,
+}
+
+/// A socket for a connection with SACK and timestamps, as accept(2) would have given it, from which
+/// `received` can be read. Tells the peer that it was received, once `placed` has been called: from then on, the
+/// socket gets packets.
+pub fn accept(
+    connection: &Unaccepted,
+    received: &[u8],
+    placed: impl FnOnce(),
+) -> io::Result<Socket> {
+    let Unaccepted {
+        local, peer, seq, ..
+    } = *connection;
+    let socket = place(local, peer, seq, connection.ack)?;
+    let scales = connection.peer_scale as u32 | (connection.own_scale as u32) << 16;
+    let options = [
+        [TCPOPT_MAXSEG, connection.segment],
+        [TCPOPT_WINDOW, scales],
+        [TCPOPT_SACK_PERM, 0],
+        [TCPOPT_TIMESTAMP, 0],
+    ];
+    let tcp = libc::IPPROTO_TCP;
+    set(&socket, tcp, libc::TCP_REPAIR_OPTIONS, &options)?;
+    // The last bit would ask for a clock of microseconds (Linux 6.7).
+    let clock = connection.clock.wrapping_add(connection.clock & 1);
+    set(&socket, tcp, libc::TCP_TIMESTAMP, &clock)?;
+    set(&socket, tcp, libc::TCP_REPAIR_QUEUE, &RECEIVE_QUEUE)?;
+    let mut left = received;
+    while !left.is_empty() {
+        // Into the receive queue, and nowhere else.
+        let queued = socket.send(left)?;
+        left = &left[queued..];
+    }
+    placed();
+    set(&socket, tcp, libc::TCP_REPAIR, &REPAIR_OFF)?;
+    Ok(socket)
+}
+
+/// Puts a socket into the middle of a connection: it sends nothing as long as it is being repaired.
+fn place(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(to),
         Type::STREAM.nonblocking(),
@@ -134,18 +204,18 @@ pub fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result
         set(&socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, &position)?;
     }
     socket.connect(&to.into())?;
-    set(
-        &socket,
-        libc::IPPROTO_TCP,
-        libc::TCP_REPAIR,
-        &REPAIR_OFF_NO_PROBE,
-    )?;
-    socket.set_linger(Some(std::time::Duration::ZERO))
-    // Closed here: with no time to linger that is a RST.
+    Ok(socket)
 }
 
 // include/uapi/linux/tcp.h
 const REPAIR_ON: c_int = 1;
+const REPAIR_OFF: c_int = 0;
 const REPAIR_OFF_NO_PROBE: c_int = -1;
 const RECEIVE_QUEUE: c_int = 1;
 const SEND_QUEUE: c_int = 2;
+
+// include/uapi/linux/tcp.h and include/net/tcp.h
+const TCPOPT_MAXSEG: u32 = 2;
+const TCPOPT_WINDOW: u32 = 3;
+const TCPOPT_SACK_PERM: u32 = 4;
+const TCPOPT_TIMESTAMP: u32 = 8;

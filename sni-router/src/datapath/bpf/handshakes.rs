@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::param::page_size;
 use sni_router_common::flow::FlowKey;
-use sni_router_common::handshake::{ENTRIES, Seen, Slot, Tag, WAYS, word};
+use sni_router_common::handshake::{ENTRIES, Seen, Slot, Tag, WAYS, millis, seen, word};
 
+use crate::monotonic::now_ns;
 use crate::sys::shared::SharedArray;
 
 /// See the module.
@@ -53,6 +54,59 @@ impl Handshakes {
                 }
             }
         }
+    }
+
+    /// Has the program take what answers a SYN with this number, instead of the stack. `key` is that of the
+    /// answer. Until it is [forgotten](Self::forget).
+    pub fn wait_for(&self, key: &FlowKey, isn: u32) {
+        let tag = Tag::of(key, self.secret);
+        let now = millis(now_ns());
+        let awaited = Seen {
+            isn,
+            end: isn,
+            ack: 0,
+            tsval: 0,
+            tsecr: 0,
+            ifindex: 0,
+            flags: seen::AWAITED,
+            since: now,
+        };
+        let way = self.place(tag, now);
+        for (index, word) in awaited.slot(tag).into_iter().enumerate() {
+            let place = self.word(tag.first() as usize + way, index);
+            place.store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Has the packets of a client that was taken go to the stack again, where a socket waits for them that
+    /// has `received` bytes of it.
+    pub fn give_back(&self, key: &FlowKey) {
+        let tag = Tag::of(key, self.secret);
+        for way in 0..WAYS {
+            let place = self.word(tag.first() as usize + way, word::FLAGS);
+            let word = place.load(Ordering::Relaxed);
+            if let Some(flags) = tag.value(word::FLAGS, word) {
+                let flags = flags & !seen::TAKEN | seen::PASSED | seen::RESUMED;
+                // Fails where the client has said something this moment, which it will say again.
+                let new = tag.word(word::FLAGS, flags);
+                let _ = place.compare_exchange(word, new, Ordering::SeqCst, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// The key's own place, or one that nobody has used, or that of the oldest.
+    fn place(&self, tag: Tag, now: u32) -> usize {
+        let age = |way: &usize| {
+            let slot = self.snapshot(tag, *way);
+            if Seen::read(tag, &slot).is_some() {
+                return i64::MAX;
+            }
+            match slot[word::ISN] {
+                0 => i64::MAX - 1,
+                _ => (now.wrapping_sub(slot[word::SINCE] as u32) as i32).into(),
+            }
+        };
+        (0..WAYS).max_by_key(age).unwrap_or(0)
     }
 
     /// How many are remembered: looks at every one.

@@ -8,10 +8,12 @@ use aya::programs::links::LinkError;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use rustix::thread::{CapabilitySet, capabilities};
+use sni_router_common::names::GLOBAL_REQUEST;
 use thiserror::Error;
-use tracing::Level;
+use tracing::{Level, info};
 
 use super::pins::{self, Pins};
+use super::types;
 
 /// The kernel programs, as built by the build script; empty where it found no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sni-router-bpf"));
@@ -73,6 +75,11 @@ pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, LoadError> {
     let level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
+    let request = types::request();
+    match &request {
+        Some(request) => drop(loader.override_global(GLOBAL_REQUEST, request, true)),
+        None => info!("without the kernel's types (BTF) every connection is opened with sockets"),
+    }
     for name in pins::MAPS {
         if let Some(pins) = pins {
             loader.map_pin_path(name, pins.map(name));

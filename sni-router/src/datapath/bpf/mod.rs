@@ -14,6 +14,8 @@ mod pins;
 mod probe;
 mod rules;
 mod sockets;
+mod taken;
+mod types;
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -37,6 +39,7 @@ pub use pins::{PinError, Pins, Survey, remove_all, survey, version_of};
 pub use probe::{Taken, probe, program_names};
 pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
+pub use taken::{Taking, Until};
 
 use load::{array, map, program, verified};
 
@@ -90,6 +93,14 @@ impl Kernel {
         let flows = Arc::new(flows);
         self.flows = Some(Arc::clone(&flows));
         Ok(flows)
+    }
+
+    /// What the program takes of packets. Can be asked for once.
+    pub fn taking(&mut self) -> Result<Taking, LoadError> {
+        let ebpf = &mut *lock(&self.ebpf);
+        let ring = map(ebpf, names::MAP_TAKEN)?;
+        let until = array(ebpf, names::MAP_UNTIL)?;
+        Taking::new(ring, until.fd()).map_err(LoadError::Sockets)
     }
 
     /// Where `snir_tc` can be attached, once it is loaded.

@@ -22,6 +22,7 @@ use tracing::debug;
 
 use super::Prepared;
 use super::conntrack::Conntrack;
+use super::known::{Known, Proof};
 use super::learn::{Plan, SYN, Sides, Towards, has_spoken, learn};
 use super::policies::Ipsec;
 use super::registry::{Carried, Registry};
@@ -44,6 +45,7 @@ pub(super) enum Outside {
 pub(super) struct Host<'h> {
     pub(super) conntrack: &'h Conntrack,
     pub(super) ipsec: &'h Ipsec,
+    pub(super) known: &'h Known,
 }
 
 /// Hands the pair over, and returns when it has no socket any more.
@@ -74,13 +76,14 @@ pub(super) async fn hand_over(
     } else {
         plan(handshakes, &sides, &towards, &mut pair, &source).await
     };
-    let mut plan = match planned {
-        Ok(plan) => plan,
+    let (mut plan, proof) = match planned {
+        Ok(planned) => planned,
         Err(decline) => {
             forget([None; 2]);
             return Err(refused(pair, source, decline));
         }
     };
+    let from = source.from();
     let carried = match registry.insert(sides, &mut plan, source) {
         Ok(carried) => carried,
         Err((error, source)) => {
@@ -129,6 +132,12 @@ pub(super) async fn hand_over(
         Ok(bytes) => {
             // The rest is counted by the program.
             registry.meter.add(Kind::Tc, Direction::Up, bytes);
+            if let Some(proof) = proof {
+                let Sides {
+                    source, endpoint, ..
+                } = sides;
+                host.known.note(&proof, from, source.ip(), endpoint);
+            }
             Ok(carried)
         }
         Err(end) => Err(Outside::Ended(end)),
@@ -142,7 +151,7 @@ async fn plan(
     towards: &Towards,
     pair: &mut Pair,
     source: &SourcePort,
-) -> Result<Plan, Decline> {
+) -> Result<(Plan, Option<Proof>), Decline> {
     let mut rounds = 0;
     loop {
         let learned = learn(

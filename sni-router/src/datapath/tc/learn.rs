@@ -7,6 +7,7 @@ use sni_router_common::flow::{Addr, Flow, FlowKey, option, own, ports, tick, v6}
 use sni_router_common::handshake::{self, Seen, seen};
 use sni_router_common::rule::v4_mapped;
 
+use super::known::Proof;
 use crate::carry::{Client, Decline};
 use crate::datapath::bpf::Handshakes;
 use crate::monotonic::now_ns;
@@ -78,7 +79,7 @@ pub(super) fn learn(
     endpoint: &Socket,
     received: u32,
     connecting: Instant,
-) -> Result<Plan, Decline> {
+) -> Result<(Plan, Option<Proof>), Decline> {
     let c_seen = handshakes.seen(&sides.up()).ok_or(Decline::Unseen)?;
     let e_seen = handshakes.seen(&sides.down()).ok_or(Decline::Unseen)?;
     if is_v4(sides.client) != is_v4(sides.endpoint) {
@@ -99,39 +100,124 @@ pub(super) fn learn(
     // Both are the position of the first byte of a stream, on either connection.
     let (c_up, e_up) = (c_seen.isn.wrapping_add(SYN), e_seen.ack);
     let (e_down, c_down) = (e_seen.isn.wrapping_add(SYN), c_seen.ack);
-    let (up_clock, down_clock) = if has_timestamps {
+    let clocks = has_timestamps.then(|| {
         let e_now = e_seen.tsecr.wrapping_add(millis(connecting));
         let c_now = c_seen.tsecr.wrapping_add(millis_since(c_seen.since));
-        (
+        [
             e_now.wrapping_sub(c_seen.tsval),
             c_now.wrapping_sub(e_seen.tsval),
-        )
-    } else {
-        (0, 0)
-    };
+        ]
+    });
+    let mut plan = join(
+        sides,
+        &Half {
+            terms: Terms {
+                // A socket that was made in the middle of a connection does not know.
+                has_ecn: c.has_ecn() || c_seen.flags & RESUMED_ECN == RESUMED_ECN,
+                ..Terms::of(c)
+            },
+            theirs: c_up,
+            ours: c_down,
+            ifindex: c_seen.ifindex,
+        },
+        &Half {
+            terms: Terms::of(&e),
+            theirs: e_down,
+            ours: e_up,
+            ifindex: e_seen.ifindex,
+        },
+        clocks,
+        received,
+    );
+    plan.down.own |= own::HELD;
+    plan.down.since_or_held = e_up.wrapping_add(received);
+    let proof = has_timestamps.then(|| Proof {
+        front: front(c, &c_seen),
+        mtu: Terms::of(&e).mtu,
+        clock: e_seen.tsecr.wrapping_add(millis(connecting)),
+    });
+    Ok((plan, proof))
+}
+
+/// By which interface a client has come that has shaken hands as they all do.
+fn front(c: &TcpState, c_seen: &Seen) -> Option<u32> {
+    let is_accepted = c_seen.flags & (seen::SCALED | seen::SACK | seen::RESUMED);
+    let is_usual = is_accepted == seen::SCALED | seen::SACK && c.has_sack();
+    is_usual.then_some(c_seen.ifindex)
+}
+
+/// One of the two connections, or what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Half {
+    pub(super) terms: Terms,
+    /// The sequence number of the first byte from the peer.
+    pub(super) theirs: u32,
+    /// The one of the first byte to it.
+    pub(super) ours: u32,
+    /// The interface by which the peer's packets come.
+    pub(super) ifindex: u32,
+}
+
+/// What was agreed upon with a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Bytes that it is ready to receive.
+    pub(super) window: u32,
+    /// By how many bits its windows are scaled, and ours.
+    pub(super) peer_scale: i8,
+    pub(super) own_scale: i8,
+    /// Largest IP packet that the path to it is known to take.
+    pub(super) mtu: u16,
+    pub(super) has_sack: bool,
+    pub(super) has_ecn: bool,
+}
+
+impl Terms {
+    fn of(state: &TcpState) -> Self {
+        Self {
+            window: state.peer_window(),
+            peer_scale: state.peer_scale(),
+            own_scale: state.own_scale(),
+            mtu: u16::try_from(state.path_mtu()).unwrap_or(u16::MAX),
+            has_sack: state.has_sack(),
+            has_ecn: state.has_ecn(),
+        }
+    }
+
+    /// Of what only the sender, whose terms these are, has agreed to, the receiver gets nothing.
+    fn without(&self, receiver: &Self) -> u8 {
+        let mut without = 0;
+        if self.has_sack && !receiver.has_sack {
+            without |= option::NO_SACK;
+        }
+        if self.has_ecn && !receiver.has_ecn {
+            without |= option::NO_ECN;
+        }
+        without
+    }
+}
+
+/// Makes one connection of the client's and the endpoint's, of which the client has sent `received` bytes. With
+/// `clocks`, what is added to the client's timestamps and to the endpoint's.
+pub(super) fn join(
+    sides: &Sides,
+    client: &Half,
+    endpoint: &Half,
+    clocks: Option<[u32; 2]>,
+    received: u32,
+) -> Plan {
     let now = tick(now_ns());
-    let up_base = e_up.wrapping_sub(c_up);
-    let down_base = c_down.wrapping_sub(e_down);
     let (source, to) = (
         key(sides.source, sides.endpoint),
         key(sides.vip, sides.client),
     );
-    let options = if has_timestamps {
-        option::TIMESTAMPS
-    } else {
-        0
+    let (options, [up_clock, down_clock]) = match clocks {
+        Some(clocks) => (option::TIMESTAMPS, clocks),
+        None => (0, [0, 0]),
     };
-    // Of what only the sender has agreed to, the receiver gets nothing.
-    let without = |sender: &TcpState, receiver: &TcpState| {
-        let mut without = 0;
-        if sender.has_sack() && !receiver.has_sack() {
-            without |= option::NO_SACK;
-        }
-        if sender.has_ecn() && !receiver.has_ecn() {
-            without |= option::NO_ECN;
-        }
-        without
-    };
+    let up_base = endpoint.ours.wrapping_sub(client.theirs);
+    let down_base = client.ours.wrapping_sub(endpoint.theirs);
+    let (c, e) = (&client.terms, &endpoint.terms);
     let up = Flow {
         src: source.src,
         dst: source.dst,
@@ -140,17 +226,17 @@ pub(super) fn learn(
         ack_add: down_base.wrapping_neg(),
         ts_add: up_clock,
         ecr_add: down_clock.wrapping_neg(),
-        ifindex: e_seen.ifindex,
-        end: c_up.wrapping_add(received).into(),
-        ack: c_down,
-        edge: c_down.wrapping_add(c.peer_window()),
+        ifindex: endpoint.ifindex,
+        end: client.theirs.wrapping_add(received).into(),
+        ack: client.ours,
+        edge: client.ours.wrapping_add(c.window),
         seen: now,
         id: 0,
-        start: c_up,
+        start: client.theirs,
         since_or_held: now,
-        mtu: mtu(&e),
-        shift: c.peer_scale() - e.own_scale(),
-        options: options | without(c, &e) | option::scale(c.peer_scale()),
+        mtu: e.mtu,
+        shift: c.peer_scale - e.own_scale,
+        options: options | c.without(e) | option::scale(c.peer_scale),
         own: 0,
         peer: 0,
         closed: 0,
@@ -164,23 +250,23 @@ pub(super) fn learn(
         ack_add: up_base.wrapping_neg(),
         ts_add: down_clock,
         ecr_add: up_clock.wrapping_neg(),
-        ifindex: c_seen.ifindex,
-        end: e_down.into(),
-        ack: e_up,
-        edge: e_up.wrapping_add(e.peer_window()),
+        ifindex: client.ifindex,
+        end: endpoint.theirs.into(),
+        ack: endpoint.ours,
+        edge: endpoint.ours.wrapping_add(e.window),
         seen: now,
         id: 0,
-        start: e_down,
-        since_or_held: e_up.wrapping_add(received),
-        mtu: mtu(c),
-        shift: e.peer_scale() - c.own_scale(),
-        options: options | without(&e, c) | option::scale(e.peer_scale()),
-        own: own::HELD,
+        start: endpoint.theirs,
+        since_or_held: 0,
+        mtu: c.mtu,
+        shift: e.peer_scale - c.own_scale,
+        options: options | e.without(c) | option::scale(e.peer_scale),
+        own: 0,
         peer: 0,
         closed: 0,
         up: 0,
     };
-    Ok(Plan { up, down })
+    Plan { up, down }
 }
 
 /// Whether the two handshakes agreed on the same.
@@ -236,10 +322,6 @@ fn words(addr: IpAddr) -> Addr {
     }
 }
 
-fn mtu(state: &TcpState) -> u16 {
-    u16::try_from(state.path_mtu()).unwrap_or(u16::MAX)
-}
-
 /// Of a clock of ours that was at some value then: rounded up, so that the clock never goes back.
 fn millis(since: Instant) -> u32 {
     since.elapsed().as_millis() as u32 + 1
@@ -248,6 +330,9 @@ fn millis(since: Instant) -> u32 {
 fn millis_since(then: u32) -> u32 {
     handshake::millis(now_ns()).wrapping_sub(then) + 1
 }
+
+/// Its socket was made, and the client had asked for ECN, which this host mostly grants.
+const RESUMED_ECN: u32 = seen::RESUMED | seen::ECN;
 
 /// Bytes of a timestamps option, padded.
 const TIMESTAMPS: u32 = 12;

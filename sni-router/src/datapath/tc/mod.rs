@@ -10,13 +10,16 @@ mod entry;
 mod foreign;
 mod handover;
 pub mod interfaces;
+mod known;
 mod learn;
 mod limits;
 mod lingering;
+mod opening;
 mod policies;
 mod ports;
 mod registry;
 pub mod reserve;
+mod segment;
 mod source;
 
 use std::collections::BTreeSet;
@@ -24,7 +27,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sni_router_common::flow::address;
 use socket2::Socket;
@@ -34,17 +37,20 @@ use tracing::error;
 use self::conntrack::Conntrack;
 pub use self::foreign::pinned_vips;
 use self::handover::{Host, Outside};
+use self::known::Known;
+use self::opening::Opener;
 use self::policies::Ipsec;
 pub use self::ports::Ports;
 use self::registry::Registry;
 use self::source::SourcePort;
-use super::bpf::{Flows, Pins};
+use super::bpf::{Flows, Pins, Taking};
 use super::clock::limits_reached;
 use crate::carry::{
-    Adopt, Aside, Client, Datapath, Decline, End, Hold, Kind, Limits, Moved, Outcome, Pair,
-    Refused, Traffic,
+    Adopt, Aside, Client, Datapath, Decline, Doorman, End, Hold, Kind, Limits, Moved, Outcome,
+    Pair, Refused, Traffic,
 };
 use crate::meter::Meter;
+use crate::sys::raw::Raw;
 use crate::sys::repair;
 
 /// See the module.
@@ -52,10 +58,14 @@ pub struct Tc {
     flows: Arc<Flows>,
     ports: Arc<Ports>,
     registry: Arc<Registry>,
-    conntrack: Conntrack,
+    conntrack: Arc<Conntrack>,
+    known: Arc<Known>,
+    raw: Mutex<Option<(Raw, Taking)>>,
     ipsec: Arc<Ipsec>,
     next: Arc<dyn Datapath>,
     retired: Notify,
+    /// Nobody opens connections any more.
+    closed: Arc<Notify>,
 }
 
 impl Tc {
@@ -73,11 +83,39 @@ impl Tc {
             registry: Arc::new(registry),
             flows,
             ports,
-            conntrack: Conntrack::new(),
+            conntrack: Arc::new(Conntrack::new()),
+            known: Arc::new(Known::new()),
+            raw: Mutex::default(),
             ipsec: Ipsec::watch(),
             next,
             retired: Notify::new(),
+            closed: Arc::default(),
         })
+    }
+
+    /// Gets ready to open connections without sockets, before privileges are given up.
+    pub fn prepare_opening(&self, taking: Taking) -> io::Result<()> {
+        *registry::lock(&self.raw) = Some((Raw::open()?, taking));
+        Ok(())
+    }
+
+    /// Opens connections without sockets where that was prepared, and it can be done. `doorman` says where
+    /// clients go.
+    pub fn open(&self, doorman: Arc<dyn Doorman>) -> io::Result<()> {
+        let Some((raw, taking)) = registry::lock(&self.raw).take() else {
+            return Ok(());
+        };
+        let opener = Opener {
+            flows: Arc::clone(&self.flows),
+            registry: Arc::clone(&self.registry),
+            known: Arc::clone(&self.known),
+            conntrack: Arc::clone(&self.conntrack),
+            ipsec: Arc::clone(&self.ipsec),
+            doorman,
+            raw,
+            retired: Arc::clone(&self.closed),
+        };
+        opener.start(taking)
     }
 
     /// Notices flows that end, and removes them once nobody asks for them any more. Runs as long
@@ -109,6 +147,8 @@ impl Tc {
     /// Hands nothing over from now on, and leaves what was handed over to the kernel, or to another
     /// process that notices its ends.
     pub fn retire(&self) {
+        self.known.stop();
+        self.closed.notify_one();
         self.registry.leave_all();
         self.retired.notify_one();
     }
@@ -158,6 +198,7 @@ impl Tc {
             Host {
                 conntrack: &self.conntrack,
                 ipsec: &self.ipsec,
+                known: &self.known,
             },
             pair,
             *prepared,

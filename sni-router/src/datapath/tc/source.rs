@@ -1,6 +1,6 @@
 //! A port towards an endpoint, for as long as a socket or a flow has it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,35 +27,54 @@ impl SourcePort {
         socket: &Socket,
         endpoint: SocketAddr,
     ) -> Option<Self> {
-        // As a flow has it.
-        let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
         // Without it, a port that another endpoint's connection has could not be bound to.
         socket.set_reuse_address(true).ok()?;
         for _ in 0..ATTEMPTS {
-            let taken = Instant::now();
-            let Taken {
-                port,
-                was_lingering,
-            } = ports.take(endpoint, taken)?;
-            if was_lingering {
-                registry.remove_lingering(port);
-            }
-            let source = Self {
-                ports: Arc::clone(ports),
-                port,
-                taken,
-                is_used: false,
-                is_left: false,
-            };
+            let source = Self::take(ports, registry, endpoint)?;
             // To a wildcard address where none was asked for: which one it is then depends on the
             // route, which connecting looks up.
-            let from = SocketAddr::new(port.from, port.number);
+            let from = SocketAddr::new(source.from(), source.number());
             if socket.bind(&from.into()).is_ok() {
                 return Some(source);
             }
             // Somebody else's; the next one then.
         }
         None
+    }
+
+    /// Such a port, to which no socket will be bound.
+    pub(super) fn take(
+        ports: &Arc<Ports>,
+        registry: &Registry,
+        endpoint: SocketAddr,
+    ) -> Option<Self> {
+        // As a flow has it.
+        let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
+        let taken = Instant::now();
+        let Taken {
+            port,
+            was_lingering,
+        } = ports.take(endpoint, taken)?;
+        if was_lingering {
+            registry.remove_lingering(port);
+        }
+        Some(Self {
+            ports: Arc::clone(ports),
+            port,
+            taken,
+            is_used: false,
+            is_left: false,
+        })
+    }
+
+    /// The address that it is bound to, or a wildcard.
+    pub(super) fn from(&self) -> IpAddr {
+        self.port.from
+    }
+
+    /// Its number.
+    pub(super) fn number(&self) -> u16 {
+        self.port.number
     }
 
     /// When the port was taken, which is before anything was sent from it.

@@ -1,0 +1,172 @@
+//! What connections that had sockets have shown, and the next one may build on.
+//!
+//! A connection is opened without sockets only where another one was handed over a moment ago: then the packets
+//! of both sides are known to come by the program, and from which addresses they do. Each second some
+//! connections get sockets again, and show whether that is still so.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::registry::lock;
+use crate::datapath::bpf::Until;
+use crate::sys::interface;
+
+/// See the module.
+pub(super) struct Known {
+    until: Mutex<Option<Until>>,
+    /// By interface.
+    fronts: Mutex<HashMap<u32, Front>>,
+    /// By the address that our port is bound to, which may be a wildcard, and the endpoint.
+    paths: Mutex<HashMap<(IpAddr, SocketAddr), Path>>,
+    paused: Mutex<Option<Instant>>,
+    is_stopped: AtomicBool,
+}
+
+/// How clients of an interface are reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Front {
+    /// Largest IP packet of the interface.
+    pub(super) mtu: u16,
+}
+
+/// How an endpoint is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    /// From this address.
+    pub(super) source: IpAddr,
+    /// Largest IP packet that the path is known to take.
+    pub(super) mtu: u16,
+    /// What the clock of this host's timestamps to it said.
+    clock: u32,
+    /// Then.
+    at: Instant,
+}
+
+/// What a connection that was handed over has shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proof {
+    /// By which interface its client has come; `None` if its handshake was not as usual.
+    pub(super) front: Option<u32>,
+    /// As in [`Path`].
+    pub(super) mtu: u16,
+    /// As in [`Path`].
+    pub(super) clock: u32,
+}
+
+impl Known {
+    pub(super) fn new() -> Self {
+        Self {
+            until: Mutex::default(),
+            fronts: Mutex::default(),
+            paths: Mutex::default(),
+            paused: Mutex::default(),
+            is_stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Connections are opened without sockets from now on.
+    pub(super) fn start(&self, until: Until) {
+        *lock(&self.until) = Some(until);
+    }
+
+    /// None are any more.
+    pub(super) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        if let Some(until) = &*lock(&self.until) {
+            until.stop();
+        }
+    }
+
+    /// None are for a while.
+    pub(super) fn pause(&self) {
+        *lock(&self.paused) = Some(Instant::now() + PAUSE);
+        if let Some(until) = &*lock(&self.until) {
+            until.stop();
+        }
+    }
+
+    /// A connection from `source`, by a port that is bound to `from`, to `endpoint` was handed over.
+    pub(super) fn note(&self, proof: &Proof, from: IpAddr, source: IpAddr, endpoint: SocketAddr) {
+        if lock(&self.until).is_none() {
+            return;
+        }
+        let now = Instant::now();
+        {
+            let mut paths = lock(&self.paths);
+            if paths.len() >= MOST_PATHS {
+                paths.retain(|_, path| now.duration_since(path.at) < PATH_LASTS);
+            }
+            if paths.len() < MOST_PATHS {
+                let path = Path {
+                    source,
+                    mtu: proof.mtu,
+                    clock: proof.clock,
+                    at: now,
+                };
+                paths.insert((from, endpoint), path);
+            }
+        }
+        if let Some(ifindex) = proof.front {
+            self.note_front(ifindex, now);
+        }
+    }
+
+    fn note_front(&self, ifindex: u32, now: Instant) {
+        let Ok(mtu) = interface::mtu(ifindex) else {
+            return;
+        };
+        lock(&self.fronts).insert(ifindex, Front { mtu });
+        let mut paused = lock(&self.paused);
+        if paused.is_some_and(|until| now < until) {
+            return;
+        }
+        *paused = None;
+        let until = lock(&self.until);
+        if let Some(until) = &*until
+            && !self.is_stopped.load(Ordering::SeqCst)
+        {
+            until.extend(ifindex, FRONT_LASTS);
+        }
+    }
+
+    /// How clients of an interface are reached.
+    pub(super) fn front(&self, ifindex: u32) -> Option<Front> {
+        lock(&self.fronts).get(&ifindex).copied()
+    }
+
+    /// How an endpoint is reached.
+    pub(super) fn path(&self, from: IpAddr, endpoint: SocketAddr) -> Option<Path> {
+        let path = lock(&self.paths).get(&(from, endpoint)).copied();
+        path.filter(|path| path.at.elapsed() < PATH_LASTS)
+    }
+
+    /// It was not: the next connection to it gets sockets.
+    pub(super) fn forget(&self, from: IpAddr, endpoint: SocketAddr) {
+        lock(&self.paths).remove(&(from, endpoint));
+    }
+}
+
+impl Path {
+    /// What that clock says now; rounded up, so that it never goes back.
+    pub(super) fn clock(&self) -> u32 {
+        let passed = self.at.elapsed().as_millis() as u32;
+        self.clock.wrapping_add(passed + 1)
+    }
+}
+
+/// How long after a connection with sockets others are opened without. Short: it is also how long a program
+/// goes on whose daemon is gone.
+const FRONT_LASTS: Duration = Duration::from_secs(1);
+
+/// How long an endpoint needs no connection with sockets. Others show all the time that it can be reached;
+/// routes and their MTU rarely change.
+const PATH_LASTS: Duration = Duration::from_secs(60);
+
+/// How long all connections get sockets where most that were opened without did in the end.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Far more than there are endpoints that need to be quick.
+const MOST_PATHS: usize = 16_384;

@@ -1,0 +1,93 @@
+//! Opening connections without sockets.
+//!
+//! ```text
+//!            hello complete            SYN-ACK                   both directions in the table,
+//! Gathering ───SYN to endpoint──▶ Awaiting ───────────────────▶ hello sent: a flow
+//!     └──anything unusual──┐          └──RST, another SYN-ACK, or a second without one──┐
+//!                          ▼                                                            ▼
+//!                   a socket is made for the client, and the rest is as for any other client
+//! ```
+//!
+//! Nothing that a client has sent is acknowledged before the endpoint does so: should a packet of ours
+//! be lost, it sends its hello again, which by then meets the flow.
+
+mod balance;
+mod clients;
+mod endpoints;
+mod sizes;
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use tokio::runtime::Builder;
+use tokio::sync::Notify;
+use tokio::time::sleep_until;
+use tracing::error;
+
+use self::clients::Openings;
+use super::conntrack::Conntrack;
+use super::known::Known;
+use super::policies::Ipsec;
+use super::registry::Registry;
+use crate::carry::Doorman;
+use crate::datapath::bpf::{Flows, Taking};
+use crate::sys::raw::Raw;
+
+/// What opening needs.
+pub(super) struct Opener {
+    pub(super) flows: Arc<Flows>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) known: Arc<Known>,
+    pub(super) conntrack: Arc<Conntrack>,
+    pub(super) ipsec: Arc<Ipsec>,
+    pub(super) doorman: Arc<dyn Doorman>,
+    pub(super) raw: Raw,
+    pub(super) retired: Arc<Notify>,
+}
+
+impl Opener {
+    /// Opens connections on a thread of its own until the datapath is retired.
+    pub(super) fn start(self, taking: Taking) -> io::Result<()> {
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let thread = thread::Builder::new().name("openings".to_owned());
+        thread.spawn(move || {
+            if let Err(error) = runtime.block_on(self.run(taking)) {
+                error!(%error, "connections are opened with sockets from now on");
+            }
+        })?;
+        Ok(())
+    }
+
+    async fn run(self, taking: Taking) -> io::Result<()> {
+        let (mut ring, until) = taking.start()?;
+        let (retired, known) = (Arc::clone(&self.retired), Arc::clone(&self.known));
+        known.start(until);
+        let mut openings = Openings::new(self);
+        loop {
+            let deadline = openings.next_deadline();
+            let overdue = async {
+                match deadline {
+                    Some(when) => sleep_until(when.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                read = ring.next(|taken, payload| openings.hear(taken, payload)) => read?,
+                () = overdue => openings.expire(Instant::now()),
+                () = retired.notified() => break,
+            }
+        }
+        // Nobody is taken any more; what has been is served by sockets.
+        known.stop();
+        ring.rest(|taken, payload| openings.hear(taken, payload));
+        openings.give_up();
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The endpoints that they are connected to.
+
+use std::hash::BuildHasher as _;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use sni_router_common::flow::FlowKey;
+use sni_router_common::handshake::{self, Seen, seen};
+use sni_router_common::taken::Taken;
+use tracing::debug;
+
+use super::super::known::Path;
+use super::super::learn::{Half, SYN as ONE, Sides, Terms, join};
+use super::super::registry::{Carried, sides};
+use super::super::segment::{ACK, CLOCKS, PSH, RST, SYN, Segment};
+use super::super::source::SourcePort;
+use super::Opener;
+use super::clients::{Awaited, Opening, Openings};
+use super::sizes::{most_of, segment_of, window_of};
+use crate::carry::{Direction, Guest, Kind};
+use crate::monotonic::now_ns;
+
+impl Openings {
+    /// Where the packets to an endpoint go, once a port is taken; `None` where that is not known, or packets
+    /// cannot go there.
+    pub(super) fn way(
+        &self,
+        key: &FlowKey,
+        endpoint: SocketAddr,
+    ) -> Option<(SourcePort, Sides, Path)> {
+        let opener = &self.opener;
+        let (client, vip) = sides(key);
+        if client.is_ipv4() != endpoint.is_ipv4() {
+            return None;
+        }
+        let source = SourcePort::take(&opener.registry.ports, &opener.registry, endpoint)?;
+        let path = self.known.path(source.from(), source.endpoint())?;
+        let sides = Sides {
+            client,
+            vip,
+            source: SocketAddr::new(path.source, source.number()),
+            endpoint: source.endpoint(),
+        };
+        (!opener.ipsec.covers(&sides)).then_some((source, sides, path))
+    }
+
+    /// Gives the guest back where the client needs a socket.
+    pub(super) fn send_syn(
+        &mut self,
+        key: FlowKey,
+        guest: Box<dyn Guest>,
+    ) -> Result<(), Box<dyn Guest>> {
+        let endpoint = guest.endpoint();
+        let Some((mut source, sides, path)) = self.way(&key, endpoint) else {
+            return Err(guest);
+        };
+        let (opener, opening) = (&self.opener, self.clients.get_mut(&key));
+        let Some(opening) = opening else {
+            return Err(guest);
+        };
+        let now = Instant::now();
+        // As the kernel chooses them (RFC 9293, section 3.4.1): a clock of 64 ns, and what nobody can guess.
+        let isn = (now_ns() >> 6) as u32;
+        let isn = isn.wrapping_add(self.random.hash_one((sides.source, sides.endpoint)) as u32);
+        let last = &opening.last;
+        let clock = path.clock().wrapping_sub(last.tsval);
+        let mtu = path.mtu.min(opening.front.mtu);
+        let segment = segment_of(mtu, endpoint.ip()).min(most_of(last.flags));
+        let scale = seen::scale(last.flags);
+        let syn = Segment {
+            from: sides.source,
+            to: sides.endpoint,
+            seq: isn,
+            ack: 0,
+            flags: SYN,
+            window: window_of(last),
+            clocks: [last.tsval.wrapping_add(clock), 0],
+            syn: Some((segment as u16, scale as u8)),
+            payload: &[],
+        };
+        let down = sides.down();
+        source.used();
+        opener.flows.handshakes().wait_for(&down, isn);
+        if let Err(error) = opener.raw.send(&syn.packet(), endpoint.ip()) {
+            debug!(%error, %endpoint, "a SYN could not be sent");
+            opener.flows.handshakes().forget(&down, Some(isn));
+            return Err(guest);
+        }
+        self.endpoints.insert(down, key);
+        opening.awaited = Some(Awaited {
+            guest,
+            from: source.from(),
+            source: Some(source),
+            sides,
+            path,
+            isn,
+            clock,
+            since: now,
+        });
+        Ok(())
+    }
+
+    /// An endpoint has sent a SYN-ACK.
+    pub(super) fn answered(&mut self, answer: &Taken) {
+        let Some(key) = self.endpoints.remove(&answer.key) else {
+            return;
+        };
+        let Some(opening) = self.clients.get_mut(&key) else {
+            return;
+        };
+        let Some(mut awaited) = opening.awaited.take() else {
+            return;
+        };
+        let is_usual = answer.flags & (AGREED | HINDERS) == AGREED;
+        // Where others needed its place, nothing is known that speaks against it.
+        let seen = self.opener.flows.handshakes().seen(&key);
+        let isn = opening.start.wrapping_sub(ONE);
+        let has_left = |seen: Seen| seen.isn != isn || seen.flags & seen::RST != 0;
+        let is_there = !seen.is_some_and(has_left);
+        let carried = match is_usual && is_there {
+            true => self.opener.hand_over(key, opening, &mut awaited, answer),
+            false => None,
+        };
+        if let Some(carried) = carried {
+            self.balance.opened();
+            let (begun, took) = (opening.begun, awaited.since.elapsed());
+            self.clients.remove(&key);
+            return awaited.guest.opened(begun, took, Box::new(carried));
+        }
+        let begun = opening.begun;
+        self.refuse(&awaited, answer);
+        if is_there {
+            self.known.forget(awaited.from, awaited.sides.endpoint);
+            self.serve(key, Some(awaited.guest));
+        } else {
+            self.clients.remove(&key);
+            self.opener.flows.handshakes().forget(&key, Some(isn));
+            awaited.guest.left(begun);
+        }
+    }
+
+    /// An endpoint has sent a RST.
+    pub(super) fn refused(&mut self, answer: &Taken) {
+        if let Some(key) = self.endpoints.remove(&answer.key) {
+            self.fall_back(key);
+        }
+    }
+
+    /// Tells an endpoint that its SYN-ACK was in vain.
+    pub(super) fn refuse(&self, awaited: &Awaited, answer: &Taken) {
+        let rst = Segment {
+            from: awaited.sides.source,
+            to: awaited.sides.endpoint,
+            seq: awaited.isn.wrapping_add(ONE),
+            ack: answer.seq.wrapping_add(ONE),
+            flags: RST | ACK,
+            window: 0,
+            clocks: [awaited.path.clock(), answer.tsval],
+            syn: None,
+            payload: &[],
+        };
+        // The endpoint asks again where this is lost, and the stack answers.
+        let _ = self.opener.raw.send(&rst.packet(), rst.to.ip());
+        self.forget(awaited);
+    }
+}
+
+impl Opener {
+    /// Makes a flow of a client and its endpoint, and sends the hello. `None` where the table takes none.
+    pub(super) fn hand_over(
+        &self,
+        key: FlowKey,
+        opening: &Opening,
+        awaited: &mut Awaited,
+        answer: &Taken,
+    ) -> Option<Carried> {
+        let Opening {
+            last,
+            start,
+            received,
+            front,
+            own_scale,
+            ..
+        } = opening;
+        let &mut Awaited {
+            sides,
+            ref path,
+            isn,
+            clock,
+            ..
+        } = awaited;
+        let passed = handshake::millis(now_ns()).wrapping_sub(last.since) + 1;
+        let down_clock = last.tsecr.wrapping_add(passed).wrapping_sub(answer.tsval);
+        let peer_scale = seen::scale(last.flags);
+        let client = Half {
+            terms: Terms {
+                window: u32::from(last.window) << peer_scale,
+                peer_scale,
+                own_scale: *own_scale,
+                mtu: front.mtu,
+                has_sack: true,
+                has_ecn: last.flags & seen::ECN != 0,
+            },
+            theirs: *start,
+            ours: last.ack,
+            ifindex: last.ifindex,
+        };
+        let endpoint = Half {
+            terms: Terms {
+                window: answer.window.into(),
+                peer_scale: seen::scale(answer.flags),
+                own_scale: peer_scale,
+                mtu: path.mtu,
+                has_sack: true,
+                has_ecn: false,
+            },
+            theirs: answer.seq.wrapping_add(ONE),
+            ours: isn.wrapping_add(ONE),
+            ifindex: answer.ifindex,
+        };
+        let clocks = Some([clock, down_clock]);
+        let bytes = received.len() as u32;
+        let mut plan = join(&sides, &client, &endpoint, clocks, bytes);
+        let handshakes = self.flows.handshakes();
+        let source = awaited.source.take()?;
+        let carried = match self.registry.insert(sides, &mut plan, source) {
+            Ok(carried) => carried,
+            Err((error, source)) => {
+                debug!(%error, "a flow was not taken into the table");
+                awaited.source = Some(source);
+                return None;
+            }
+        };
+        let room = segment_of(path.mtu, sides.endpoint.ip()).min(most_of(answer.flags));
+        let room = (room as usize).saturating_sub(CLOCKS);
+        let mut at = endpoint.ours;
+        for piece in received.chunks(room) {
+            let segment = Segment {
+                from: sides.source,
+                to: sides.endpoint,
+                seq: at,
+                ack: endpoint.theirs,
+                flags: PSH | ACK,
+                window: last.window,
+                clocks: [last.tsval.wrapping_add(clock), answer.tsval],
+                syn: None,
+                payload: piece,
+            };
+            at = at.wrapping_add(piece.len() as u32);
+            self.send(&segment, &sides);
+        }
+        handshakes.forget(&key, Some(start.wrapping_sub(ONE)));
+        handshakes.forget(&sides.down(), Some(isn));
+        self.conntrack.forget(&sides);
+        self.registry
+            .meter
+            .add(Kind::Tc, Direction::Up, bytes.into());
+        Some(carried)
+    }
+
+    /// Sends a segment of the hello. One that is lost the client sends again.
+    pub(super) fn send(&self, segment: &Segment<'_>, sides: &Sides) {
+        let packet = segment.packet();
+        let mut sent = self.raw.send(&packet, sides.endpoint.ip());
+        if sent
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        {
+            // A firewall drops what connection tracking takes for invalid, since it has not seen
+            // the SYN-ACK. Of a connection that it does not know, it takes the middle for the beginning.
+            self.conntrack.forget(sides);
+            sent = self.raw.send(&packet, sides.endpoint.ip());
+        }
+        if let Err(error) = sent {
+            debug!(%error, "a hello could not be sent");
+        }
+    }
+}
+
+/// What a SYN-ACK must grant.
+const AGREED: u32 = seen::TIMESTAMPS | seen::SACK | seen::SCALED;
+/// What it must not.
+const HINDERS: u32 = seen::SIGNED | seen::COUNTS_MARKS | seen::ECN | seen::FIN | seen::RST;
