@@ -35,6 +35,7 @@ mod lifetime;
 mod load;
 mod metrics;
 mod million;
+mod opening;
 mod operate;
 mod path_mtu;
 mod ports;
