@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::registry::lock;
@@ -16,13 +15,20 @@ use crate::sys::interface;
 
 /// See the module.
 pub(super) struct Known {
-    until: Mutex<Option<Until>>,
-    /// By interface.
-    fronts: Mutex<HashMap<u32, Front>>,
+    taking: Mutex<Taking>,
     /// By the address that our port is bound to, which may be a wildcard, and the endpoint.
     paths: Mutex<HashMap<(IpAddr, SocketAddr), Path>>,
-    paused: Mutex<Option<Instant>>,
-    is_stopped: AtomicBool,
+}
+
+/// Whose connections are opened without sockets.
+#[derive(Default)]
+struct Taking {
+    /// `None` before that has begun, and after its end.
+    until: Option<Until>,
+    /// By interface.
+    fronts: HashMap<u32, Front>,
+    /// Until when nobody's are.
+    paused: Option<Instant>,
 }
 
 /// How clients of an interface are reached.
@@ -30,6 +36,8 @@ pub(super) struct Known {
 pub(super) struct Front {
     /// Largest IP packet of the interface.
     pub(super) mtu: u16,
+    /// When somebody has come by it.
+    at: Instant,
 }
 
 /// How an endpoint is reached.
@@ -59,40 +67,34 @@ pub(super) struct Proof {
 impl Known {
     pub(super) fn new() -> Self {
         Self {
-            until: Mutex::default(),
-            fronts: Mutex::default(),
+            taking: Mutex::default(),
             paths: Mutex::default(),
-            paused: Mutex::default(),
-            is_stopped: AtomicBool::new(false),
         }
     }
 
     /// Connections are opened without sockets from now on.
     pub(super) fn start(&self, until: Until) {
-        *lock(&self.until) = Some(until);
+        lock(&self.taking).until = Some(until);
     }
 
     /// None are any more.
     pub(super) fn stop(&self) {
-        self.is_stopped.store(true, Ordering::SeqCst);
-        if let Some(until) = &*lock(&self.until) {
+        if let Some(until) = lock(&self.taking).until.take() {
             until.stop();
         }
     }
 
     /// None are for a while.
     pub(super) fn pause(&self) {
-        *lock(&self.paused) = Some(Instant::now() + PAUSE);
-        if let Some(until) = &*lock(&self.until) {
+        let mut taking = lock(&self.taking);
+        taking.paused = Some(Instant::now() + PAUSE);
+        if let Some(until) = &taking.until {
             until.stop();
         }
     }
 
     /// A connection from `source`, by a port that is bound to `from`, to `endpoint` was handed over.
     pub(super) fn note(&self, proof: &Proof, from: IpAddr, source: IpAddr, endpoint: SocketAddr) {
-        if lock(&self.until).is_none() {
-            return;
-        }
         let now = Instant::now();
         {
             let mut paths = lock(&self.paths);
@@ -115,26 +117,29 @@ impl Known {
     }
 
     fn note_front(&self, ifindex: u32, now: Instant) {
+        {
+            let taking = lock(&self.taking);
+            let front = taking.fronts.get(&ifindex);
+            let is_fresh =
+                front.is_some_and(|front| now.duration_since(front.at) < FRONT_LASTS / 4);
+            if is_fresh || taking.until.is_none() {
+                return;
+            }
+        }
         let Ok(mtu) = interface::mtu(ifindex) else {
             return;
         };
-        lock(&self.fronts).insert(ifindex, Front { mtu });
-        let mut paused = lock(&self.paused);
-        if paused.is_some_and(|until| now < until) {
-            return;
-        }
-        *paused = None;
-        let until = lock(&self.until);
-        if let Some(until) = &*until
-            && !self.is_stopped.load(Ordering::SeqCst)
-        {
+        let taking = &mut *lock(&self.taking);
+        taking.fronts.insert(ifindex, Front { mtu, at: now });
+        let is_paused = taking.paused.is_some_and(|until| now < until);
+        if let (false, Some(until)) = (is_paused, &taking.until) {
             until.extend(ifindex, FRONT_LASTS);
         }
     }
 
     /// How clients of an interface are reached.
     pub(super) fn front(&self, ifindex: u32) -> Option<Front> {
-        lock(&self.fronts).get(&ifindex).copied()
+        lock(&self.taking).fronts.get(&ifindex).copied()
     }
 
     /// How an endpoint is reached.

@@ -66,10 +66,11 @@ impl Opener {
 
     async fn run(self, taking: Taking) -> io::Result<()> {
         let (mut ring, until) = taking.start()?;
-        let (retired, known) = (Arc::clone(&self.retired), Arc::clone(&self.known));
-        known.start(until);
+        let retired = Arc::clone(&self.retired);
+        let stopping = Stopping(Arc::clone(&self.known));
+        self.known.start(until);
         let mut openings = Openings::new(self);
-        loop {
+        let ended = loop {
             let deadline = openings.next_deadline();
             let overdue = async {
                 match deadline {
@@ -78,16 +79,30 @@ impl Opener {
                 }
             };
             tokio::select! {
+                // The ring is last: under load it is always ready.
                 biased;
-                read = ring.next(|taken, payload| openings.hear(taken, payload)) => read?,
+                () = retired.notified() => break Ok(()),
                 () = overdue => openings.expire(Instant::now()),
-                () = retired.notified() => break,
+                read = ring.next(|taken, payload| openings.hear(taken, payload)) => {
+                    if read.is_err() {
+                        break read;
+                    }
+                }
             }
-        }
-        // Nobody is taken any more; what has been is served by sockets.
-        known.stop();
+        };
+        // What has been taken is served by sockets.
+        drop(stopping);
         ring.rest(|taken, payload| openings.hear(taken, payload));
         openings.give_up();
-        Ok(())
+        ended
+    }
+}
+
+/// Has nobody taken any more when it is dropped: also when the thread panics, and nobody would be served.
+struct Stopping(Arc<Known>);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }

@@ -35,3 +35,18 @@ pub(super) fn window_of(taken: &Taken) -> u16 {
 const DEFAULT_SEGMENT: u32 = 536;
 /// As Linux takes it (`TCP_MIN_MSS`, include/net/tcp.h).
 const LEAST_SEGMENT: u32 = 88;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_fit_the_path_and_are_what_the_peer_takes() {
+        assert_eq!(segment_of(1500, IpAddr::from([192, 0, 2, 1])), 1460);
+        assert_eq!(segment_of(1500, "2001:db8::1".parse().unwrap()), 1440);
+        assert_eq!(segment_of(0, IpAddr::from([192, 0, 2, 1])), 0);
+        assert_eq!(most_of(seen::segments(1400)), 1400);
+        assert_eq!(most_of(seen::SACK), DEFAULT_SEGMENT);
+        assert_eq!(most_of(seen::segments(1)), LEAST_SEGMENT);
+    }
+}
