@@ -233,7 +233,7 @@ impl Opener {
             }
         };
         let room = segment_of(path.mtu, sides.endpoint.ip()).min(most_of(answer.flags));
-        let room = (room as usize).saturating_sub(CLOCKS);
+        let room = (room as usize).saturating_sub(CLOCKS).max(1);
         let mut at = endpoint.ours;
         for piece in received.chunks(room) {
             let segment = Segment {
