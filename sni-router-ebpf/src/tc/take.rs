@@ -170,11 +170,19 @@ fn next(sent: &Sent, isn: u32, age: u32, known: &Place) -> What {
         // A new connection, or the daemon is gone.
         return What::Unusual;
     }
+    let is_next = known.read(word::END) == Some(packet.seq);
     if packet.flags & RST != 0 {
-        return What::Noted;
+        // Of others, nobody knows who has sent them (RFC 5961, section 3.2).
+        return match is_next && packet.payload == 0 {
+            true => What::Noted,
+            false => What::Early,
+        };
     }
-    let is_next = known.read(word::END) == Some(packet.seq) && packet.payload != 0;
-    if !is_next || packet.flags & USUAL != ACK || packet.payload as usize > MAX_PAYLOAD {
+    if !is_next
+        || packet.payload == 0
+        || packet.flags & USUAL != ACK
+        || packet.payload as usize > MAX_PAYLOAD
+    {
         return What::Early;
     }
     What::Is(kind::NEXT)

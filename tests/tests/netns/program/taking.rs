@@ -211,6 +211,23 @@ fn what_is_of_no_use_waits_until_the_connection_is_open() {
     assert_eq!(flagged.taken(), []);
     let memory = flagged.memory.seen(&next).expect("it is there");
     assert_eq!(memory.flags, seen::TAKEN);
+    // Somebody's who does not know the number, or who says more.
+    for forged in [
+        Segment {
+            seq: next.seq.wrapping_add(1),
+            flags: RST,
+            ..next.clone()
+        },
+        Segment {
+            flags: RST,
+            payload: vec![0; 9],
+            ..next.clone()
+        },
+    ] {
+        flagged.run(&forged).assert_dropped(Counter::TcEarly);
+        let memory = flagged.memory.seen(&next).expect("it is there");
+        assert_eq!((memory.flags, memory.end), (seen::TAKEN, next.seq));
+    }
     // That it has gone is noted.
     let reset = Segment {
         flags: RST,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use sni_router_common::flow::FlowKey;
-use sni_router_common::handshake::{self, Seen, seen};
+use sni_router_common::handshake::{Seen, seen};
 use sni_router_common::taken::Taken;
 use tracing::debug;
 
@@ -190,8 +190,10 @@ impl Opener {
             clock,
             ..
         } = awaited;
-        let passed = handshake::millis(now_ns()).wrapping_sub(last.since) + 1;
-        let down_clock = last.tsecr.wrapping_add(passed).wrapping_sub(answer.tsval);
+        // Exactly: what the client echoes before it has heard of the endpoint must be what the endpoint's SYN-ACK
+        // had, or a hello that is sent again is not taken for the handshake's end (`tcp_check_req()`,
+        // net/ipv4/tcp_minisocks.c, Linux 6.15). The client's clock of us goes on where it was.
+        let down_clock = last.tsecr.wrapping_sub(answer.tsval);
         let peer_scale = seen::scale(last.flags);
         let client = Half {
             terms: Terms {
