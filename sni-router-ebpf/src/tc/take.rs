@@ -101,7 +101,7 @@ fn kind_of(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64, slot: u32)
 pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
     let is_taken = |known: &Place| {
         let flags = known.read(word::FLAGS).unwrap_or(0);
-        flags & seen::TAKEN != 0
+        flags & (seen::TAKEN | seen::AWAITED) != 0
     };
     match what {
         What::Early => Observed::Early,

@@ -185,6 +185,9 @@ pub fn accept(
     }
     placed();
     set(&socket, tcp, libc::TCP_REPAIR, &REPAIR_OFF)?;
+    // As an accepted one has them from its listener; the end of the repair has taken the first away.
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }
 

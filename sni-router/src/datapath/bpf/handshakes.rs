@@ -84,13 +84,14 @@ impl Handshakes {
         let tag = Tag::of(key, self.secret);
         for way in 0..WAYS {
             let place = self.word(tag.first() as usize + way, word::FLAGS);
-            let word = place.load(Ordering::Relaxed);
-            if let Some(flags) = tag.value(word::FLAGS, word) {
+            // Again where the client has said something in between.
+            let given = |word| {
+                let flags = tag.value(word::FLAGS, word)?;
                 let flags = flags & !seen::TAKEN | seen::PASSED | seen::RESUMED;
-                // Fails where the client has said something this moment, which it will say again.
-                let new = tag.word(word::FLAGS, flags);
-                let _ = place.compare_exchange(word, new, Ordering::SeqCst, Ordering::SeqCst);
-            }
+                Some(tag.word(word::FLAGS, flags))
+            };
+            // Fails where it is another key's.
+            let _ = place.fetch_update(Ordering::SeqCst, Ordering::SeqCst, given);
         }
     }
 

@@ -129,7 +129,8 @@ impl Openings {
 
     pub(super) fn go_on(&mut self, taken: &Taken, payload: &[u8]) {
         let Some(opening) = self.clients.get_mut(&taken.key) else {
-            return;
+            // The program had read that this client is taken before it was given back, and written that again.
+            return self.opener.flows.handshakes().give_back(&taken.key);
         };
         let end = opening.start.wrapping_add(opening.received.len() as u32);
         if taken.seq != end {
