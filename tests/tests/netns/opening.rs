@@ -369,6 +369,33 @@ fn ipv6_is_opened_as_well() {
     }
 }
 
+/// Routes may depend on the address that packets come from, as of hosts with two providers.
+#[test]
+fn packets_take_the_route_of_their_source() {
+    const SOURCE: &str = "192.168.20.99";
+    let lab = Lab::new(1);
+    let endpoint = lab.listen(0);
+    let router = &lab.net.router;
+    let to = lab.endpoint(0).ip();
+    router.batch(&format!(
+        "addr add {SOURCE}/32 dev backend0\n\
+         route add {to}/32 dev backend0 table 99\n\
+         rule add from {SOURCE} lookup 99\n\
+         route add unreachable {to}/32\n"
+    ));
+    Rig::site(&lab).write_to(&lab.manifests());
+    let router = lab.start(Datapath::Tc, &["--tc-source", SOURCE]);
+    let rig = Rig::of(router, endpoint, lab, Datapath::Tc);
+    warm(&rig, Family::V4);
+    let before = taken(&rig);
+    let pair = greet(&rig, Family::V4, &hello(HOST));
+    let peer = pair.server.peer_addr().expect("a peer");
+    assert_eq!(peer.ip().to_string(), SOURCE);
+    pair.exchange();
+    // The end of the handshake, the hello, and the endpoint's answer, which no socket has had.
+    assert_eq!(taken(&rig) - before, 3.0);
+}
+
 #[test]
 fn with_sockets_alone_nothing_is_taken() {
     let rig = Rig::start(Datapath::Tc, &["--tc-open", "sockets"]);

@@ -82,7 +82,7 @@ impl Openings {
         let down = sides.down();
         source.used();
         opener.flows.handshakes().wait_for(&down, isn);
-        if let Err(error) = opener.raw.send(&syn.packet(), endpoint.ip()) {
+        if let Err(error) = opener.send_raw(&syn) {
             debug!(%error, %endpoint, "a SYN could not be sent");
             opener.flows.handshakes().forget(&down, Some(isn));
             return Err(guest);
@@ -161,7 +161,7 @@ impl Openings {
             payload: &[],
         };
         // The endpoint asks again where this is lost, and the stack answers.
-        let _ = self.opener.raw.send(&rst.packet(), rst.to.ip());
+        let _ = self.opener.send_raw(&rst);
         self.forget(awaited);
     }
 }
@@ -263,8 +263,7 @@ impl Opener {
 
     /// Sends a segment of the hello. One that is lost the client sends again.
     pub(super) fn send(&self, segment: &Segment<'_>, sides: &Sides) {
-        let packet = segment.packet();
-        let mut sent = self.raw.send(&packet, sides.endpoint.ip());
+        let mut sent = self.send_raw(segment);
         if sent
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
@@ -272,11 +271,18 @@ impl Opener {
             // A firewall drops what connection tracking takes for invalid, since it has not seen
             // the SYN-ACK. Of a connection that it does not know, it takes the middle for the beginning.
             self.conntrack.forget(sides);
-            sent = self.raw.send(&packet, sides.endpoint.ip());
+            sent = self.send_raw(segment);
         }
         if let Err(error) = sent {
             debug!(%error, "a hello could not be sent");
         }
+    }
+}
+
+impl Opener {
+    fn send_raw(&self, segment: &Segment<'_>) -> io::Result<()> {
+        let (from, to) = (segment.from.ip(), segment.to.ip());
+        self.raw.send(&segment.packet(), from, to)
     }
 }
 
