@@ -81,6 +81,10 @@ pub struct Buffer {
 /// a part of what a client may send behind it. Half of what an entry of a CPU may have.
 pub const MAX_PAYLOAD: usize = 16 * 1024 - size_of::<Taken>();
 
+/// How long after its SYN a client belongs to the daemon at most, in ms: longer than that takes to open a connection,
+/// and not so long that nobody resets those of a daemon that was killed.
+pub const MOST_TAKEN: u32 = 3_000;
+
 /// Until when clients of an interface are taken, as the daemon has it written down: one word for each
 /// interface, by the last bits of its number. So that nobody is taken by a program whose daemon is gone, that
 /// is soon.

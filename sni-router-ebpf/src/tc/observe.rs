@@ -5,6 +5,7 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{FlowKey, before};
 use sni_router_common::handshake::{Slot, Tag, WAYS, millis, seen, word};
 use sni_router_common::options::Facts;
+use sni_router_common::taken::MOST_TAKEN;
 
 use super::intact::is_intact;
 use super::packet::{ACK, CWR, ECE, FIN, Packet, RST, SYN, TCP_HEADER, load_options};
@@ -186,29 +187,32 @@ impl Place {
         Some(Self { slot, tag })
     }
 
-    /// Where it may get: a place that nobody has used, or that of the oldest.
+    /// Where it may get: a place that nobody has used, or that of the oldest. Not that of a connection that is being
+    /// opened, whose packets the stack would reset: nobody has such a place who has only sent a SYN.
     #[inline(always)] // as above
     fn oldest(tag: Tag, now: u32) -> Option<Self> {
-        let (mut most, mut oldest) = (0, 0);
+        let (mut most, mut oldest) = (-1, None);
         for way in 0..WAYS as u32 {
             let slot = SEEN.get_ptr(tag.first() + way)?;
             // SAFETY: of a pointer into an array map; words are read whole.
-            let (first, last) = unsafe {
+            let (first, flags, last) = unsafe {
                 (
                     (&raw const (*slot)[word::ISN]).read_volatile(),
+                    (&raw const (*slot)[word::FLAGS]).read_volatile(),
                     (&raw const (*slot)[word::SINCE]).read_volatile(),
                 )
             };
             let age = match first {
                 0 => i64::MAX,
-                // Less than nothing where another CPU was here in between.
-                _ => (now.wrapping_sub(last as u32) as i32).into(),
+                // Nothing where another CPU was here in between.
+                _ => i64::from(now.wrapping_sub(last as u32) as i32).max(0),
             };
-            if age > most {
-                (most, oldest) = (age, way);
+            let is_opening = flags as u32 & (seen::TAKEN | seen::AWAITED) != 0;
+            if age > most && !(is_opening && age <= MOST_TAKEN.into()) {
+                (most, oldest) = (age, Some(way));
             }
         }
-        let slot = SEEN.get_ptr_mut(tag.first() + oldest)?;
+        let slot = SEEN.get_ptr_mut(tag.first() + oldest?)?;
         Some(Self { slot, tag })
     }
 

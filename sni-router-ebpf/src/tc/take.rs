@@ -8,7 +8,7 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::FlowKey;
 use sni_router_common::handshake::{Tag, seen, word};
 use sni_router_common::rule::{RuleKey, network_words};
-use sni_router_common::taken::{MAX_PAYLOAD, Taken, kind, until};
+use sni_router_common::taken::{MAX_PAYLOAD, MOST_TAKEN, Taken, kind, until};
 
 use super::observe::{Observed, Place, Sent, begin, facts, is_repeated, update};
 use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_FLAGS, TCP_SUM, URG};
@@ -316,7 +316,3 @@ const RST_ACK: u8 = RST | ACK;
 /// How long after a SYN its client's hello is taken, in ms: less than the second after which the stack sends
 /// its SYN-ACK again.
 const PATIENCE: u32 = 500;
-
-/// How long after its SYN a client belongs to the daemon at most, in ms: longer than that takes to open a connection,
-/// and not so long that nobody resets those of a daemon that was killed.
-const MOST_TAKEN: u32 = 3_000;

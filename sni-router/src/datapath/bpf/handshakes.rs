@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::param::page_size;
 use sni_router_common::flow::FlowKey;
 use sni_router_common::handshake::{ENTRIES, Seen, Slot, Tag, WAYS, millis, seen, word};
+use sni_router_common::taken::MOST_TAKEN;
 
 use crate::monotonic::now_ns;
 use crate::sys::shared::SharedArray;
@@ -95,16 +96,20 @@ impl Handshakes {
         }
     }
 
-    /// The key's own place, or one that nobody has used, or that of the oldest.
+    /// The key's own place, or one that nobody has used, or that of the oldest. That of another connection that is
+    /// being opened only where all are.
     fn place(&self, tag: Tag, now: u32) -> usize {
         let age = |way: &usize| {
             let slot = self.snapshot(tag, *way);
             if Seen::read(tag, &slot).is_some() {
                 return i64::MAX;
             }
+            let age = now.wrapping_sub(slot[word::SINCE] as u32);
+            let is_opening = slot[word::FLAGS] as u32 & (seen::TAKEN | seen::AWAITED) != 0;
             match slot[word::ISN] {
                 0 => i64::MAX - 1,
-                _ => (now.wrapping_sub(slot[word::SINCE] as u32) as i32).into(),
+                _ if is_opening && age <= MOST_TAKEN => i64::MIN,
+                _ => (age as i32).into(),
             }
         };
         (0..WAYS).max_by_key(age).unwrap_or(0)

@@ -182,6 +182,52 @@ fn oldest_of_a_set_makes_room() {
     }
 }
 
+/// However many SYNs come: the stack would reset it.
+#[test]
+fn connection_that_is_being_opened_keeps_its_place() {
+    let mut memory = Memory::with_secret(Family::V4);
+    let now = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        sni_router_common::handshake::millis(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    };
+    let opening = memory.syn(40_000);
+    let set = tag(&opening).first();
+    let from = |host| {
+        let syn = memory.syn(0);
+        (1..=u16::MAX).map(move |port| Segment {
+            src: SocketAddr::from(([192, 0, 2, host], port)),
+            ..syn.clone()
+        })
+    };
+    let others: Vec<_> = (2..=u8::MAX)
+        .flat_map(from)
+        .filter(|syn| tag(syn).first() == set)
+        .take(3 * WAYS)
+        .collect();
+    for (age, flags, stays) in [
+        (2_000, seen::TAKEN, true),
+        (2_000, seen::AWAITED, true),
+        (2_000, seen::TIMESTAMPS, false),
+        (4_000, seen::TAKEN, false),
+    ] {
+        let seen = Seen {
+            isn: ISN,
+            end: ISN + 1,
+            ack: 0,
+            tsval: 0,
+            tsecr: 0,
+            ifindex: 1,
+            flags,
+            since: now().wrapping_sub(age),
+        };
+        memory.put(&opening, &seen);
+        for syn in &others {
+            memory.pass(syn);
+        }
+        assert_eq!(memory.seen(&opening).is_some(), stays, "{flags} {age}");
+    }
+}
+
 /// By RFC 9768: who answers a SYN with CWR or AE counts marks, and so does whose counter is there. A SYN
 /// only asks for it.
 #[test]
