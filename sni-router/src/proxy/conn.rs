@@ -121,7 +121,8 @@ impl<'p> Accepted<'p> {
             mut record,
         } = self;
         let Greeting { hello, received } = greeting;
-        record.greeted(hello);
+        let took = record.connection.age();
+        record.greeted(hello, took);
         Greeted {
             proxy,
             client,

@@ -59,6 +59,7 @@ impl Doors {
             client,
             vip,
             hello,
+            greeted: Instant::now(),
             route,
             lease,
         })
@@ -100,6 +101,8 @@ struct Visitor {
     client: SocketAddr,
     vip: SocketAddr,
     hello: Hello,
+    /// When that was whole.
+    greeted: Instant,
     route: Arc<Route>,
     lease: Lease,
 }
@@ -109,7 +112,7 @@ impl Visitor {
     fn record(self, begun: Instant) -> (Record, Arc<Route>, Lease) {
         let mut record = Record::new(&self.proxy, self.client, self.vip, begun.elapsed());
         record.accepted();
-        record.greeted(self.hello);
+        record.greeted(self.hello, self.greeted.saturating_duration_since(begun));
         record.routed(&self.route);
         (record, self.route, self.lease)
     }

@@ -101,9 +101,8 @@ impl Record {
         });
     }
 
-    /// Its hello was read.
-    pub(super) fn greeted(&mut self, hello: Hello) {
-        let took = self.connection.age();
+    /// Its hello was read, so long after it was accepted.
+    pub(super) fn greeted(&mut self, hello: Hello, took: Duration) {
         self.observer().greeted(took, hello.size);
         self.hello = Some(HelloFacts::of(&hello));
         if let Some(host) = hello.server_name {

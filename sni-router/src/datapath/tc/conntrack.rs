@@ -60,7 +60,19 @@ impl Conntrack {
         }
         let mut messages = deletion(sides.client, sides.vip);
         messages.extend_from_slice(&deletion(sides.source, sides.endpoint));
-        if let Err(error) = self.ask(&messages)
+        self.delete(&messages);
+    }
+
+    /// Deletes the entry of a client's connection, which a RST has closed in place of its hello, and which goes on:
+    /// what comes next makes one that lives.
+    pub(super) fn forget_client(&self, client: SocketAddr, vip: SocketAddr) {
+        if self.is_in_use() {
+            self.delete(&deletion(client, vip));
+        }
+    }
+
+    fn delete(&self, messages: &[u8]) {
+        if let Err(error) = self.ask(messages)
             && !self.has_warned.swap(true, Ordering::Relaxed)
         {
             warn!(%error, "connection tracking keeps entries of connections that were handed over");

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
+use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::FlowKey;
@@ -219,9 +221,19 @@ impl Openings {
             own_scale: opening.own_scale,
             clock: last.tsecr.wrapping_add(passed + 1),
         };
+        self.opener.conntrack.forget_client(client, vip);
         // What the client answers is for the socket.
         let give_back = || self.opener.flows.handshakes().give_back(&key);
-        match repair::accept(&unaccepted, &opening.received, give_back) {
+        let accept = || repair::accept(&unaccepted, &opening.received, give_back);
+        // The stack may not have come to the RST yet, by which its own request ends.
+        let socket = accept().or_else(|error| match error.kind() {
+            io::ErrorKind::AddrNotAvailable => {
+                sleep(A_MOMENT);
+                accept()
+            }
+            _ => Err(error),
+        });
+        match socket {
             Ok(socket) => {
                 let socket = TcpStream::from(socket);
                 self.opener.doorman.serve(socket, client, guest);
@@ -251,6 +263,9 @@ impl Openings {
         self.opener.conntrack.forget(&awaited.sides);
     }
 }
+
+/// Longer than a packet takes from the program to the stack.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// How long a connection may take to be open.
 const PATIENCE: Duration = Duration::from_secs(1);
