@@ -16,6 +16,8 @@ use sni_router_tests::topology::Family;
 use sni_router_tests::wait::SOON;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::foreign::counted;
+
 /// Packets that the program has taken for the router.
 fn taken(rig: &Rig) -> f64 {
     event(rig, "taken")
@@ -367,6 +369,36 @@ fn ipv6_is_opened_as_well() {
         drop(pair);
         rig.access(address);
     }
+}
+
+/// The client sends its hello again, and the endpoint, which still waits for the end of its handshake, takes it for
+/// that: since Linux 6.15 only if it echoes what was in the endpoint's SYN-ACK.
+#[test]
+fn hello_that_is_lost_is_sent_again_by_the_client() {
+    const LOSES_THE_FIRST: &str = "
+        table inet loss {
+            counter lost { }
+            chain input {
+                type filter hook prerouting priority raw;
+                tcp dport 8443 meta length > 200 numgen inc mod 1000 0 counter name lost drop
+            }
+        }";
+    let rig = Rig::start(Datapath::Tc, &[]);
+    warm(&rig, Family::V4);
+    let backend = &rig.lab.net.backends[0];
+    backend.output("nft", &[LOSES_THE_FIRST]);
+    let before = taken(&rig);
+    let pair = greet(&rig, Family::V4, &hello(HOST));
+    pair.exchange();
+    assert_eq!(taken(&rig) - before, 3.0, "it was opened without sockets");
+    assert_eq!(counted(backend, "loss", "lost"), 1);
+    let counters = backend.output("cat", &["/proc/net/netstat"]);
+    let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:"));
+    let mut values = || lines.next().expect("a line").split_whitespace();
+    let (names, values) = (values(), values());
+    let refused = names.zip(values).find(|(name, _)| *name == "TSEcrRejected");
+    // Kernels before that do not count it.
+    assert_eq!(refused.map_or("0", |(_, count)| count), "0");
 }
 
 /// Routes may depend on the address that packets come from, as of hosts with two providers.
