@@ -4,6 +4,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::flow::FlowKey;
+use crate::handshake::seen;
 
 /// A packet, as the ring buffer has it; as many bytes of payload as [`Taken::len`] says are behind it.
 #[repr(C)]
@@ -84,6 +85,13 @@ pub const MAX_PAYLOAD: usize = 16 * 1024 - size_of::<Taken>();
 /// How long after its SYN a client belongs to the daemon at most, in ms: longer than that takes to open a connection,
 /// and not so long that nobody resets those of a daemon that was killed.
 pub const MOST_TAKEN: u32 = 3_000;
+
+/// Whether a handshake with these [flags](crate::handshake::seen) is that of a connection that is being opened, `age`
+/// ms after its SYN: its packets are the daemon's, and the stack would reset it.
+#[inline(always)] // part of a kernel program
+pub const fn is_opening(flags: u32, age: u32) -> bool {
+    flags & (seen::TAKEN | seen::AWAITED) != 0 && age <= MOST_TAKEN
+}
 
 /// Until when clients of an interface are taken, as the daemon has it written down: one word for each
 /// interface, by the last bits of its number. So that nobody is taken by a program whose daemon is gone, that

@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{FlowKey, before};
 use sni_router_common::handshake::{Slot, Tag, WAYS, millis, seen, word};
 use sni_router_common::options::Facts;
-use sni_router_common::taken::MOST_TAKEN;
+use sni_router_common::taken::is_opening;
 
 use super::intact::is_intact;
 use super::packet::{ACK, CWR, ECE, FIN, Packet, RST, SYN, TCP_HEADER, load_options};
@@ -203,12 +203,11 @@ impl Place {
                 )
             };
             let age = match first {
-                0 => i64::MAX,
+                0 => i64::from(u32::MAX),
                 // Nothing where another CPU was here in between.
                 _ => i64::from(now.wrapping_sub(last as u32) as i32).max(0),
             };
-            let is_opening = flags as u32 & (seen::TAKEN | seen::AWAITED) != 0;
-            if age > most && !(is_opening && age <= MOST_TAKEN.into()) {
+            if age > most && !is_opening(flags as u32, age as u32) {
                 (most, oldest) = (age, Some(way));
             }
         }

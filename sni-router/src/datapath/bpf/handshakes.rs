@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::param::page_size;
 use sni_router_common::flow::FlowKey;
 use sni_router_common::handshake::{ENTRIES, Seen, Slot, Tag, WAYS, millis, seen, word};
-use sni_router_common::taken::MOST_TAKEN;
+use sni_router_common::taken::is_opening;
 
 use crate::monotonic::now_ns;
 use crate::sys::shared::SharedArray;
@@ -79,8 +79,7 @@ impl Handshakes {
         }
     }
 
-    /// Has the packets of a client that was taken go to the stack again, where a socket waits for them that
-    /// has `received` bytes of it.
+    /// Has the packets of a client that was taken go to the stack again, where a socket waits for them.
     pub fn give_back(&self, key: &FlowKey) {
         let tag = Tag::of(key, self.secret);
         for way in 0..WAYS {
@@ -105,10 +104,9 @@ impl Handshakes {
                 return i64::MAX;
             }
             let age = now.wrapping_sub(slot[word::SINCE] as u32);
-            let is_opening = slot[word::FLAGS] as u32 & (seen::TAKEN | seen::AWAITED) != 0;
             match slot[word::ISN] {
                 0 => i64::MAX - 1,
-                _ if is_opening && age <= MOST_TAKEN => i64::MIN,
+                _ if is_opening(slot[word::FLAGS] as u32, age) => i64::MIN,
                 _ => (age as i32).into(),
             }
         };

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, TcpStream};
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use sni_router_common::handshake::{self, seen};
 use sni_router_common::taken::{Taken, kind};
 use tracing::debug;
 
-use super::super::known::{Front, Known, Path};
+use super::super::known::{Front, Path};
 use super::super::learn::Sides;
 use super::super::registry::sides;
 use super::super::source::SourcePort;
@@ -27,7 +26,6 @@ use crate::sys::repair::{self, Unaccepted};
 /// All connections that are being opened.
 pub(super) struct Openings {
     pub(super) opener: Opener,
-    pub(super) known: Arc<Known>,
     /// By the key of the client's packets.
     pub(super) clients: HashMap<FlowKey, Opening>,
     /// By the key of the endpoint's: whose it is.
@@ -76,7 +74,6 @@ impl Openings {
     /// Of nobody yet.
     pub(super) fn new(opener: Opener) -> Self {
         Self {
-            known: Arc::clone(&opener.known),
             opener,
             clients: HashMap::new(),
             endpoints: HashMap::new(),
@@ -100,7 +97,7 @@ impl Openings {
     }
 
     pub(super) fn begin(&mut self, taken: &Taken, payload: &[u8]) {
-        let Some(front) = self.known.front(taken.ifindex) else {
+        let Some(front) = self.opener.known.front(taken.ifindex) else {
             return debug!("a client was taken whose socket cannot be made");
         };
         let number = self.next;
@@ -196,7 +193,9 @@ impl Openings {
         let awaited = opening.and_then(|opening| opening.awaited.take());
         if let Some(awaited) = &awaited {
             // Whatever is the matter, the next one finds out with a socket.
-            self.known.forget(awaited.from, awaited.sides.endpoint);
+            self.opener
+                .known
+                .forget(awaited.from, awaited.sides.endpoint);
         }
         let guest = self.drop_awaited(awaited);
         self.serve(key, guest);
@@ -246,7 +245,7 @@ impl Openings {
         }
         if self.balance.fell_back() {
             debug!("most clients need sockets: for a while all get them");
-            self.known.pause();
+            self.opener.known.pause();
         }
     }
 

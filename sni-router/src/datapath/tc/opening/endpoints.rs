@@ -35,7 +35,7 @@ impl Openings {
             return None;
         }
         let source = SourcePort::take(&opener.registry.ports, &opener.registry, endpoint)?;
-        let path = self.known.path(source.from(), source.endpoint())?;
+        let path = self.opener.known.path(source.from(), source.endpoint())?;
         let sides = Sides {
             client,
             vip,
@@ -131,7 +131,9 @@ impl Openings {
         let begun = opening.begun;
         self.refuse(&awaited, answer);
         if is_there {
-            self.known.forget(awaited.from, awaited.sides.endpoint);
+            self.opener
+                .known
+                .forget(awaited.from, awaited.sides.endpoint);
             self.serve(key, Some(awaited.guest));
         } else {
             self.clients.remove(&key);
