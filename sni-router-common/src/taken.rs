@@ -22,7 +22,7 @@ pub struct Taken {
     pub tsval: u32,
     /// Timestamp echo.
     pub tsecr: u32,
-    /// What was [seen](crate::handshake::seen) of its sender, this packet included.
+    /// What was [seen] of its sender, this packet included.
     pub flags: u32,
     /// When its sender's SYN came, or the daemon began to wait for it, in
     /// [milliseconds](crate::handshake::millis).
