@@ -144,11 +144,11 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         vips_settled: true,
     };
     let tc = chosen.tc.clone();
-    if let (Some(tc), Some(pins)) = (&tc, &pins) {
-        tc.tolerate(Arc::clone(pins));
-        takeover::adopt(tc, &proxy, predecessor.is_none());
-    }
     if let Some(tc) = &tc {
+        if let Some(pins) = &pins {
+            tc.tolerate(Arc::clone(pins));
+        }
+        takeover::adopt(tc, &proxy, predecessor.is_none());
         let doors = control.workers.iter().map(Worker::door).collect();
         tc.open(Arc::new(Doors::new(Arc::clone(&proxy), doors)))
             .context("cannot start the thread that opens connections")?;

@@ -5,28 +5,19 @@
 //! stays local.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use crate::tcp_table::TcpSocket;
+use crate::tcp_table::{self, TcpSocket};
 
 /// Local addresses of the namespace's TCP sockets in FIN_WAIT1, CLOSING and LAST_ACK.
 pub fn closing() -> io::Result<BTreeSet<IpAddr>> {
     let mut addresses = BTreeSet::new();
-    for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-        match fs::read_to_string(path) {
-            Ok(table) => addresses.extend(table.lines().filter_map(line)),
-            // A host without IPv6.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
+    tcp_table::for_each(|socket| addresses.extend(address(socket)))?;
     Ok(addresses)
 }
 
-fn line(text: &str) -> Option<IpAddr> {
-    let socket = TcpSocket::parse(text)?;
+fn address(socket: &TcpSocket) -> Option<IpAddr> {
     CLOSING.contains(&socket.state).then(|| socket.local.ip())
 }
 
@@ -38,10 +29,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_gives_the_address_of_a_closing_socket() {
+    fn closing_socket_gives_its_address() {
         let closing = "   1: 04030201:01BB 0A0200C0:C350 04 00000000:00000000 01:00000014 0 0 0";
-        assert_eq!(line(closing), Some([1, 2, 3, 4].into()));
         let established = closing.replace(" 04 ", " 01 ");
-        assert_eq!(line(&established), None);
+        let of = |line: &str| address(&TcpSocket::parse(line).expect("a line"));
+        assert_eq!(of(closing), Some([1, 2, 3, 4].into()));
+        assert_eq!(of(&established), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The kernel's table of TCP sockets: `/proc/net/tcp` and `/proc/net/tcp6`.
 
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A line of it.
@@ -7,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub struct TcpSocket {
     /// Its own address. Never v4-mapped.
     pub local: SocketAddr,
+    /// Whom it is connected to, the same way; port 0 where nobody.
+    pub peer: SocketAddr,
     /// As include/net/tcp_states.h numbers it.
     pub state: u8,
     /// By which descriptors name it; 0 where none has it any more.
@@ -18,16 +22,45 @@ impl TcpSocket {
     /// (Documentation/networking/proc_net_tcp.rst). `None` of the first line, and of what is no line.
     pub fn parse(line: &str) -> Option<Self> {
         let mut columns = line.split_ascii_whitespace().skip(1);
-        let (addr, port) = columns.next()?.split_once(':')?;
-        let local = SocketAddr::new(ip(addr)?, u16::from_str_radix(port, 16).ok()?);
-        let state = u8::from_str_radix(columns.nth(1)?, 16).ok()?;
+        let local = address(columns.next()?)?;
+        let peer = address(columns.next()?)?;
+        let state = u8::from_str_radix(columns.next()?, 16).ok()?;
         let inode = columns.nth(5).and_then(|inode| inode.parse().ok());
         Some(Self {
             local,
+            peer,
             state,
             inode: inode.unwrap_or(0),
         })
     }
+}
+
+/// Calls `each` with every TCP socket of the calling thread's network namespace. Those that come and go meanwhile
+/// may be left out.
+pub fn for_each(mut each: impl FnMut(&TcpSocket)) -> io::Result<()> {
+    for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+        let file = match File::open(path) {
+            // A host without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        let mut lines = BufReader::new(file);
+        let mut line = String::new();
+        // Line by line: a host may have a hundred thousand of them.
+        while lines.read_line(&mut line)? != 0 {
+            TcpSocket::parse(&line).iter().for_each(&mut each);
+            line.clear();
+        }
+    }
+    Ok(())
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
+    let (addr, port) = text.split_once(':')?;
+    Some(SocketAddr::new(
+        ip(addr)?,
+        u16::from_str_radix(port, 16).ok()?,
+    ))
 }
 
 /// Each word of four bytes is printed as the number that they make in memory.
@@ -54,18 +87,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_gives_address_state_and_inode() {
+    fn line_gives_addresses_state_and_inode() {
         let line = "   1: 04030201:01BB 00000000:0000 0A 00000000:00000014 01:00000014 00000000     0        0 4711 1 0";
         let socket = TcpSocket::parse(line).unwrap();
         assert_eq!(socket.local, "1.2.3.4:443".parse().unwrap());
+        assert_eq!(socket.peer, "0.0.0.0:0".parse().unwrap());
         assert_eq!((socket.state, socket.inode), (LISTEN, 4711));
-        let v6 = "   0: 00000000000000000000000001000000:1F90 0000:0 0B 0:0 0:0 0 0 0";
+        let v6 = "   0: 00000000000000000000000001000000:1F90 00000000000000000000000002000000:0050 0B 0:0 0:0 0 0 0";
         let socket = TcpSocket::parse(v6).unwrap();
         assert_eq!(socket.local, "[::1]:8080".parse().unwrap());
+        assert_eq!(socket.peer, "[::2]:80".parse().unwrap());
         assert_eq!((socket.state, socket.inode), (11, 0));
-        let mapped = "   0: 0000000000000000FFFF000004030201:01BB 0000:0 0A 0:0 0:0 0 0 0 5";
+        let mapped = "   0: 0000000000000000FFFF000004030201:01BB 0000000000000000FFFF000004030202:01BC 0A 0:0 0:0 0 0 0 5";
         let socket = TcpSocket::parse(mapped).unwrap();
         assert_eq!(socket.local, "1.2.3.4:443".parse().unwrap());
+        assert_eq!(socket.peer, "2.2.3.4:444".parse().unwrap());
     }
 
     #[test]
@@ -78,6 +114,8 @@ mod tests {
             "1: 0403:1 a:1 04",
             "1: 04030201:1FFFF a:1 04",
             "1: ééééé:1 a:1 04",
+            "1: 04030201:1 a:1 04",
+            "1: 04030201:1 04030201 04",
         ] {
             assert_eq!(TcpSocket::parse(text), None, "{text:?}");
         }

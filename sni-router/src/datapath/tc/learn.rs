@@ -307,7 +307,8 @@ pub(super) fn has_spoken(seen: &Seen) -> bool {
     has_ended(seen) || seen.end != seen.isn.wrapping_add(SYN)
 }
 
-fn key(from: SocketAddr, to: SocketAddr) -> FlowKey {
+/// The key of the packets from one to the other.
+pub(super) fn key(from: SocketAddr, to: SocketAddr) -> FlowKey {
     FlowKey {
         src: words(from.ip()),
         dst: words(to.ip()),

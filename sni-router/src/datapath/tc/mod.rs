@@ -14,6 +14,7 @@ mod known;
 mod learn;
 mod limits;
 mod lingering;
+mod occupied;
 mod opening;
 mod policies;
 mod ports;
@@ -32,12 +33,13 @@ use std::sync::{Arc, Mutex};
 use sni_router_common::flow::address;
 use socket2::Socket;
 use tokio::sync::Notify;
-use tracing::error;
+use tracing::{error, warn};
 
 use self::conntrack::Conntrack;
 pub use self::foreign::pinned_vips;
 use self::handover::{Host, Outside};
 use self::known::Known;
+use self::occupied::Occupied;
 use self::opening::Opener;
 use self::policies::Ipsec;
 pub use self::ports::Ports;
@@ -58,6 +60,7 @@ pub struct Tc {
     flows: Arc<Flows>,
     ports: Arc<Ports>,
     registry: Arc<Registry>,
+    occupied: Occupied,
     conntrack: Arc<Conntrack>,
     known: Arc<Known>,
     raw: Mutex<Option<(Raw, Taking)>>,
@@ -81,6 +84,7 @@ impl Tc {
         let registry = Registry::new(Arc::clone(&flows), Arc::clone(&ports), limits, meter);
         Arc::new(Self {
             registry: Arc::new(registry),
+            occupied: Occupied::default(),
             flows,
             ports,
             conntrack: Arc::new(Conntrack::new()),
@@ -134,6 +138,9 @@ impl Tc {
     /// Takes over the flows that an earlier process has left, and tells how many. First called before
     /// there are new ones; with `is_alone` if that process is gone.
     pub fn adopt(&self, adopter: &dyn Adopt, is_alone: bool) -> io::Result<usize> {
+        if let Err(error) = self.occupied.look(&self.ports, &self.flows, is_alone) {
+            warn!(%error, "sockets that were here before are not known: first packets from their ports may be lost");
+        }
         self.registry.adopt(adopter, is_alone)
     }
 

@@ -171,6 +171,11 @@ impl Ports {
         });
     }
 
+    /// Whether a port of this number is one of the range.
+    pub(super) fn has(&self, number: u16) -> bool {
+        self.range.contains(&number)
+    }
+
     fn count(&self) -> u32 {
         u32::from(*self.range.end()) - u32::from(*self.range.start()) + 1
     }
@@ -178,8 +183,8 @@ impl Ports {
     /// The number of a port in the range; `None` for one of a flow that was adopted, and is of
     /// another range.
     fn index(&self, port: Port) -> Option<u32> {
-        let is_ours = self.range.contains(&port.number);
-        is_ours.then(|| (port.number - self.range.start()).into())
+        self.has(port.number)
+            .then(|| (port.number - self.range.start()).into())
     }
 
     fn pool<'l>(&self, lines: &'l mut HashMap<Line, Pool>, line: Line) -> &'l mut Pool {

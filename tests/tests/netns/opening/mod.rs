@@ -1,15 +1,17 @@
 //! Connections that the `tc` datapath opens without sockets, and those that it does not.
 
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rstest::rstest;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::Datapath;
+use sni_router_tests::netns::Namespace;
 use sni_router_tests::packet::{ACK, SYN, Segment};
-use sni_router_tests::raw::{End, Hello, hello, read_exactly, read_to_end, try_accept, write};
+use sni_router_tests::raw::{
+    End, Hello, accept, hello, read_exactly, read_to_end, try_accept, write,
+};
 use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
 use sni_router_tests::site::{PORT, Site};
 use sni_router_tests::topology::Family;
@@ -17,6 +19,8 @@ use sni_router_tests::wait::SOON;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::foreign::counted;
+
+mod sockets;
 
 /// Packets that the program has taken for the router.
 fn taken(rig: &Rig) -> f64 {
@@ -115,160 +119,6 @@ fn hello_may_come_in_pieces(#[case] cuts: &[usize]) {
         let access = rig.access(address);
         assert_eq!(access.bytes_up, hello.len() as u64);
     }
-}
-
-/// What comes too late for an opening gets a socket with what has come before.
-#[test]
-fn hello_that_is_never_whole_gets_a_socket_and_its_time() {
-    let rig = Rig::start(Datapath::Tc, &["--hello-timeout", "3s"]);
-    let hello = hello(HOST);
-    warm(&rig, Family::V4);
-    let slow = rig.lab.connect(Family::V4);
-    let never = rig.lab.connect(Family::V4);
-    write(&slow, &hello[..50]);
-    write(&never, &hello[..50]);
-    sleep(Duration::from_millis(1500));
-    write(&slow, &hello[50..]);
-    let server = rig.accept();
-    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
-    write(&server, b"late");
-    assert_eq!(read_exactly(&slow, 4, SOON), b"late");
-    // The kernel's clock goes on where it was, or this would be dropped as old.
-    write(&slow, b"more");
-    assert_eq!(read_exactly(&server, 4, SOON), b"more");
-
-    let address = slow.local_addr().expect("a socket");
-    drop((slow, server));
-    rig.access(address);
-
-    let address = never.local_addr().expect("a socket");
-    read_to_end(&never, SOON);
-    let access = rig.router.log().access_of(address, SOON);
-    assert_eq!(access.reason, "hello_timeout", "{access:?}");
-}
-
-#[test]
-fn client_that_says_nothing_gets_a_socket() {
-    let rig = Rig::start(Datapath::Tc, &["--hello-timeout", "2s"]);
-    warm(&rig, Family::V4);
-    let client = rig.lab.connect(Family::V4);
-    let address = client.local_addr().expect("a socket");
-    let access = rig.router.log().access_of(address, SOON * 2);
-    assert_eq!(access.reason, "hello_timeout", "{access:?}");
-}
-
-#[test]
-fn unknown_name_is_answered_as_ever() {
-    let rig = Rig::start(Datapath::Tc, &[]);
-    warm(&rig, Family::V4);
-    let before = taken(&rig);
-    let client = rig.lab.connect(Family::V4);
-    write(&client, &hello("other.example.com"));
-    let (answer, end) = read_to_end(&client, SOON);
-    assert_eq!(answer[..], [0x15, 3, 3, 0, 2, 2, 112], "unrecognized_name");
-    assert_eq!(end, End::Fin);
-    assert!(taken(&rig) > before, "it was taken first");
-    let address = client.local_addr().expect("a socket");
-    let access = rig.router.log().access_of(address, SOON);
-    assert_eq!(access.reason, "unknown_host", "{access:?}");
-}
-
-/// What is no TLS at all, or more than a packet that is taken may be.
-#[test]
-fn others_than_hellos_get_what_they_always_got() {
-    let rig = Rig::start(Datapath::Tc, &[]);
-    for (bytes, reason) in [
-        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "not_tls"),
-        (vec![0x16; 60_000], "not_tls"),
-    ] {
-        warm(&rig, Family::V4);
-        let client = rig.lab.connect(Family::V4);
-        // It may be reset while it is still writing.
-        let _ = (&client).write_all(&bytes);
-        let address = client.local_addr().expect("a socket");
-        let access = rig.router.log().access_of(address, SOON);
-        assert_eq!(access.reason, reason, "{access:?}");
-    }
-}
-
-/// The endpoint that was known does not answer any more, or says no: another one does.
-#[rstest]
-#[case::refuses(true)]
-#[case::is_silent(false)]
-fn endpoint_that_is_gone_is_passed_over(#[case] refuses: bool) {
-    let lab = Lab::new(2);
-    let listeners = [lab.listen(0), lab.listen(1)];
-    Site::new()
-        .route(HOST, "one")
-        .service("one", [lab.endpoint(0), lab.endpoint(1)])
-        .write_to(&lab.manifests());
-    let router = lab.start(Datapath::Tc, &[]);
-    let serve = |listeners: &[TcpListener]| loop {
-        let found = listeners
-            .iter()
-            .find_map(|listener| try_accept(listener, Duration::from_millis(50)));
-        if let Some(server) = found {
-            return server;
-        }
-    };
-    let open = |listeners: &[TcpListener]| {
-        let client = lab.connect(Family::V4);
-        write(&client, &hello(HOST));
-        let server = serve(listeners);
-        write(&server, b"!");
-        assert_eq!(read_exactly(&client, 1, SOON), b"!");
-        client.local_addr().expect("a socket")
-    };
-    for _ in 0..4 {
-        let address = open(&listeners);
-        router.log().access_of(address, SOON);
-    }
-    let [gone, stays] = listeners;
-    drop(gone);
-    if !refuses {
-        lab.net.backends[0].batch("link set eth0 down\n");
-    }
-    for _ in 0..4 {
-        let begun = Instant::now();
-        let address = open(std::slice::from_ref(&stays));
-        assert!(begun.elapsed() < SOON);
-        let access = router.log().access_of(address, SOON);
-        assert_eq!(access.endpoint, lab.endpoint(1).to_string());
-    }
-}
-
-/// A client that lacks what usual ones have gets sockets.
-#[rstest]
-#[case("ipv4/tcp_timestamps")]
-#[case("ipv4/tcp_sack")]
-#[case("ipv4/tcp_window_scaling")]
-fn client_without_an_option_gets_sockets(#[case] option: &str) {
-    let rig = Rig::start(Datapath::Tc, &[]);
-    warm(&rig, Family::V4);
-    rig.lab.net.client.sysctl(option, "0");
-    let before = taken(&rig);
-    let pair = greet(&rig, Family::V4, &hello(HOST));
-    pair.exchange();
-    assert_eq!(taken(&rig), before);
-}
-
-/// An endpoint that has lost an option meanwhile.
-#[rstest]
-#[case("ipv4/tcp_timestamps")]
-#[case("ipv4/tcp_sack")]
-#[case("ipv4/tcp_window_scaling")]
-fn endpoint_that_has_lost_an_option_is_connected_by_a_socket(#[case] option: &str) {
-    let rig = Rig::start(Datapath::Tc, &[]);
-    warm(&rig, Family::V4);
-    rig.lab.net.backends[0].sysctl(option, "0");
-    let before = taken(&rig);
-    let pair = greet(&rig, Family::V4, &hello(HOST));
-    assert!(taken(&rig) > before);
-    pair.exchange();
-    let address = pair.address;
-    drop(pair);
-    let access = rig.router.log().access_of(address, SOON);
-    assert_eq!(access.reason, "done", "{access:?}");
 }
 
 /// Whoever has not seen this host's SYN-ACK does not know the number in it: without it, nobody is connected
@@ -392,13 +242,54 @@ fn hello_that_is_lost_is_sent_again_by_the_client() {
     pair.exchange();
     assert_eq!(taken(&rig) - before, 3.0, "it was opened without sockets");
     assert_eq!(counted(backend, "loss", "lost"), 1);
-    let counters = backend.output("cat", &["/proc/net/netstat"]);
+    // Kernels before that do not count it.
+    assert_eq!(counter(backend, "TSEcrRejected").unwrap_or(0), 0);
+}
+
+/// One of the stack's counters. `None` where it has none of this name.
+fn counter(namespace: &Namespace, name: &str) -> Option<u64> {
+    let counters = namespace.output("cat", &["/proc/net/netstat"]);
     let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:"));
     let mut values = || lines.next().expect("a line").split_whitespace();
     let (names, values) = (values(), values());
-    let refused = names.zip(values).find(|(name, _)| *name == "TSEcrRejected");
-    // Kernels before that do not count it.
-    assert_eq!(refused.map_or("0", |(_, count)| count), "0");
+    let (_, value) = names.zip(values).find(|(found, _)| *found == name)?;
+    Some(value.parse().expect("a number"))
+}
+
+/// Of a router before this one, whose client has not read it all, or of anybody who has bound one.
+#[test]
+fn ports_of_sockets_that_were_there_before_are_not_used() {
+    let lab = Lab::new(1);
+    let endpoint = lab.listen(0);
+    Rig::site(&lab).write_to(&lab.manifests());
+    let held: Vec<_> = (10_000..10_032)
+        .map(|port| {
+            let client = lab.net.router.run(|| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+                let from = SocketAddr::from(([0, 0, 0, 0], port));
+                socket.bind(&from.into()).expect("a free port");
+                socket.connect(&lab.endpoint(0).into()).expect("connect");
+                TcpStream::from(socket)
+            });
+            (client, accept(&endpoint, SOON))
+        })
+        .collect();
+    let router = lab.start(Datapath::Tc, &["--tc-ports", "10000-10063"]);
+    let rig = Rig::of(router, endpoint, lab, Datapath::Tc);
+    for _ in 0..24 {
+        warm(&rig, Family::V4);
+    }
+    let declined = rig.router.metric(
+        "sni_router_datapath_declines_total",
+        &[("reason", "no_port")],
+    );
+    assert_eq!(declined, 0.0);
+    let backend = &rig.lab.net.backends[0];
+    assert_eq!(counter(backend, "TCPSYNChallenge"), Some(0));
+    for (client, server) in held {
+        write(&client, b"!");
+        assert_eq!(read_exactly(&server, 1, SOON), b"!");
+    }
 }
 
 /// Routes may depend on the address that packets come from, as of hosts with two providers.
