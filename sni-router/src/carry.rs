@@ -89,6 +89,15 @@ pub trait Doorman: Send + Sync {
 
     /// Serves a client by a socket, as one that was accepted. `guest` is what it was before, if that was known.
     fn serve(&self, socket: TcpStream, client: SocketAddr, guest: Option<Box<dyn Guest>>);
+
+    /// A client could not be served, and was reset. `begun` is when its hello came.
+    fn failed(
+        &self,
+        client: SocketAddr,
+        vip: SocketAddr,
+        begun: Instant,
+        guest: Option<Box<dyn Guest>>,
+    );
 }
 
 /// What becomes of a client without a socket.

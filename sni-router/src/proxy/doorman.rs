@@ -83,8 +83,7 @@ impl Doorman for Doors {
     }
 
     fn serve(&self, socket: TcpStream, client: SocketAddr, guest: Option<Box<dyn Guest>>) {
-        let visitor = guest.and_then(|guest| guest.into_any().downcast::<Visitor>().ok());
-        let first = visitor.map(|visitor| First {
+        let first = visitor(guest).map(|visitor| First {
             route: visitor.route,
             lease: visitor.lease,
         });
@@ -93,6 +92,25 @@ impl Doorman for Doors {
             door.serve(socket, client, first);
         }
     }
+
+    fn failed(
+        &self,
+        client: SocketAddr,
+        vip: SocketAddr,
+        begun: Instant,
+        guest: Option<Box<dyn Guest>>,
+    ) {
+        // Records say that it was this router's fault where nobody says anything else.
+        match visitor(guest) {
+            Some(visitor) => drop(visitor.record(begun)),
+            None => Record::new(&self.proxy, client, vip, begun.elapsed()).accepted(),
+        }
+    }
+}
+
+/// As it was made here.
+fn visitor(guest: Option<Box<dyn Guest>>) -> Option<Box<Visitor>> {
+    guest?.into_any().downcast().ok()
 }
 
 /// A client of which hello, route and endpoint are known.

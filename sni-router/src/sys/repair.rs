@@ -144,6 +144,8 @@ pub struct Unaccepted {
     pub ack: u32,
     /// Most bytes of a segment to it, options not counted.
     pub segment: u32,
+    /// How many bytes it is ready to receive.
+    pub window: u32,
     /// By how many bits its windows are scaled.
     pub peer_scale: i8,
     /// By how many bits ours are.
@@ -153,8 +155,8 @@ pub struct Unaccepted {
 }
 
 /// A socket for a connection with SACK and timestamps, as accept(2) would have given it, from which
-/// `received` can be read. Tells the peer that it was received, once `placed` has been called: from then on, the
-/// socket gets packets.
+/// `received` can be read. Asks the peer whether it is there, once `placed` has been called: from then on, the
+/// socket gets packets. That `received` was received the first answer tells it.
 pub fn accept(
     connection: &Unaccepted,
     received: &[u8],
@@ -183,12 +185,35 @@ pub fn accept(
         let queued = socket.send(left)?;
         left = &left[queued..];
     }
+    // Or nothing could be sent before the peer has said something again.
+    let windows: Windows = get(&socket, tcp, libc::TCP_REPAIR_WINDOW)?;
+    let windows = Windows {
+        told_at: connection.ack,
+        peer: connection.window,
+        peer_most: connection.window.max(windows.peer_most),
+        ..windows
+    };
+    set(&socket, tcp, libc::TCP_REPAIR_WINDOW, &windows)?;
     placed();
     set(&socket, tcp, libc::TCP_REPAIR, &REPAIR_OFF)?;
     // As an accepted one has them from its listener; the end of the repair has taken the first away.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
+}
+
+/// `struct tcp_repair_window` of include/uapi/linux/tcp.h (Linux 4.8).
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct Windows {
+    /// The sequence number of the segment that `peer` is of.
+    told_at: u32,
+    /// Bytes that the peer is ready to receive.
+    peer: u32,
+    /// The most it ever was.
+    peer_most: u32,
+    /// Bytes that this host is ready to receive, and behind what.
+    _own: [u32; 2],
 }
 
 /// Puts a socket into the middle of a connection: it sends nothing as long as it is being repaired.

@@ -45,28 +45,37 @@ impl Taking {
 }
 
 impl Ring {
-    /// Waits until there are packets, and calls `each` with all that there are: with what is known of one,
-    /// and its payload.
+    /// Waits until there are packets, and calls `each` with some of them: with what is known of one, and its
+    /// payload.
     pub async fn next(&mut self, mut each: impl FnMut(&Taken, &[u8])) -> io::Result<()> {
         let mut ready = self.0.readable_mut().await?;
-        read(ready.get_inner_mut(), &mut each);
-        ready.clear_ready();
+        let ring = ready.get_inner_mut();
+        // Not all: while they are read, more may come, and whoever waits has other things to do.
+        if !(0..AT_ONCE).all(|_| read(ring, &mut each)) {
+            ready.clear_ready();
+        }
         Ok(())
     }
 
-    /// The same with those that are there, if any.
+    /// The same with all that are there, if any, without waiting.
     pub fn rest(&mut self, mut each: impl FnMut(&Taken, &[u8])) {
-        read(self.0.get_mut(), &mut each);
+        while read(self.0.get_mut(), &mut each) {}
     }
 }
 
-fn read(ring: &mut RingBuf<MapData>, each: &mut impl FnMut(&Taken, &[u8])) {
-    while let Some(item) = ring.next() {
-        if let Ok((taken, payload)) = Taken::read_from_prefix(&item) {
-            each(&taken, payload);
-        }
+/// Calls `each` with the next one. False where there is none.
+fn read(ring: &mut RingBuf<MapData>, each: &mut impl FnMut(&Taken, &[u8])) -> bool {
+    let Some(item) = ring.next() else {
+        return false;
+    };
+    if let Ok((taken, payload)) = Taken::read_from_prefix(&item) {
+        each(&taken, payload);
     }
+    true
 }
+
+/// Packets that are read before whoever reads may look up.
+const AT_ONCE: usize = 64;
 
 impl Until {
     /// Takes clients of this interface for so long, from now on.

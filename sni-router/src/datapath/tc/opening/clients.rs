@@ -98,7 +98,8 @@ impl Openings {
 
     pub(super) fn begin(&mut self, taken: &Taken, payload: &[u8]) {
         let Some(front) = self.opener.known.front(taken.ifindex) else {
-            return debug!("a client was taken whose socket cannot be made");
+            debug!("a client was taken whose socket cannot be made");
+            return self.fail(&taken.key, Instant::now(), None);
         };
         let number = self.next;
         self.next += 1;
@@ -216,6 +217,7 @@ impl Openings {
             seq: last.ack,
             ack: opening.start,
             segment,
+            window: u32::from(last.window) << seen::scale(last.flags),
             peer_scale: seen::scale(last.flags),
             own_scale: opening.own_scale,
             clock: last.tsecr.wrapping_add(passed + 1),
@@ -239,14 +241,20 @@ impl Openings {
             }
             Err(error) => {
                 debug!(%error, %client, "a socket could not be made");
-                // The stack resets it.
-                self.opener.flows.handshakes().forget(&key, None);
+                self.fail(&key, opening.begun, guest);
             }
         }
         if self.balance.fell_back() {
             debug!("most clients need sockets: for a while all get them");
             self.opener.known.pause();
         }
+    }
+
+    /// Of no use to a client: what it sends again the stack answers with a RST.
+    fn fail(&self, key: &FlowKey, begun: Instant, guest: Option<Box<dyn Guest>>) {
+        self.opener.flows.handshakes().forget(key, None);
+        let (client, vip) = sides(key);
+        self.opener.doorman.failed(client, vip, begun, guest);
     }
 
     pub(super) fn drop_awaited(&mut self, awaited: Option<Awaited>) -> Option<Box<dyn Guest>> {
