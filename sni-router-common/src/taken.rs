@@ -110,10 +110,15 @@ pub mod until {
         (ifindex as u64) << 32 | until as u64
     }
 
-    /// Whether that has not passed, for this interface.
+    /// Whether that has not passed, for this interface. What is further ahead than it is ever written down has
+    /// passed long ago: the clock wraps.
     pub const fn is_ahead(word: u64, ifindex: u32, now: u32) -> bool {
-        (word >> 32) as u32 == ifindex && (word as u32).wrapping_sub(now) as i32 > 0
+        let ahead = (word as u32).wrapping_sub(now);
+        (word >> 32) as u32 == ifindex && ahead != 0 && ahead <= MOST
     }
+
+    /// How far ahead that is at most, in ms.
+    pub const MOST: u32 = 2_000;
 }
 
 const _: () = assert!(size_of::<Taken>() == 76);
@@ -134,5 +139,7 @@ mod tests {
         assert!(!is_ahead(said, 7 + super::until::WORDS, now));
         assert_eq!(index(7), index(7 + super::until::WORDS));
         assert!(!is_ahead(0, 7, 0));
+        // Written down by a daemon that has been gone for weeks.
+        assert!(!is_ahead(said, 7, now.wrapping_sub(1 << 31)));
     }
 }

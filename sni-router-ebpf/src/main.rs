@@ -90,6 +90,7 @@ fn verdict_of(fate: Fate) -> i32 {
         Fate::NotOurs => return TC_ACT_UNSPEC,
         Fate::Ours(Spliced::Redirected(verdict)) => (Counter::TcRedirected, verdict as i32),
         Fate::Ours(Spliced::Held) => (Counter::TcHeld, TC_ACT_UNSPEC),
+        Fate::Ours(Spliced::Repeated) => (Counter::TcEarly, TC_ACT_SHOT),
         Fate::Ours(Spliced::Reopened) => (Counter::TcReopened, TC_ACT_UNSPEC),
         Fate::Ours(Spliced::TtlExceeded(verdict)) => (Counter::TcTtlExceeded, verdict as i32),
         Fate::Ours(Spliced::TooBig(verdict)) => (Counter::TcTooBig, verdict as i32),

@@ -246,8 +246,12 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     readiness.set_draining();
     let at_most = settings.drain_timeout.saturating_mul(2);
     supervisor.stopping(proxy.active(), at_most.saturating_add(LAST_WORDS * 5));
-    if let (Some(tc), true) = (&tc, pins.is_some()) {
-        tc.retire();
+    if let Some(tc) = &tc {
+        match pins {
+            Some(_) => tc.retire(),
+            // Flows end with this process.
+            None => tc.close(),
+        }
     }
     control.stop_steering();
     sleep(HANDSHAKES).await;

@@ -87,17 +87,36 @@ pub trait Doorman: Send + Sync {
     /// Judges what a client has sent so far. It must be quick: others wait meanwhile.
     fn judge(&self, client: SocketAddr, vip: SocketAddr, received: &[u8]) -> Welcome;
 
-    /// Serves a client by a socket, as one that was accepted. `guest` is what it was before, if that was known.
-    fn serve(&self, socket: TcpStream, client: SocketAddr, guest: Option<Box<dyn Guest>>);
+    /// Serves a client by a socket, as one that was accepted.
+    fn serve(&self, socket: TcpStream, client: SocketAddr, before: Before);
 
-    /// A client could not be served, and was reset. `begun` is when its hello came.
-    fn failed(
-        &self,
-        client: SocketAddr,
-        vip: SocketAddr,
-        begun: Instant,
-        guest: Option<Box<dyn Guest>>,
-    );
+    /// A client was lost before it had a socket.
+    fn lost(&self, client: SocketAddr, vip: SocketAddr, before: Before, loss: Loss);
+
+    /// A place among those who are saying hello; `None` if all are taken. Given back on drop.
+    fn place(&self) -> Option<Box<dyn Send>>;
+
+    /// How long it may take to open a connection.
+    fn patience(&self) -> Duration;
+}
+
+/// What was known of a client without a socket.
+pub struct Before {
+    /// When its hello came.
+    pub begun: Instant,
+    /// What it was then, if that was known.
+    pub guest: Option<Box<dyn Guest>>,
+    /// When the guest's endpoint was asked, if it was.
+    pub asked: Option<Instant>,
+}
+
+/// How a client was lost.
+#[derive(Clone, Copy, Debug)]
+pub enum Loss {
+    /// It has reset its connection.
+    Left,
+    /// It was reset, since nothing could be done for it.
+    NoSocket,
 }
 
 /// What becomes of a client without a socket.
@@ -117,9 +136,6 @@ pub trait Guest: Send {
 
     /// It was connected, which took so long, and handed to the kernel. `begun` is when its hello came.
     fn opened(self: Box<Self>, begun: Instant, took: Duration, flow: Box<dyn Alone>);
-
-    /// It has reset its connection before that.
-    fn left(self: Box<Self>, begun: Instant);
 
     /// For who has made it.
     fn into_any(self: Box<Self>) -> Box<dyn Any>;

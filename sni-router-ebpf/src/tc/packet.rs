@@ -103,6 +103,10 @@ fn parse_v6(ctx: &TcContext, network: u32) -> Option<(FlowKey, Packet)> {
     };
     let src = [ip[2], ip[3], ip[4], ip[5]];
     let dst = [ip[6], ip[7], ip[8], ip[9]];
+    // Nobody's on the wire (RFC 4291, section 2.5.5.2), but an IPv4 address in keys.
+    if src[..3] == v4(0)[..3] {
+        return None;
+    }
     tcp(ctx, network, transport, room, hops, src, dst)
 }
 

@@ -21,6 +21,9 @@ use crate::maps::BUFFER;
 )]
 pub fn own_scale(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Option<u8> {
     let request = SNI_REQUEST.load();
+    if request.sent == 0 {
+        return None;
+    }
     let buffer = BUFFER.get_ptr_mut(0)?;
     let skb = ctx.skb.skb.cast();
     let [s0, s1, d0, d1] = key.ports.to_ne_bytes();
@@ -56,10 +59,8 @@ pub fn own_scale(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Option<u8> 
     let received: u32 = field(buffer, request.received)?;
     let sent: u32 = field(buffer, request.sent)?;
     let scale: u8 = field(buffer, request.scale)?;
-    let is_known = request.sent != 0
-        && read == 0
-        && received == packet.seq.wrapping_sub(1)
-        && sent == packet.ack.wrapping_sub(1);
+    let is_known =
+        read == 0 && received == packet.seq.wrapping_sub(1) && sent == packet.ack.wrapping_sub(1);
     is_known.then_some(scale >> (request.shift & 7) & 15)
 }
 

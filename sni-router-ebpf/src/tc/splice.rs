@@ -21,6 +21,8 @@ pub enum Spliced {
     Redirected(i64),
     /// It is for the daemon's own socket, which still sends what it had received.
     Held,
+    /// It repeats what the daemon still sends, maybe otherwise.
+    Repeated,
     /// It opens a new connection where one has ended; the flow is gone.
     Reopened,
     /// It has come too far; what the program returns to the kernel.
@@ -51,6 +53,12 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     }
     if is_believed && is_held(packet, flow) {
         return Spliced::Held;
+    }
+    if packet.payload != 0 && flow.up == 1 && before(packet.seq, flow.end as u32) {
+        // Rare, so that most packets need no other look-up.
+        if is_being_sent(packet, flow) {
+            return Spliced::Repeated;
+        }
     }
     if packet.ttl <= 1 {
         return Spliced::TtlExceeded(packet.answer(ctx, Cause::Expired));
@@ -85,7 +93,7 @@ fn is_telling(packet: &Packet, flow: &Flow) -> bool {
     let ahead = packet.seq.wrapping_sub(flow.end as u32) as i32;
     packet.flags & (SYN | FIN | RST) != 0
         || ahead > 0
-        || flow.own & own::HELD != 0
+        || flow.own & SENDING != 0
         || (flow.own & own::FIN != 0 && packet.payload != 0)
         || awaits_ack_of_fin(flow)
 }
@@ -94,14 +102,27 @@ fn is_telling(packet: &Packet, flow: &Flow) -> bool {
 /// its own from us. A SYN-ACK that comes again wants our handshake's ACK again.
 #[inline(always)] // as above
 fn is_held(packet: &Packet, flow: &mut Flow) -> bool {
-    if flow.own & own::HELD == 0 || packet.flags & ACK == 0 {
+    if flow.own & SENDING == 0 || packet.flags & ACK == 0 {
         return false;
     }
     if !before(packet.ack, flow.since_or_held) {
-        flow.own &= !own::HELD;
+        flow.own &= !SENDING;
         return false;
     }
-    packet.flags & (FIN | RST) == 0 && packet.payload == 0
+    flow.own & own::HELD != 0 && packet.flags & (FIN | RST) == 0 && packet.payload == 0
+}
+
+/// Whether a client's packet has bytes that the daemon was left to send: those are what was judged, and the endpoint
+/// must not get others instead.
+#[inline(never)] // rare, and has a stack frame of its own
+fn is_being_sent(packet: &Packet, flow: &Flow) -> bool {
+    let Some(back) = FLOWS.get_ptr(FlowKey::answers(flow)) else {
+        return false;
+    };
+    // SAFETY: as in `splice`.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    let back = unsafe { &*back };
+    back.own & SENDING != 0 && before(packet.seq.wrapping_add(flow.seq_add), back.since_or_held)
 }
 
 /// Whether a packet has to be dropped, since a router has marked it instead of dropping it, and its receiver
@@ -383,6 +404,9 @@ fn replace(ctx: &TcContext, at: u32, change: u64, flags: u64) -> Option<()> {
         unsafe { bpf_l4_csum_replace(ctx.skb.skb.cast(), at, 0, fold32(change).into(), flags) };
     (replaced == 0).then_some(())
 }
+
+/// The daemon is still sending what it had received.
+const SENDING: u8 = own::HELD | own::GUARDED;
 
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM: u32 = 16;

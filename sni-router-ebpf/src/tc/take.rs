@@ -5,10 +5,10 @@
 
 use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use sni_router_common::flow::FlowKey;
+use sni_router_common::flow::{FlowKey, before};
 use sni_router_common::handshake::{Tag, seen, word};
 use sni_router_common::rule::{RuleKey, network_words};
-use sni_router_common::taken::{MAX_PAYLOAD, MOST_TAKEN, Taken, kind, until};
+use sni_router_common::taken::{MAX_PAYLOAD, MOST_TAKEN, Taken, is_opening, kind, until};
 
 use super::observe::{Observed, Place, Sent, begin, facts, is_repeated, update};
 use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_FLAGS, TCP_SUM, URG};
@@ -29,6 +29,8 @@ pub enum What {
     Greets,
     /// To be taken, but there was no room for it.
     Lost,
+    /// It comes by once more, by another interface: then it is judged.
+    Passing,
     /// Of this [kind]; of the first one of a client, the scale of our windows is in the upper half.
     Is(u32),
 }
@@ -44,6 +46,7 @@ impl What {
             Self::Noted => 17,
             Self::Greets => 18,
             Self::Lost => 19,
+            Self::Passing => 20,
         }
     }
 
@@ -56,6 +59,7 @@ impl What {
             17 => Self::Noted,
             18 => Self::Greets,
             19 => Self::Lost,
+            20 => Self::Passing,
             kind => Self::Is(kind),
         }
     }
@@ -83,9 +87,9 @@ fn kind_of(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64, slot: u32)
     let what = if seen & seen::AWAITED != 0 {
         answer(&sent, isn)
     } else if seen & seen::TAKEN != 0 {
-        next(&sent, isn, age, &known)
+        next(&sent, isn, age, seen, &known)
     } else {
-        first(ctx, &sent, isn, age, seen)
+        first(ctx, &sent, isn, age, seen, &known)
     };
     match what {
         What::Is(kind) => {
@@ -105,6 +109,10 @@ pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
     };
     match what {
         What::Early => Observed::Early,
+        What::Passing => {
+            update(sent, known, 0);
+            Observed::Passed
+        }
         // It is sent again.
         What::Lost if is_taken(known) => Observed::Early,
         What::Noted => {
@@ -129,7 +137,7 @@ pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
         What::Unusual | What::Lost => {
             if sent.packet.flags & SYN == 0 {
                 update(sent, known, seen::PASSED);
-            } else if !is_repeated(sent.packet, known) {
+            } else if !is_repeated(sent.packet, known) && !is_awaited(sent, known) {
                 begin(sent, known);
             }
             Observed::Passed
@@ -139,7 +147,7 @@ pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
 
 /// A client's first packet behind its SYN: taken if it is as usual.
 #[inline(always)] // as above
-fn first(ctx: &TcContext, sent: &Sent, isn: u32, age: u32, seen: u32) -> What {
+fn first(ctx: &TcContext, sent: &Sent, isn: u32, age: u32, seen: u32, known: &Place) -> What {
     let Sent { key, packet, .. } = sent;
     if seen & (NEEDED | HINDERS) != NEEDED
         || sent.flags & (seen::TIMESTAMPS | HINDERS) != seen::TIMESTAMPS
@@ -147,9 +155,16 @@ fn first(ctx: &TcContext, sent: &Sent, isn: u32, age: u32, seen: u32) -> What {
         || packet.seq != isn.wrapping_add(1)
         || packet.payload as usize > MAX_PAYLOAD
         || age > PATIENCE
-        || !is_wanted(sent)
+        || is_older(sent, known)
         || !is_steered(key)
     {
+        return What::Unusual;
+    }
+    if known.read(word::IFINDEX) != Some(sent.ifindex) {
+        // A port of a bridge or a bond, by which the SYN has come before.
+        return What::Passing;
+    }
+    if !is_wanted(sent) {
         return What::Unusual;
     }
     let Some(scale) = own_scale(ctx, key, packet) else {
@@ -163,11 +178,11 @@ fn first(ctx: &TcContext, sent: &Sent, isn: u32, age: u32, seen: u32) -> What {
 
 /// A packet of a client of which one was taken.
 #[inline(always)] // as above
-fn next(sent: &Sent, isn: u32, age: u32, known: &Place) -> What {
+fn next(sent: &Sent, isn: u32, age: u32, seen: u32, known: &Place) -> What {
     let packet = sent.packet;
     let is_syn = packet.flags & (SYN | ACK) == SYN;
-    if is_syn && packet.seq != isn || age > MOST_TAKEN {
-        // A new connection, or the daemon is gone.
+    if is_syn && packet.seq != isn && seen & seen::RST != 0 || age > MOST_TAKEN {
+        // A new connection, or the daemon is gone. A SYN alone may be anybody's.
         return What::Unusual;
     }
     let is_next = known.read(word::END) == Some(packet.seq);
@@ -201,6 +216,24 @@ fn answer(sent: &Sent, isn: u32) -> What {
         RST_ACK => What::Is(kind::REFUSAL),
         _ => What::Unusual,
     }
+}
+
+/// Whether the stack would not take even a RST in its place, as it is older than the SYN (RFC 7323, section 5.2).
+#[inline(always)] // as above
+fn is_older(sent: &Sent, known: &Place) -> bool {
+    known
+        .read(word::TSVAL)
+        .is_none_or(|tsval| before(sent.facts.tsval, tsval))
+}
+
+/// Whether the daemon waits for an answer here: a SYN of somebody else's does not end that.
+#[inline(always)] // as above
+fn is_awaited(sent: &Sent, known: &Place) -> bool {
+    let read = [word::FLAGS, word::SINCE].map(|index| known.read(index));
+    let [Some(flags), Some(since)] = read else {
+        return false;
+    };
+    flags & seen::AWAITED != 0 && is_opening(flags, sent.now.wrapping_sub(since))
 }
 
 /// Whether the daemon takes clients of the interface that the packet came by.

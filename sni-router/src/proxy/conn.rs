@@ -22,14 +22,13 @@ use crate::carry::{Client, Datapath, Hold, Outcome, Pair};
 use crate::socket::{Socket, is_own};
 
 /// Serves one client to the end. The record it leaves is its only result.
-pub(super) async fn serve(
-    proxy: Arc<Proxy>,
-    client: Socket,
-    peer: SocketAddr,
-    first: Option<First>,
-) {
+pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr, past: Option<Past>) {
     let active = Active::enter(&proxy);
-    let Some(accepted) = Accepted::new(&proxy, client, peer) else {
+    let (age, first) = match past {
+        Some(past) => (past.begun.elapsed(), past.first),
+        None => (Duration::ZERO, None),
+    };
+    let Some(accepted) = Accepted::new(&proxy, client, peer, age) else {
         return;
     };
     let connection = Arc::clone(&accepted.record.connection);
@@ -46,10 +45,19 @@ pub(super) async fn serve(
     }
 }
 
-/// The endpoint that was chosen for a client before it had a socket.
+/// What was before a client had a socket.
+pub(super) struct Past {
+    /// When its hello came.
+    pub(super) begun: std::time::Instant,
+    pub(super) first: Option<First>,
+}
+
+/// The endpoint that was chosen for it then.
 pub(super) struct First {
     pub(super) route: Arc<Route>,
     pub(super) lease: Lease,
+    /// When that was asked, if it was.
+    pub(super) asked: Option<std::time::Instant>,
 }
 
 /// A client of which nothing is known but its address.
@@ -61,9 +69,9 @@ struct Accepted<'p> {
 
 impl<'p> Accepted<'p> {
     /// `None` if the client is gone already, or is not served.
-    fn new(proxy: &'p Arc<Proxy>, client: Socket, peer: SocketAddr) -> Option<Self> {
+    fn new(proxy: &'p Arc<Proxy>, client: Socket, peer: SocketAddr, age: Duration) -> Option<Self> {
         let vip = client.local_addr().ok()?;
-        let mut record = Record::new(proxy, canonical(peer), canonical(vip), Duration::ZERO);
+        let mut record = Record::new(proxy, canonical(peer), canonical(vip), age);
         let listener = record.connection.listener.as_deref();
         record.accepted();
         if let Some(reason) = proxy.gate.refuses(peer.ip(), listener) {
@@ -79,13 +87,13 @@ impl<'p> Accepted<'p> {
     }
 
     /// From here to an endpoint. Fails with nothing if there is nobody to answer any more.
-    async fn establish(self, first: Option<First>) -> Result<Connected<'p>, Option<Rejected<'p>>> {
+    async fn establish(self, first: Option<First>) -> Result<Connected<'p>, Option<Rejected>> {
         let routed = self.greet().await?.route()?;
         Ok(routed.connect(first).await?)
     }
 
     /// Reads the hello. Fails with nothing if there is no way to wait for it; the client is gone then.
-    async fn greet(mut self) -> Result<Greeted<'p>, Option<Rejected<'p>>> {
+    async fn greet(mut self) -> Result<Greeted<'p>, Option<Rejected>> {
         let settings = &self.proxy.settings;
         let Some(place) = self.proxy.pending.enter() else {
             let rejected = Rejected::new(self.client, self.record, CloseReason::TooManyHellos);
@@ -97,7 +105,9 @@ impl<'p> Accepted<'p> {
                 let Ok(client) = self.client.registered() else {
                     return Err(None);
                 };
-                let read = reading.on(&client, settings.hello_timeout).await;
+                let passed = self.record.connection.age();
+                let left = settings.hello_timeout.saturating_sub(passed);
+                let read = reading.on(&client, left).await;
                 self.client = client.into();
                 read
             }
@@ -143,7 +153,7 @@ struct Greeted<'p> {
 
 impl<'p> Greeted<'p> {
     /// Finds the route of the hello's name.
-    fn route(self) -> Result<Routed<'p>, Rejected<'p>> {
+    fn route(self) -> Result<Routed<'p>, Rejected> {
         let Self {
             proxy,
             client,
@@ -187,7 +197,7 @@ struct Routed<'p> {
 impl<'p> Routed<'p> {
     /// Connects to an endpoint and writes to it what was received. `first` is the one to try, unless the route is
     /// another one by now.
-    async fn connect(self, first: Option<First>) -> Result<Connected<'p>, Rejected<'p>> {
+    async fn connect(self, first: Option<First>) -> Result<Connected<'p>, Rejected> {
         let Self {
             proxy,
             client,
@@ -195,9 +205,10 @@ impl<'p> Routed<'p> {
             received,
             route,
         } = self;
-        let start = Instant::now();
+        let first = first.filter(|first| Arc::ptr_eq(&first.route, &route));
+        let asked = first.as_ref().and_then(|first| first.asked);
+        let start = asked.map_or_else(Instant::now, Instant::from_std);
         let mut attempts = Attempts::default();
-        let within = proxy.settings.connect_timeout;
         let from = Client {
             socket: &client,
             addr: record.connection.client(),
@@ -210,11 +221,9 @@ impl<'p> Routed<'p> {
             &from,
             &received,
             Bounds {
-                within,
+                deadline: start + proxy.settings.connect_timeout,
                 drained: proxy.gate.drained_endpoints().to_vec(),
-                first: first
-                    .filter(|first| Arc::ptr_eq(&first.route, &route))
-                    .map(|first| first.lease),
+                first: first.map(|first| first.lease),
             },
             &mut attempts,
             observer,
@@ -330,15 +339,15 @@ async fn deliver(pair: &mut Pair) -> io::Result<()> {
 }
 
 /// A client that goes no further.
-struct Rejected<'p> {
+struct Rejected {
     client: Socket,
     tls13: bool,
     reason: CloseReason,
     /// Being told that a hello was bad takes as much of us as saying hello.
-    _place: Option<Place<'p>>,
+    _place: Option<Place>,
 }
 
-impl<'p> Rejected<'p> {
+impl Rejected {
     /// Writes the record at once: telling the client may take a while.
     fn new(client: Socket, mut record: Record, reason: CloseReason) -> Self {
         record.reason = reason;
@@ -351,7 +360,7 @@ impl<'p> Rejected<'p> {
         }
     }
 
-    fn keeping(mut self, place: Place<'p>) -> Self {
+    fn keeping(mut self, place: Place) -> Self {
         self._place = Some(place);
         self
     }

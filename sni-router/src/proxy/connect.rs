@@ -26,8 +26,8 @@ pub(super) struct Connected {
 
 /// How far to go.
 pub(super) struct Bounds {
-    /// How long all of it may take.
-    pub(super) within: Duration,
+    /// When all of it has to be over.
+    pub(super) deadline: Instant,
     /// Endpoints that get no new connections.
     pub(super) drained: Vec<SocketAddr>,
     /// The one to try first, if that is known already.
@@ -101,7 +101,7 @@ pub(super) async fn connect(
     attempts: &mut Attempts,
     observer: &dyn Observer,
 ) -> Result<Connected, CloseReason> {
-    let deadline = Instant::now() + bounds.within;
+    let deadline = bounds.deadline;
     let limit = most_attempts(backend);
     let (mut avoided, mut tried, mut first) = (bounds.drained, 0, bounds.first);
     loop {

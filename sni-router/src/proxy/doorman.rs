@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use sni_router_core::balance::Lease;
 use sni_router_core::hello::{Hello, HelloReader, Progress};
-use sni_router_core::table::Route;
+use sni_router_core::table::{Front, Route};
 
 use super::Proxy;
-use super::conn::First;
+use super::conn::{First, Past};
 use super::connect::uptime;
 use super::left::{Active, Left};
 use super::reason::CloseReason;
 use super::record::{self, Record};
 use super::worker::Door;
-use crate::carry::{Alone, Doorman, End, Guest, Kind, Welcome};
+use crate::carry::{Alone, Before, Doorman, End, Guest, Kind, Loss, Welcome};
 
 /// See the module.
 pub struct Doors {
@@ -58,6 +58,7 @@ impl Doors {
             proxy: Arc::clone(proxy),
             client,
             vip,
+            front: Arc::clone(&listener.front),
             hello,
             greeted: Instant::now(),
             route,
@@ -82,29 +83,48 @@ impl Doorman for Doors {
         }
     }
 
-    fn serve(&self, socket: TcpStream, client: SocketAddr, guest: Option<Box<dyn Guest>>) {
+    fn serve(&self, socket: TcpStream, client: SocketAddr, before: Before) {
+        let Before {
+            begun,
+            guest,
+            asked,
+        } = before;
         let first = visitor(guest).map(|visitor| First {
             route: visitor.route,
             lease: visitor.lease,
+            asked,
         });
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         if let Some(door) = self.doors.get(next % self.doors.len().max(1)) {
-            door.serve(socket, client, first);
+            door.serve(socket, client, Past { begun, first });
         }
     }
 
-    fn failed(
-        &self,
-        client: SocketAddr,
-        vip: SocketAddr,
-        begun: Instant,
-        guest: Option<Box<dyn Guest>>,
-    ) {
-        // Records say that it was this router's fault where nobody says anything else.
-        match visitor(guest) {
-            Some(visitor) => drop(visitor.record(begun)),
-            None => Record::new(&self.proxy, client, vip, begun.elapsed()).accepted(),
-        }
+    fn lost(&self, client: SocketAddr, vip: SocketAddr, before: Before, loss: Loss) {
+        let mut record = match visitor(before.guest) {
+            Some(visitor) => visitor.record(before.begun).0,
+            None => {
+                let record = Record::new(&self.proxy, client, vip, before.begun.elapsed());
+                record.accepted();
+                record
+            }
+        };
+        record.reason = match loss {
+            Loss::Left => CloseReason::ClientGone,
+            Loss::NoSocket => CloseReason::Internal,
+        };
+    }
+
+    fn place(&self) -> Option<Box<dyn Send>> {
+        Some(Box::new(self.proxy.pending.enter()?))
+    }
+
+    fn patience(&self) -> Duration {
+        let settings = &self.proxy.settings;
+        // An endpoint that is silent leaves time for others.
+        PATIENCE
+            .min(settings.hello_timeout)
+            .min(settings.connect_timeout / 2)
     }
 }
 
@@ -118,6 +138,8 @@ struct Visitor {
     proxy: Arc<Proxy>,
     client: SocketAddr,
     vip: SocketAddr,
+    /// Its addresses are ours as long as somebody knows of it.
+    front: Arc<Front>,
     hello: Hello,
     /// When that was whole.
     greeted: Instant,
@@ -128,7 +150,8 @@ struct Visitor {
 impl Visitor {
     /// What is known of it, all at once, as if it had been told step by step.
     fn record(self, begun: Instant) -> (Record, Arc<Route>, Lease) {
-        let mut record = Record::new(&self.proxy, self.client, self.vip, begun.elapsed());
+        let (front, age) = (Some(self.front), begun.elapsed());
+        let mut record = Record::of(&self.proxy, self.client, self.vip, front, age);
         record.accepted();
         record.greeted(self.hello, self.greeted.saturating_duration_since(begun));
         record.routed(&self.route);
@@ -158,12 +181,10 @@ impl Guest for Visitor {
         }
     }
 
-    fn left(self: Box<Self>, begun: Instant) {
-        let (mut record, ..) = self.record(begun);
-        record.reason = CloseReason::ClientGone;
-    }
-
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
 }
+
+/// How long a connection may take to be open.
+const PATIENCE: Duration = Duration::from_secs(1);

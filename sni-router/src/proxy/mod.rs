@@ -49,7 +49,7 @@ pub struct Proxy {
     census: Arc<Census>,
     gate: Arc<Gate>,
     trace: Arc<Trace>,
-    pending: Pending,
+    pending: Arc<Pending>,
     active: AtomicUsize,
     /// Becomes true when connections must end now.
     shutdown: watch::Receiver<bool>,
@@ -67,7 +67,7 @@ impl Proxy {
         gate: Arc<Gate>,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
-        let pending = Pending::new(settings.max_pending_hellos);
+        let pending = Arc::new(Pending::new(settings.max_pending_hellos));
         let quota = Arc::new(Quota::new(settings.records));
         Self {
             settings,

@@ -1,5 +1,6 @@
 //! The limit on connections whose hello is not complete.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many connections are saying hello.
@@ -24,17 +25,17 @@ impl Pending {
     }
 
     /// A place, or `None` if all are taken.
-    pub(super) fn enter(&self) -> Option<Place<'_>> {
-        let place = Place(self);
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
+        let place = Place(Arc::clone(self));
         let before = self.now.fetch_add(1, Ordering::Relaxed);
         (before < self.max).then_some(place)
     }
 }
 
 /// One of the places; given back when dropped.
-pub(super) struct Place<'a>(&'a Pending);
+pub(super) struct Place(Arc<Pending>);
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     fn no_place_is_left_when_all_are_taken() {
-        let pending = Pending::new(2);
+        let pending = Arc::new(Pending::new(2));
         let first = pending.enter();
         let second = pending.enter();
         assert!(first.is_some() && second.is_some());

@@ -66,6 +66,17 @@ impl Record {
         let table = proxy.table.load();
         let listener = table.listener(vip);
         let listener = listener.map(|listener| Arc::clone(&listener.front));
+        Self::of(proxy, client, vip, listener, age)
+    }
+
+    /// The same of a known listener, or of none.
+    pub(super) fn of(
+        proxy: &Arc<Proxy>,
+        client: SocketAddr,
+        vip: SocketAddr,
+        listener: Option<Arc<Front>>,
+        age: Duration,
+    ) -> Self {
         Self {
             proxy: Arc::clone(proxy),
             connection: proxy.census.enter(client, vip, listener, age),

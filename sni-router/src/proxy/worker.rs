@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::Proxy;
-use super::conn::{First, serve};
+use super::conn::{Past, serve};
 use crate::limits;
 use crate::sys::readable::readable;
 
@@ -30,17 +30,17 @@ pub struct Worker {
 pub struct Door(mpsc::WeakUnboundedSender<Order>);
 
 impl Door {
-    /// Has it serve a client, by this endpoint if it comes to that.
-    pub(super) fn serve(&self, socket: TcpStream, client: SocketAddr, first: Option<First>) {
+    /// Has it serve a client with a past.
+    pub(super) fn serve(&self, socket: TcpStream, client: SocketAddr, past: Past) {
         // Without it, the connection ends.
         if let Some(orders) = self.0.upgrade() {
-            let _ = orders.send(Order::Serve(socket, client, first));
+            let _ = orders.send(Order::Serve(socket, client, past));
         }
     }
 }
 
 enum Order {
-    Serve(TcpStream, SocketAddr, Option<First>),
+    Serve(TcpStream, SocketAddr, Past),
     Listen(SocketAddr, TcpListener),
     Unlisten(SocketAddr),
     StopListening,
@@ -115,8 +115,8 @@ async fn run(proxy: Arc<Proxy>, mut inbox: mpsc::UnboundedReceiver<Order>) {
                 }
                 Err(error) => warn!(%addr, %error, "cannot accept"),
             },
-            Order::Serve(socket, client, first) => {
-                tokio::spawn(serve(Arc::clone(&proxy), socket.into(), client, first));
+            Order::Serve(socket, client, past) => {
+                tokio::spawn(serve(Arc::clone(&proxy), socket.into(), client, Some(past)));
             }
             Order::Unlisten(addr) => listening.retain(|(other, _)| *other != addr),
             Order::StopListening => listening.clear(),

@@ -8,6 +8,8 @@ use std::os::fd::AsRawFd as _;
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::sockopt::set;
+
 /// Raw sockets, by which packets leave as the kernel's own do: by routes, firewalls and neighbours.
 #[derive(Debug)]
 pub struct Raw {
@@ -21,7 +23,10 @@ impl Raw {
     pub fn open() -> io::Result<Self> {
         let open = |domain| {
             let kind = Type::RAW.nonblocking().cloexec();
-            Socket::new_raw(domain, kind, Some(Protocol::from(libc::IPPROTO_RAW)))
+            let socket = Socket::new_raw(domain, kind, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+            // It is all connections', and what has no room is lost. Where that is refused, more is lost.
+            let _ = set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &ROOM);
+            io::Result::Ok(socket)
         };
         let v4 = open(Domain::IPV4)?;
         let v6 = open(Domain::IPV6).and_then(|v6| {
@@ -61,6 +66,9 @@ impl Raw {
         }
     }
 }
+
+/// Bytes that may be on their way to the network card, of each family.
+const ROOM: c_int = 8 << 20;
 
 /// Room for control messages, aligned as they must be.
 #[repr(C, align(8))]

@@ -68,6 +68,11 @@ impl TcpState {
         self.options & 2 != 0
     }
 
+    /// Whether the two sides agreed on scaled windows.
+    pub fn has_scales(&self) -> bool {
+        self.options & 4 != 0
+    }
+
     /// Whether the two sides agreed on ECN.
     pub fn has_ecn(&self) -> bool {
         self.options & 8 != 0

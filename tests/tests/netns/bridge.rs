@@ -54,5 +54,18 @@ fn connections_over_a_bridge_are_carried(
         let pair = ways.open(Way::Routed, family);
         there_and_back(&pair, BYTES);
         check(&ways, &pair, BYTES);
+        // The next one needs no socket.
+        let before = taken(&ways);
+        let pair = ways.open(Way::Routed, family);
+        there_and_back(&pair, BYTES);
+        check(&ways, &pair, BYTES);
+        assert!(taken(&ways) > before, "it was opened without sockets");
     }
+}
+
+/// Packets that the program has taken for the router.
+fn taken(ways: &Ways) -> f64 {
+    let labels = [("program", "tc"), ("event", "taken")];
+    ways.router
+        .metric("sni_router_kernel_events_total", &labels)
 }

@@ -79,10 +79,16 @@ impl Handshakes {
         }
     }
 
-    /// Has the packets of a client that was taken go to the stack again, where a socket waits for them.
-    pub fn give_back(&self, key: &FlowKey) {
+    /// Has the packets of a client that was taken go to the stack again, where a socket waits for them. With
+    /// `isn`, only if that is how it began.
+    pub fn give_back(&self, key: &FlowKey, isn: Option<u32>) {
         let tag = Tag::of(key, self.secret);
         for way in 0..WAYS {
+            let first = self.word(tag.first() as usize + way, word::ISN);
+            let began = tag.value(word::ISN, first.load(Ordering::SeqCst));
+            if isn.is_some() && began != isn {
+                continue;
+            }
             let place = self.word(tag.first() as usize + way, word::FLAGS);
             // Again where the client has said something in between.
             let given = |word| {

@@ -94,7 +94,7 @@ impl Registry {
         });
         self.keep(id, rest);
         if down.is_held {
-            // The socket that would have sent the rest is gone.
+            // Who would have sent the rest is gone.
             self.end(id, End::Failed);
             return false;
         }
@@ -131,7 +131,7 @@ impl From<&Flow> for Down {
         Self {
             id: flow.id,
             end: flow.end as u32,
-            is_held: flow.own & own::HELD != 0,
+            is_held: flow.own & (own::HELD | own::GUARDED) != 0,
         }
     }
 }

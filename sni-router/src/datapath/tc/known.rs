@@ -17,7 +17,15 @@ use crate::sys::interface;
 pub(super) struct Known {
     taking: Mutex<Taking>,
     /// By the address that our port is bound to, which may be a wildcard, and the endpoint.
-    paths: Mutex<HashMap<(IpAddr, SocketAddr), Path>>,
+    paths: Mutex<Paths>,
+}
+
+/// How endpoints are reached.
+#[derive(Default)]
+struct Paths {
+    by_ends: HashMap<(IpAddr, SocketAddr), Path>,
+    /// When those that are too old were last looked for.
+    swept: Option<Instant>,
 }
 
 /// Whose connections are opened without sockets.
@@ -34,7 +42,7 @@ struct Taking {
 /// How clients of an interface are reached.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Front {
-    /// Largest IP packet of the interface.
+    /// Largest IP packet that clients there are sent.
     pub(super) mtu: u16,
     /// When somebody has come by it.
     at: Instant,
@@ -47,21 +55,22 @@ pub(super) struct Path {
     pub(super) source: IpAddr,
     /// Largest IP packet that the path is known to take.
     pub(super) mtu: u16,
-    /// What the clock of this host's timestamps to it said.
-    clock: u32,
-    /// Then.
+    /// The interface by which its packets reach the stack. By a bridge's port they come by the program before.
+    pub(super) ifindex: u32,
+    /// When that was shown.
     at: Instant,
 }
 
 /// What a connection that was handed over has shown.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Proof {
-    /// By which interface its client has come; `None` if its handshake was not as usual.
-    pub(super) front: Option<u32>,
+    /// By which interface its client has come, and the largest IP packet that the path to it is known to take;
+    /// `None` if its handshake was not as usual.
+    pub(super) front: Option<(u32, u16)>,
     /// As in [`Path`].
     pub(super) mtu: u16,
     /// As in [`Path`].
-    pub(super) clock: u32,
+    pub(super) ifindex: u32,
 }
 
 impl Known {
@@ -97,26 +106,20 @@ impl Known {
     pub(super) fn note(&self, proof: &Proof, from: IpAddr, source: IpAddr, endpoint: SocketAddr) {
         let now = Instant::now();
         {
-            let mut paths = lock(&self.paths);
-            if paths.len() >= MOST_PATHS {
-                paths.retain(|_, path| now.duration_since(path.at) < PATH_LASTS);
-            }
-            if paths.len() < MOST_PATHS {
-                let path = Path {
-                    source,
-                    mtu: proof.mtu,
-                    clock: proof.clock,
-                    at: now,
-                };
-                paths.insert((from, endpoint), path);
-            }
+            let path = Path {
+                source,
+                mtu: proof.mtu,
+                ifindex: proof.ifindex,
+                at: now,
+            };
+            lock(&self.paths).note((from, endpoint), path);
         }
-        if let Some(ifindex) = proof.front {
-            self.note_front(ifindex, now);
+        if let Some((ifindex, mtu)) = proof.front {
+            self.note_front(ifindex, mtu, now);
         }
     }
 
-    fn note_front(&self, ifindex: u32, now: Instant) {
+    fn note_front(&self, ifindex: u32, path_mtu: u16, now: Instant) {
         {
             let taking = lock(&self.taking);
             let front = taking.fronts.get(&ifindex);
@@ -129,6 +132,9 @@ impl Known {
         let Ok(mtu) = interface::mtu(ifindex) else {
             return;
         };
+        // Of routes that say so, the interface does not know. What the path to one client takes is not what all
+        // others have to bear.
+        let mtu = mtu.min(path_mtu.max(LEAST_MTU));
         let taking = &mut *lock(&self.taking);
         taking.fronts.insert(ifindex, Front { mtu, at: now });
         let is_paused = taking.paused.is_some_and(|until| now < until);
@@ -144,21 +150,32 @@ impl Known {
 
     /// How an endpoint is reached.
     pub(super) fn path(&self, from: IpAddr, endpoint: SocketAddr) -> Option<Path> {
-        let path = lock(&self.paths).get(&(from, endpoint)).copied();
+        let path = lock(&self.paths).by_ends.get(&(from, endpoint)).copied();
         path.filter(|path| path.at.elapsed() < PATH_LASTS)
     }
 
     /// It was not: the next connection to it gets sockets.
     pub(super) fn forget(&self, from: IpAddr, endpoint: SocketAddr) {
-        lock(&self.paths).remove(&(from, endpoint));
+        lock(&self.paths).by_ends.remove(&(from, endpoint));
     }
 }
 
-impl Path {
-    /// What that clock says now; rounded up, so that it never goes back.
-    pub(super) fn clock(&self) -> u32 {
-        let passed = self.at.elapsed().as_millis() as u32;
-        self.clock.wrapping_add(passed + 1)
+impl Paths {
+    fn note(&mut self, ends: (IpAddr, SocketAddr), path: Path) {
+        if let Some(known) = self.by_ends.get_mut(&ends) {
+            *known = path;
+            return;
+        }
+        let now = path.at;
+        let is_swept = |when| now.duration_since(when) < SWEEP;
+        if self.by_ends.len() >= MOST_PATHS && !self.swept.is_some_and(is_swept) {
+            self.swept = Some(now);
+            self.by_ends
+                .retain(|_, path| now.duration_since(path.at) < PATH_LASTS);
+        }
+        if self.by_ends.len() < MOST_PATHS {
+            self.by_ends.insert(ends, path);
+        }
     }
 }
 
@@ -172,6 +189,12 @@ const PATH_LASTS: Duration = Duration::from_secs(60);
 
 /// How long all connections get sockets where most that were opened without did in the end.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// What every path takes (RFC 8200, section 5).
+const LEAST_MTU: u16 = 1280;
+
+/// How often paths that are too old are looked for where there is no room.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Far more than there are endpoints that need to be quick.
 const MOST_PATHS: usize = 16_384;

@@ -134,16 +134,17 @@ pub(super) fn learn(
     let proof = has_timestamps.then(|| Proof {
         front: front(c, &c_seen),
         mtu: Terms::of(&e).mtu,
-        clock: e_seen.tsecr.wrapping_add(millis(connecting)),
+        ifindex: e_seen.ifindex,
     });
     Ok((plan, proof))
 }
 
-/// By which interface a client has come that has shaken hands as they all do.
-fn front(c: &TcpState, c_seen: &Seen) -> Option<u32> {
+/// By which interface, and path, a client has come that has shaken hands as they all do.
+fn front(c: &TcpState, c_seen: &Seen) -> Option<(u32, u16)> {
     let is_accepted = c_seen.flags & (seen::SCALED | seen::SACK | seen::RESUMED);
-    let is_usual = is_accepted == seen::SCALED | seen::SACK && c.has_sack();
-    is_usual.then_some(c_seen.ifindex)
+    // What it asks for, this host may not have granted.
+    let is_usual = is_accepted == seen::SCALED | seen::SACK && c.has_sack() && c.has_scales();
+    is_usual.then_some((c_seen.ifindex, Terms::of(c).mtu))
 }
 
 /// One of the two connections, or what is known of it.
@@ -227,7 +228,8 @@ pub(super) fn join(
         ts_add: up_clock,
         ecr_add: down_clock.wrapping_neg(),
         ifindex: endpoint.ifindex,
-        end: client.theirs.wrapping_add(received).into(),
+        // Not as sent: what has wrapped is counted.
+        end: u64::from(client.theirs) + u64::from(received),
         ack: client.ours,
         edge: client.ours.wrapping_add(c.window),
         seen: now,
@@ -340,3 +342,37 @@ const TIMESTAMPS: u32 = 12;
 
 /// A SYN counts as one in sequence numbers.
 pub(super) const SYN: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_count_right_where_the_hello_crosses_the_end_of_the_sequence_numbers() {
+        let addr = |text: &str| text.parse().expect("an address");
+        let sides = Sides {
+            client: addr("10.0.0.1:1000"),
+            vip: addr("10.0.0.2:443"),
+            source: addr("10.0.0.3:2000"),
+            endpoint: addr("10.0.0.4:8443"),
+        };
+        let half = |theirs| Half {
+            terms: Terms {
+                window: 65_535,
+                peer_scale: 0,
+                own_scale: 0,
+                mtu: 1500,
+                has_sack: true,
+                has_ecn: false,
+            },
+            theirs,
+            ours: u32::MAX,
+            ifindex: 1,
+        };
+        for (theirs, received) in [(0, 500), (u32::MAX - 499, 500), (u32::MAX - 100, 500)] {
+            let Plan { up, down } = join(&sides, &half(theirs), &half(7), None, received);
+            assert_eq!((up.bytes(), down.bytes()), (received.into(), 0));
+            assert_eq!(up.end as u32, theirs.wrapping_add(received));
+        }
+    }
+}

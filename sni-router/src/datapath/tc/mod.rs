@@ -151,11 +151,16 @@ impl Tc {
         tokio::spawn(foreign::watch(held, Arc::clone(&self.ports)));
     }
 
+    /// Opens no connection without sockets from now on; those that are being opened get sockets.
+    pub fn close(&self) {
+        self.known.stop();
+        self.closed.notify_one();
+    }
+
     /// Hands nothing over from now on, and leaves what was handed over to the kernel, or to another
     /// process that notices its ends.
     pub fn retire(&self) {
-        self.known.stop();
-        self.closed.notify_one();
+        self.close();
         self.registry.leave_all();
         self.retired.notify_one();
     }

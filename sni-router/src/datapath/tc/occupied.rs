@@ -36,7 +36,7 @@ impl Occupied {
         // One that is still being handed over may yet come back to its socket.
         held.retain(|(source, endpoint)| {
             let flow = flows.table().flow(&key(*endpoint, *source));
-            !flow.is_some_and(|flow| is_gone || flow.own & own::HELD == 0)
+            !flow.is_some_and(|flow| is_gone || flow.own & (own::HELD | own::GUARDED) == 0)
         });
         if is_gone {
             let now = Instant::now();

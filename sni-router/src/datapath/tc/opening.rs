@@ -14,6 +14,7 @@
 mod balance;
 mod clients;
 mod endpoints;
+mod hellos;
 mod sizes;
 
 use std::future::pending;
@@ -98,6 +99,7 @@ impl Opener {
         sleep(A_MOMENT).await;
         ring.rest(|taken, payload| openings.hear(taken, payload));
         openings.give_up();
+        openings.settle().await;
         ended
     }
 }

@@ -91,11 +91,17 @@ impl Ports {
         }
     }
 
-    /// A port that has no connection to this endpoint; `None` if all have.
-    pub(super) fn take(&self, to: SocketAddr, now: Instant) -> Option<Taken> {
+    /// A port that has no connection to this endpoint, of an address, or a wildcard, that is good for it; `None` if
+    /// all have.
+    pub(super) fn take_from(
+        &self,
+        to: SocketAddr,
+        now: Instant,
+        is_good: impl Fn(IpAddr) -> bool,
+    ) -> Option<Taken> {
         let count = self.count();
         let mut lines = self.lines();
-        let froms = self.froms(to);
+        let froms = self.froms(to).filter(|from| is_good(*from));
         for from in froms.clone() {
             let pool = self.pool(&mut lines, (from, to));
             pool.expire(*self.range.start(), now);
@@ -285,6 +291,12 @@ mod tests {
 
     use super::*;
 
+    impl Ports {
+        fn take(&self, to: SocketAddr, now: Instant) -> Option<Taken> {
+            self.take_from(to, now, |_| true)
+        }
+    }
+
     const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
     #[test]
@@ -361,5 +373,16 @@ mod tests {
         assert_eq!((again.port, again.was_lingering), (one, true));
         let source = SocketAddr::new(one.from, one.number);
         assert_eq!(ports.port(source, TO), one);
+        // Only one of the sources will do.
+        all.iter().for_each(|port| ports.release(*port));
+        let taken = |_| ports.take_from(TO, now, |from| from == one.from);
+        let (taken, none): (Vec<_>, Vec<_>) = (0..3).map(taken).partition(Option::is_some);
+        assert!(
+            taken
+                .iter()
+                .flatten()
+                .all(|taken| taken.port.from == one.from)
+        );
+        assert_eq!((taken.len(), none.len()), (2, 1));
     }
 }

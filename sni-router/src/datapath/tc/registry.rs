@@ -8,6 +8,7 @@
 //!
 //! `limits.rs` has the limits; `adopt.rs` what a process finds of an earlier one.
 
+use std::collections::hash_map::Entry::Vacant;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -75,17 +76,16 @@ impl Registry {
         plan: &mut Plan,
         source: SourcePort,
     ) -> Result<Carried, (io::Error, SourcePort)> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        plan.up.id = id;
-        plan.down.id = id;
         let (up, down) = (sides.up(), sides.down());
         let entry = Entry::new(&[up, down], [plan.up.end as u32, plan.down.end as u32]);
-        lock(&self.entries).insert(id, Box::new(entry));
-        let inserted = self.flows.table().insert(&down, &plan.down).and_then(|()| {
-            self.flows
-                .table()
+        let id = self.enter(entry);
+        plan.up.id = id;
+        plan.down.id = id;
+        let table = self.flows.table();
+        let inserted = table.insert(&down, &plan.down).and_then(|()| {
+            table
                 .insert(&up, &plan.up)
-                .inspect_err(|_| self.flows.table().remove(&down))
+                .inspect_err(|_| table.remove(&down))
         });
         if let Err(error) = inserted {
             lock(&self.entries).remove(&id);
@@ -97,6 +97,18 @@ impl Registry {
             id,
             source: Some(source),
         })
+    }
+
+    /// Under a number that no other flow has: there may be one that has outlived all numbers.
+    fn enter(&self, entry: Entry) -> u32 {
+        let mut entries = lock(&self.entries);
+        loop {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            if let Vacant(place) = entries.entry(id) {
+                place.insert(Box::new(entry));
+                return id;
+            }
+        }
     }
 
     /// Has `rest` told of the end of a flow that is left alone. Dropped at once where that has been

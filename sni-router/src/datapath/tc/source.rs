@@ -30,7 +30,7 @@ impl SourcePort {
         // Without it, a port that another endpoint's connection has could not be bound to.
         socket.set_reuse_address(true).ok()?;
         for _ in 0..ATTEMPTS {
-            let source = Self::take(ports, registry, endpoint)?;
+            let source = Self::take(ports, registry, endpoint, |_| true)?;
             // To a wildcard address where none was asked for: which one it is then depends on the
             // route, which connecting looks up.
             let from = SocketAddr::new(source.from(), source.number());
@@ -42,11 +42,12 @@ impl SourcePort {
         None
     }
 
-    /// Such a port, to which no socket will be bound.
+    /// Such a port, to which no socket will be bound, of an address, or a wildcard, that is good for it.
     pub(super) fn take(
         ports: &Arc<Ports>,
         registry: &Registry,
         endpoint: SocketAddr,
+        is_good: impl Fn(IpAddr) -> bool,
     ) -> Option<Self> {
         // As a flow has it.
         let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
@@ -54,7 +55,7 @@ impl SourcePort {
         let Taken {
             port,
             was_lingering,
-        } = ports.take(endpoint, taken)?;
+        } = ports.take_from(endpoint, taken, is_good)?;
         if was_lingering {
             registry.remove_lingering(port);
         }

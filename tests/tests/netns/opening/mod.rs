@@ -16,7 +16,7 @@ use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
 use sni_router_tests::site::{PORT, Site};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::SOON;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::foreign::counted;
 
@@ -317,6 +317,21 @@ fn packets_take_the_route_of_their_source() {
     pair.exchange();
     // The end of the handshake, the hello, and the endpoint's answer, which no socket has had.
     assert_eq!(taken(&rig) - before, 3.0);
+}
+
+/// Of which interfaces do not know.
+#[test]
+fn endpoints_are_told_what_the_route_to_the_client_takes() {
+    let rig = Rig::start(Datapath::Tc, &[]);
+    let router = &rig.lab.net.router;
+    router.batch("route replace 192.168.10.0/24 dev client mtu 1320\n");
+    warm(&rig, Family::V4);
+    let before = taken(&rig);
+    let pair = greet(&rig, Family::V4, &hello(HOST));
+    assert!(taken(&rig) > before, "it was opened without sockets");
+    // Without both headers and timestamps.
+    let segment = SockRef::from(&pair.server).tcp_mss().expect("TCP_MAXSEG");
+    assert_eq!(segment, 1320 - 40 - 12);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Clients that get a socket after all.
 
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,9 +10,10 @@ use rstest::rstest;
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, try_accept, write};
 use sni_router_tests::rig::{HOST, Lab, Rig};
-use sni_router_tests::site::Site;
+use sni_router_tests::site::{PORT, Site};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{greet, taken, warm};
 
@@ -213,4 +214,60 @@ fn client_whose_socket_cannot_be_made_is_reset_and_recorded() {
     let access = rig.router.log().access_of(address, SOON);
     limit("1024");
     assert_eq!(access.reason, "internal", "{access:?}");
+}
+
+/// Those who say hello without a socket take places, too, and who gets none is told as ever.
+#[test]
+fn clients_without_sockets_take_places_of_those_who_say_hello() {
+    let rig = Rig::start(Datapath::Tc, &["--max-pending-hellos", "2"]);
+    let hello = hello(HOST);
+    warm(&rig, Family::V4);
+    let before = taken(&rig);
+    let clients: Vec<_> = (0..3).map(|_| rig.lab.connect(Family::V4)).collect();
+    for client in &clients {
+        write(client, &hello[..50]);
+    }
+    let address = clients[2].local_addr().expect("a socket");
+    let access = rig.router.log().access_of(address, SOON);
+    assert_eq!(access.reason, "too_many_hellos", "{access:?}");
+    assert!(taken(&rig) > before, "they were taken first");
+    for client in &clients[..2] {
+        write(client, &hello[50..]);
+        let server = rig.accept();
+        assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
+    }
+    let pending = || rig.router.metric("sni_router_hellos_pending", &[]);
+    until("all places were given back", SOON, || pending() == 0.0);
+}
+
+/// Its record says so, and that it is there again is another one.
+#[test]
+fn client_that_leaves_before_its_endpoint_answers_has_a_record() {
+    let rig = Rig::start(Datapath::Tc, &["--connect-timeout", "2s"]);
+    warm(&rig, Family::V4);
+    rig.lab.net.backends[0].batch("link set eth0 down\n");
+    let connect = |from: SocketAddr| {
+        rig.lab.net.client.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_reuse_address(true).expect("set SO_REUSEADDR");
+            socket.bind(&from.into()).expect("a free port");
+            let to = SocketAddr::new(Family::V4.vip(), PORT);
+            socket.connect(&to.into()).expect("connect");
+            TcpStream::from(socket)
+        })
+    };
+    let before = taken(&rig);
+    let first = connect(([0, 0, 0, 0], 0).into());
+    let address = first.local_addr().expect("a socket");
+    write(&first, &hello(HOST));
+    until("it was taken", SOON, || taken(&rig) >= before + 2.0);
+    SockRef::from(&first)
+        .set_linger(Some(Duration::ZERO))
+        .expect("set SO_LINGER");
+    drop(first);
+    let second = connect(address);
+    write(&second, &hello(HOST));
+    let log = rig.router.log();
+    let reasons = [log.access_of(address, SOON), log.access_of(address, SOON)].map(|it| it.reason);
+    assert_eq!(reasons, ["client_gone", "connect_failed"]);
 }

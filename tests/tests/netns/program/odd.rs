@@ -108,3 +108,19 @@ fn packets_of_nobodys_ports_are_passed(#[case] family: Family) {
     let udp = ip(sides.client.ip(), sides.vip.ip(), 64, 17, &half.tcp());
     program.run(&udp).assert_passed(&udp, None);
 }
+
+/// An IPv6 packet with IPv4 addresses in it is not the flow's that has the same ones. The stack would drop it.
+#[test]
+fn mapped_addresses_on_the_wire_reach_nobody() {
+    let program = Program::load(Family::V4);
+    let sides = program.sides;
+    let mapped = |addr: SocketAddr| match addr.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), addr.port()),
+        IpAddr::V6(_) => unreachable!("the sides are of IPv4"),
+    };
+    let mut sent = sides.client_sends();
+    (sent.src, sent.dst) = (mapped(sent.src), mapped(sent.dst));
+    let packet = sent.ip();
+    program.run(&packet).assert_dropped(Counter::TcOdd);
+    assert_eq!(program.flow(&sides.up()), up(sides));
+}

@@ -251,10 +251,41 @@ fn new_connection_or_one_that_nobody_serves_is_the_stacks() {
         payload: Vec::new(),
         ..next.clone()
     };
+    // It may be anybody's, unless the client has reset the connection before.
+    flagged.run(&again).assert_dropped(Counter::TcEarly);
+    flagged.flag(&next, seen::TAKEN | seen::RST, 10);
     flagged.pass(&again);
     let memory = flagged.memory.seen(&next).expect("it is there");
     assert_eq!((memory.isn, memory.flags & seen::TAKEN), (5, 0));
     assert_eq!(flagged.taken(), []);
+}
+
+/// Nor does the daemon stop waiting for an answer, whoever sends a SYN with the endpoint's address.
+#[test]
+fn foreign_syn_does_not_end_the_wait_for_an_answer() {
+    let mut flagged = Flagged::new(Family::V4);
+    let answer = flagged.answer(SYN | ACK);
+    for (flags, ack) in [(SYN, 0), (SYN | ACK, ISN)] {
+        flagged.flag(&answer, seen::AWAITED, 10);
+        flagged.pass(&Segment {
+            seq: 5,
+            flags,
+            ack,
+            ..answer.clone()
+        });
+        flagged.run(&answer).assert_dropped(Counter::TcTaken);
+        assert_eq!(flagged.taken().len(), 1);
+        // Nobody waits any more.
+        flagged.flag(&answer, seen::AWAITED, 3_100);
+        flagged.pass(&Segment {
+            seq: 5,
+            flags,
+            ack,
+            ..answer.clone()
+        });
+        let memory = flagged.memory.seen(&answer).expect("it is there");
+        assert_eq!((memory.isn, memory.flags & seen::AWAITED), (5, 0));
+    }
 }
 
 /// Without a request of the stack's, whatever the daemon wants.

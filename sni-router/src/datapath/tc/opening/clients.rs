@@ -4,22 +4,23 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, TcpStream};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::FlowKey;
 use sni_router_common::handshake::{self, seen};
 use sni_router_common::taken::{Taken, kind};
+use tokio::time::sleep_until;
 use tracing::debug;
 
 use super::super::known::{Front, Path};
-use super::super::learn::Sides;
+use super::super::learn::{SYN as ONE, Sides};
 use super::super::registry::sides;
 use super::super::source::SourcePort;
 use super::Opener;
 use super::balance::Balance;
+use super::hellos::Hellos;
 use super::sizes::{most_of, segment_of};
-use crate::carry::{Guest, Welcome};
+use crate::carry::{Before, Guest, Loss, Welcome};
 use crate::monotonic::now_ns;
 use crate::sys::repair::{self, Unaccepted};
 
@@ -30,8 +31,14 @@ pub(super) struct Openings {
     pub(super) clients: HashMap<FlowKey, Opening>,
     /// By the key of the endpoint's: whose it is.
     pub(super) endpoints: HashMap<FlowKey, FlowKey>,
-    /// When each is given up, the first one first, and its number.
-    pub(super) deadlines: VecDeque<(Instant, FlowKey, u64)>,
+    /// When each is given up.
+    pub(super) deadlines: Deadlines,
+    /// When a SYN is sent once more for each.
+    pub(super) repeats: Deadlines,
+    /// When a socket is tried to be made once more for some.
+    pub(super) retries: Deadlines,
+    pub(super) patience: Duration,
+    pub(super) hellos: Hellos,
     pub(super) next: u64,
     pub(super) balance: Balance,
     pub(super) random: RandomState,
@@ -51,8 +58,36 @@ pub(super) struct Opening {
     /// By how many bits this host's windows to it are scaled.
     pub(super) own_scale: i8,
     pub(super) front: Front,
+    /// The interface by which its packets reach the stack.
+    pub(super) ifindex: u32,
+    /// Among those who are saying hello, until that is whole.
+    pub(super) place: Option<Box<dyn Send>>,
     pub(super) awaited: Option<Awaited>,
+    /// Its socket could not be made yet.
+    pub(super) refused: Option<Past>,
 }
+
+/// How far it had come when it was given up.
+#[derive(Default)]
+pub(super) struct Past {
+    pub(super) guest: Option<Box<dyn Guest>>,
+    /// When the guest's endpoint was sent a SYN.
+    pub(super) asked: Option<Instant>,
+}
+
+impl Past {
+    fn since(self, begun: Instant) -> Before {
+        let Self { guest, asked } = self;
+        Before {
+            begun,
+            guest,
+            asked,
+        }
+    }
+}
+
+/// Moments, the first one first, keys and numbers of openings.
+type Deadlines = VecDeque<(Instant, FlowKey, u64)>;
 
 /// An endpoint that was sent a SYN.
 pub(super) struct Awaited {
@@ -70,14 +105,27 @@ pub(super) struct Awaited {
     pub(super) since: Instant,
 }
 
+impl Awaited {
+    pub(super) fn past(self) -> Past {
+        Past {
+            guest: Some(self.guest),
+            asked: Some(self.since),
+        }
+    }
+}
+
 impl Openings {
     /// Of nobody yet.
     pub(super) fn new(opener: Opener) -> Self {
         Self {
+            patience: opener.doorman.patience(),
+            hellos: Hellos::default(),
             opener,
             clients: HashMap::new(),
             endpoints: HashMap::new(),
             deadlines: VecDeque::new(),
+            repeats: VecDeque::new(),
+            retries: VecDeque::new(),
             next: 0,
             balance: Balance::default(),
             random: RandomState::new(),
@@ -99,7 +147,8 @@ impl Openings {
     pub(super) fn begin(&mut self, taken: &Taken, payload: &[u8]) {
         let Some(front) = self.opener.known.front(taken.ifindex) else {
             debug!("a client was taken whose socket cannot be made");
-            return self.fail(&taken.key, Instant::now(), None);
+            let before = Past::default().since(Instant::now());
+            return self.fail(&taken.key, taken.seq.wrapping_sub(ONE), before);
         };
         let number = self.next;
         self.next += 1;
@@ -113,12 +162,15 @@ impl Openings {
             pieces: 1,
             own_scale: taken.own_scale as i8,
             front,
+            ifindex: taken.ifindex,
+            place: None,
             awaited: None,
+            refused: None,
         };
-        let deadline = (begun + PATIENCE, taken.key, number);
+        let deadline = (begun + self.patience, taken.key, number);
         // One that was here before is over: its client has begun anew.
         if let Some(before) = self.clients.insert(taken.key, opening) {
-            self.drop_awaited(before.awaited);
+            self.lose(&taken.key, before);
         }
         self.deadlines.push_back(deadline);
         if self.clients.len() > MOST_OPENINGS {
@@ -130,7 +182,7 @@ impl Openings {
     pub(super) fn go_on(&mut self, taken: &Taken, payload: &[u8]) {
         let Some(opening) = self.clients.get_mut(&taken.key) else {
             // The program had read that this client is taken before it was given back, and written that again.
-            return self.opener.flows.handshakes().give_back(&taken.key);
+            return self.opener.flows.handshakes().give_back(&taken.key, None);
         };
         let end = opening.start.wrapping_add(opening.received.len() as u32);
         if taken.seq != end {
@@ -141,43 +193,69 @@ impl Openings {
         opening.pieces += 1;
         if opening.received.len() > MOST_RECEIVED || opening.pieces > MOST_PIECES {
             self.fall_back(taken.key);
-        } else if opening.awaited.is_none() {
+        } else if opening.awaited.is_none() && opening.refused.is_none() {
             self.judge(taken.key);
         }
     }
 
     /// Finds out where a client goes, and sends a SYN there.
     pub(super) fn judge(&mut self, key: FlowKey) {
-        let Some(opening) = self.clients.get(&key) else {
+        let Some(opening) = self.clients.get_mut(&key) else {
             return;
         };
         let (client, vip) = sides(&key);
-        match self.opener.doorman.judge(client, vip, &opening.received) {
-            Welcome::More => {}
+        let doorman = &self.opener.doorman;
+        match doorman.judge(client, vip, &opening.received) {
+            Welcome::More => {
+                opening.place = opening.place.take().or_else(|| doorman.place());
+                if opening.place.is_none() {
+                    // Who has a socket is refused for that, and told.
+                    self.fall_back(key);
+                }
+            }
             Welcome::Socket => self.fall_back(key),
             Welcome::Endpoint(guest) => {
+                opening.place = None;
                 if let Err(guest) = self.send_syn(key, guest) {
-                    self.serve(key, Some(guest));
+                    let guest = Some(guest);
+                    self.serve(key, Past { guest, asked: None });
                 }
             }
         }
     }
 
-    /// When the next one is given up; those that are open by now are passed over.
+    /// When the next one is given up, or tried again; those that are open by now are passed over.
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {
         let clients = &self.clients;
         let is_over = |(_, key, number): &mut (_, FlowKey, u64)| {
             let opening = clients.get(key);
             opening.is_none_or(|opening| opening.number != *number)
         };
-        while self.deadlines.pop_front_if(is_over).is_some() {}
-        self.deadlines.front().map(|(when, ..)| *when)
+        let queues = [&mut self.deadlines, &mut self.repeats, &mut self.retries];
+        let next = queues.into_iter().filter_map(|queue| {
+            while queue.pop_front_if(is_over).is_some() {}
+            queue.front().map(|(when, ..)| *when)
+        });
+        next.chain(self.hellos.next_look()).min()
     }
 
-    /// Gives up those whose time is over.
+    /// Gives up those whose time is over: some of them, since others wait meanwhile.
     pub(super) fn expire(&mut self, now: Instant) {
-        while self.next_deadline().is_some_and(|when| when <= now) {
-            if let Some((_, key, _)) = self.deadlines.pop_front() {
+        for _ in 0..AT_ONCE {
+            if self.next_deadline().is_none_or(|when| when > now) {
+                return;
+            }
+            let is_due = |(when, ..): &mut (Instant, FlowKey, u64)| *when <= now;
+            if self.hellos.look(&self.opener, now) {
+                continue;
+            }
+            if let Some((_, key, _)) = self.repeats.pop_front_if(is_due) {
+                self.send_syn_again(&key);
+                continue;
+            }
+            let due = self.retries.pop_front_if(is_due);
+            let due = due.or_else(|| self.deadlines.pop_front_if(is_due));
+            if let Some((_, key, _)) = due {
                 self.fall_back(key);
             }
         }
@@ -188,60 +266,66 @@ impl Openings {
         keys.into_iter().for_each(|key| self.fall_back(key));
     }
 
+    /// Waits until endpoints have the hellos that were sent.
+    pub(super) async fn settle(&mut self) {
+        while let Some(when) = self.hellos.next_look() {
+            sleep_until(when.into()).await;
+            self.hellos.look(&self.opener, Instant::now());
+        }
+    }
+
     /// Serves a client by a socket, whatever has become of it so far.
     pub(super) fn fall_back(&mut self, key: FlowKey) {
-        let opening = self.clients.get_mut(&key);
-        let awaited = opening.and_then(|opening| opening.awaited.take());
-        if let Some(awaited) = &awaited {
-            // Whatever is the matter, the next one finds out with a socket.
-            self.opener
-                .known
-                .forget(awaited.from, awaited.sides.endpoint);
+        let Some(opening) = self.clients.get_mut(&key) else {
+            return;
+        };
+        let (awaited, refused) = (opening.awaited.take(), opening.refused.take());
+        match (awaited, refused) {
+            (Some(awaited), _) => {
+                // Whatever is the matter, the next one finds out with a socket.
+                let known = &self.opener.known;
+                known.forget(awaited.from, awaited.sides.endpoint);
+                let past = self.drop_awaited(awaited);
+                self.serve(key, past);
+            }
+            (None, Some(past)) => self.attempt(key, past, true),
+            (None, None) => self.serve(key, Past::default()),
         }
-        let guest = self.drop_awaited(awaited);
-        self.serve(key, guest);
     }
 
     /// Makes a socket for a client.
-    pub(super) fn serve(&mut self, key: FlowKey, guest: Option<Box<dyn Guest>>) {
-        let Some(opening) = self.clients.remove(&key) else {
+    pub(super) fn serve(&mut self, key: FlowKey, past: Past) {
+        self.attempt(key, past, false);
+    }
+
+    fn attempt(&mut self, key: FlowKey, past: Past, is_last: bool) {
+        let Some(mut opening) = self.clients.remove(&key) else {
             return;
         };
-        let (client, vip) = sides(&key);
-        let last = &opening.last;
-        let passed = handshake::millis(now_ns()).wrapping_sub(last.since);
-        let segment = segment_of(opening.front.mtu, client.ip()).min(most_of(last.flags));
-        let unaccepted = Unaccepted {
-            local: vip,
-            peer: client,
-            seq: last.ack,
-            ack: opening.start,
-            segment,
-            window: u32::from(last.window) << seen::scale(last.flags),
-            peer_scale: seen::scale(last.flags),
-            own_scale: opening.own_scale,
-            clock: last.tsecr.wrapping_add(passed + 1),
-        };
-        self.opener.conntrack.forget_client(client, vip);
-        // What the client answers is for the socket.
-        let give_back = || self.opener.flows.handshakes().give_back(&key);
-        let accept = || repair::accept(&unaccepted, &opening.received, give_back);
-        // The stack may not have come to the RST yet, by which its own request ends.
-        let socket = accept().or_else(|error| match error.kind() {
-            io::ErrorKind::AddrNotAvailable => {
-                sleep(A_MOMENT);
-                accept()
-            }
-            _ => Err(error),
-        });
-        match socket {
+        if !self.opener.is_there(&key, &opening) {
+            opening.refused = Some(past);
+            return self.lose(&key, opening);
+        }
+        // The socket takes one of its own.
+        opening.place = None;
+        match self.opener.accept(&key, &opening) {
             Ok(socket) => {
-                let socket = TcpStream::from(socket);
-                self.opener.doorman.serve(socket, client, guest);
+                let before = past.since(opening.begun);
+                let (client, _) = sides(&key);
+                self.opener.doorman.serve(socket, client, before);
             }
-            Err(error) => {
-                debug!(%error, %client, "a socket could not be made");
-                self.fail(&key, opening.begun, guest);
+            Err(error) if is_last => {
+                debug!(%error, "a socket could not be made");
+                let isn = opening.start.wrapping_sub(ONE);
+                self.fail(&key, isn, past.since(opening.begun));
+            }
+            Err(_) => {
+                // The stack may not have come to the RST yet, by which its own request ends.
+                opening.refused = Some(past);
+                let retry = (Instant::now() + A_MOMENT, key, opening.number);
+                self.retries.push_back(retry);
+                self.clients.insert(key, opening);
+                return;
             }
         }
         if self.balance.fell_back() {
@@ -251,17 +335,30 @@ impl Openings {
     }
 
     /// Of no use to a client: what it sends again the stack answers with a RST.
-    fn fail(&self, key: &FlowKey, begun: Instant, guest: Option<Box<dyn Guest>>) {
-        self.opener.flows.handshakes().forget(key, None);
+    fn fail(&self, key: &FlowKey, isn: u32, before: Before) {
+        self.opener.flows.handshakes().forget(key, Some(isn));
         let (client, vip) = sides(key);
-        self.opener.doorman.failed(client, vip, begun, guest);
+        let doorman = &self.opener.doorman;
+        doorman.lost(client, vip, before, Loss::NoSocket);
     }
 
-    pub(super) fn drop_awaited(&mut self, awaited: Option<Awaited>) -> Option<Box<dyn Guest>> {
-        let awaited = awaited?;
+    /// A client has left, or begun anew.
+    pub(super) fn lose(&mut self, key: &FlowKey, opening: Opening) {
+        let isn = opening.start.wrapping_sub(ONE);
+        self.opener.flows.handshakes().forget(key, Some(isn));
+        let past = match opening.awaited {
+            Some(awaited) => self.drop_awaited(awaited),
+            None => opening.refused.unwrap_or_default(),
+        };
+        let before = past.since(opening.begun);
+        let (client, vip) = sides(key);
+        self.opener.doorman.lost(client, vip, before, Loss::Left);
+    }
+
+    fn drop_awaited(&mut self, awaited: Awaited) -> Past {
         self.endpoints.remove(&awaited.sides.down());
         self.forget(&awaited);
-        Some(awaited.guest)
+        awaited.past()
     }
 
     pub(super) fn forget(&self, awaited: &Awaited) {
@@ -271,11 +368,45 @@ impl Openings {
     }
 }
 
+impl Opener {
+    /// Whether this is still the client's connection, and it has not reset it. Where others needed its place,
+    /// nothing is known that speaks against it.
+    pub(super) fn is_there(&self, key: &FlowKey, opening: &Opening) -> bool {
+        let isn = opening.start.wrapping_sub(ONE);
+        let seen = self.flows.handshakes().seen(key);
+        !seen.is_some_and(|seen| seen.isn != isn || seen.flags & seen::RST != 0)
+    }
+
+    /// Makes a socket of what is known of a client, and gives the client back to the stack.
+    fn accept(&self, key: &FlowKey, opening: &Opening) -> io::Result<TcpStream> {
+        let (client, vip) = sides(key);
+        let last = &opening.last;
+        let passed = handshake::millis(now_ns()).wrapping_sub(last.since);
+        let unaccepted = Unaccepted {
+            local: vip,
+            peer: client,
+            seq: last.ack,
+            ack: opening.start,
+            segment: segment_of(opening.front.mtu, client.ip()).min(most_of(last.flags)),
+            window: u32::from(last.window) << seen::scale(last.flags),
+            peer_scale: seen::scale(last.flags),
+            own_scale: opening.own_scale,
+            clock: last.tsecr.wrapping_add(passed + 1),
+        };
+        self.conntrack.forget_client(client, vip);
+        // What the client answers is for the socket.
+        let isn = opening.start.wrapping_sub(ONE);
+        let give_back = || self.flows.handshakes().give_back(key, Some(isn));
+        let socket = repair::accept(&unaccepted, &opening.received, give_back)?;
+        Ok(socket.into())
+    }
+}
+
 /// Longer than a packet takes from the program to the stack.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
-/// How long a connection may take to be open.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Openings that are given up before others have their turn.
+const AT_ONCE: usize = 64;
 
 /// More than a client sends at once, with a hello of the largest kind.
 const MOST_RECEIVED: usize = 32 * 1024;

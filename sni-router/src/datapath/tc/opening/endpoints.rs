@@ -1,24 +1,25 @@
 //! The endpoints that they are connected to.
 
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use sni_router_common::flow::FlowKey;
-use sni_router_common::handshake::{Seen, seen};
+use sni_router_common::flow::{FlowKey, own};
+use sni_router_common::handshake::{millis, seen};
 use sni_router_common::taken::Taken;
 use tracing::debug;
 
-use super::super::known::Path;
+use super::super::known::{Front, Path};
 use super::super::learn::{Half, SYN as ONE, Sides, Terms, join};
 use super::super::registry::{Carried, sides};
-use super::super::segment::{ACK, CLOCKS, PSH, RST, SYN, Segment};
+use super::super::segment::{ACK, CLOCKS, RST, SYN, Segment};
 use super::super::source::SourcePort;
 use super::Opener;
 use super::clients::{Awaited, Opening, Openings};
+use super::hellos::Hello;
 use super::sizes::{most_of, segment_of, window_of};
-use crate::carry::{Direction, Guest, Kind};
+use crate::carry::{Alone as _, Direction, Guest, Kind};
 use crate::monotonic::now_ns;
 
 impl Openings {
@@ -34,8 +35,11 @@ impl Openings {
         if client.is_ipv4() != endpoint.is_ipv4() {
             return None;
         }
-        let source = SourcePort::take(&opener.registry.ports, &opener.registry, endpoint)?;
-        let path = self.opener.known.path(source.from(), source.endpoint())?;
+        let known = |from| opener.known.path(from, endpoint);
+        let is_known = |from| known(from).is_some();
+        let registry = &opener.registry;
+        let source = SourcePort::take(&registry.ports, registry, endpoint, is_known)?;
+        let path = known(source.from())?;
         let sides = Sides {
             client,
             vip,
@@ -59,36 +63,14 @@ impl Openings {
         let Some(opening) = opening else {
             return Err(guest);
         };
-        let now = Instant::now();
         // As the kernel chooses them (RFC 9293, section 3.4.1): a clock of 64 ns, and what nobody can guess.
         let isn = (now_ns() >> 6) as u32;
         let isn = isn.wrapping_add(self.random.hash_one((sides.source, sides.endpoint)) as u32);
-        let last = &opening.last;
-        let clock = path.clock().wrapping_sub(last.tsval);
-        let mtu = path.mtu.min(opening.front.mtu);
-        let segment = segment_of(mtu, endpoint.ip()).min(most_of(last.flags));
-        let scale = seen::scale(last.flags);
-        let syn = Segment {
-            from: sides.source,
-            to: sides.endpoint,
-            seq: isn,
-            ack: 0,
-            flags: SYN,
-            window: window_of(last),
-            clocks: [last.tsval.wrapping_add(clock), 0],
-            syn: Some((segment as u16, scale as u8)),
-            payload: &[],
-        };
-        let down = sides.down();
+        let clock = clock(&self.random, &sides).wrapping_sub(opening.last.tsval);
+        let (down, since) = (sides.down(), Instant::now());
         source.used();
         opener.flows.handshakes().wait_for(&down, isn);
-        if let Err(error) = opener.send_raw(&syn) {
-            debug!(%error, %endpoint, "a SYN could not be sent");
-            opener.flows.handshakes().forget(&down, Some(isn));
-            return Err(guest);
-        }
-        self.endpoints.insert(down, key);
-        opening.awaited = Some(Awaited {
+        let awaited = Awaited {
             guest,
             from: source.from(),
             source: Some(source),
@@ -96,9 +78,30 @@ impl Openings {
             path,
             isn,
             clock,
-            since: now,
-        });
+            since,
+        };
+        if let Err(error) = opener.send_raw(&syn(&opening.last, opening.front, &awaited)) {
+            debug!(%error, %endpoint, "a SYN could not be sent");
+            opener.flows.handshakes().forget(&down, Some(isn));
+            return Err(awaited.guest);
+        }
+        opening.awaited = Some(awaited);
+        self.endpoints.insert(down, key);
+        let again = (since + SYN_AGAIN, key, opening.number);
+        self.repeats.push_back(again);
         Ok(())
+    }
+
+    /// Sends a SYN that was not answered once more: it was lost, or met what the endpoint remembers of another
+    /// connection from the same port, which is gone by now.
+    pub(super) fn send_syn_again(&self, key: &FlowKey) {
+        let opening = self.clients.get(key);
+        if let Some((opening, awaited)) = opening.and_then(|it| Some((it, it.awaited.as_ref()?))) {
+            // One that is lost again falls back.
+            let _ = self
+                .opener
+                .send_raw(&syn(&opening.last, opening.front, awaited));
+        }
     }
 
     /// An endpoint has sent a SYN-ACK.
@@ -113,33 +116,25 @@ impl Openings {
             return;
         };
         let is_usual = answer.flags & (AGREED | HINDERS) == AGREED;
-        // Where others needed its place, nothing is known that speaks against it.
-        let seen = self.opener.flows.handshakes().seen(&key);
-        let isn = opening.start.wrapping_sub(ONE);
-        let has_left = |seen: Seen| seen.isn != isn || seen.flags & seen::RST != 0;
-        let is_there = !seen.is_some_and(has_left);
+        let is_there = self.opener.is_there(&key, opening);
         let carried = match is_usual && is_there {
             true => self.opener.hand_over(key, opening, &mut awaited, answer),
             false => None,
         };
-        if let Some(carried) = carried {
+        if let Some((carried, hello)) = carried {
+            self.hellos.push(hello, carried.number());
             self.balance.opened();
             let (begun, took) = (opening.begun, awaited.since.elapsed());
             self.clients.remove(&key);
             return awaited.guest.opened(begun, took, Box::new(carried));
         }
-        let begun = opening.begun;
         self.refuse(&awaited, answer);
         if is_there {
             self.opener
                 .known
                 .forget(awaited.from, awaited.sides.endpoint);
-            self.serve(key, Some(awaited.guest));
-        } else {
-            self.clients.remove(&key);
-            self.opener.flows.handshakes().forget(&key, Some(isn));
-            awaited.guest.left(begun);
         }
+        self.serve(key, awaited.past());
     }
 
     /// An endpoint has sent a RST.
@@ -158,7 +153,7 @@ impl Openings {
             ack: answer.seq.wrapping_add(ONE),
             flags: RST | ACK,
             window: 0,
-            clocks: [awaited.path.clock(), answer.tsval],
+            clocks: [clock(&self.random, &awaited.sides), answer.tsval],
             syn: None,
             payload: &[],
         };
@@ -173,15 +168,16 @@ impl Opener {
     pub(super) fn hand_over(
         &self,
         key: FlowKey,
-        opening: &Opening,
+        opening: &mut Opening,
         awaited: &mut Awaited,
         answer: &Taken,
-    ) -> Option<Carried> {
+    ) -> Option<(Carried, Hello)> {
         let Opening {
             last,
             start,
             received,
             front,
+            ifindex,
             own_scale,
             ..
         } = opening;
@@ -208,7 +204,7 @@ impl Opener {
             },
             theirs: *start,
             ours: last.ack,
-            ifindex: last.ifindex,
+            ifindex: *ifindex,
         };
         let endpoint = Half {
             terms: Terms {
@@ -221,11 +217,14 @@ impl Opener {
             },
             theirs: answer.seq.wrapping_add(ONE),
             ours: isn.wrapping_add(ONE),
-            ifindex: answer.ifindex,
+            ifindex: path.ifindex,
         };
         let clocks = Some([clock, down_clock]);
         let bytes = received.len() as u32;
         let mut plan = join(&sides, &client, &endpoint, clocks, bytes);
+        // What was judged is what arrives, and nothing that the client might send in its place.
+        plan.down.own |= own::GUARDED;
+        plan.down.since_or_held = endpoint.ours.wrapping_add(bytes);
         let handshakes = self.flows.handshakes();
         let source = awaited.source.take()?;
         let carried = match self.registry.insert(sides, &mut plan, source) {
@@ -237,30 +236,23 @@ impl Opener {
             }
         };
         let room = segment_of(path.mtu, sides.endpoint.ip()).min(most_of(answer.flags));
-        let room = (room as usize).saturating_sub(CLOCKS).max(1);
-        let mut at = endpoint.ours;
-        for piece in received.chunks(room) {
-            let segment = Segment {
-                from: sides.source,
-                to: sides.endpoint,
-                seq: at,
-                ack: endpoint.theirs,
-                flags: PSH | ACK,
-                window: last.window,
-                clocks: [last.tsval.wrapping_add(clock), answer.tsval],
-                syn: None,
-                payload: piece,
-            };
-            at = at.wrapping_add(piece.len() as u32);
-            self.send(&segment, &sides);
-        }
+        let hello = Hello {
+            sides,
+            seq: endpoint.ours,
+            ack: endpoint.theirs,
+            window: last.window,
+            clocks: [last.tsval.wrapping_add(clock), answer.tsval],
+            room: (room as usize).saturating_sub(CLOCKS).max(1),
+            bytes: std::mem::take(received),
+        };
+        hello.send(self);
         handshakes.forget(&key, Some(start.wrapping_sub(ONE)));
         handshakes.forget(&sides.down(), Some(isn));
         self.conntrack.forget(&sides);
         self.registry
             .meter
             .add(Kind::Tc, Direction::Up, bytes.into());
-        Some(carried)
+        Some((carried, hello))
     }
 
     /// Sends a segment of the hello. One that is lost the client sends again.
@@ -287,6 +279,34 @@ impl Opener {
         self.raw.send(&segment.packet(), from, to)
     }
 }
+
+/// What opens a connection to an endpoint for a client whose last packet is `last`.
+fn syn(last: &Taken, front: Front, awaited: &Awaited) -> Segment<'static> {
+    let Awaited { sides, path, .. } = awaited;
+    let mtu = path.mtu.min(front.mtu);
+    let segment = segment_of(mtu, sides.endpoint.ip()).min(most_of(last.flags));
+    Segment {
+        from: sides.source,
+        to: sides.endpoint,
+        seq: awaited.isn,
+        ack: 0,
+        flags: SYN,
+        window: window_of(last),
+        clocks: [last.tsval.wrapping_add(awaited.clock), 0],
+        syn: Some((segment as u16, seen::scale(last.flags) as u8)),
+        payload: &[],
+    }
+}
+
+/// What the clock of timestamps to an endpoint says: the same from all ports, so that one that is used again has
+/// gone on there (RFC 7323, appendix B.2).
+fn clock(random: &RandomState, sides: &Sides) -> u32 {
+    let offset = random.hash_one((sides.source.ip(), sides.endpoint));
+    millis(now_ns()).wrapping_add(offset as u32)
+}
+
+/// How long after a SYN it is sent once more: less than TCP waits, since endpoints are near.
+const SYN_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a SYN-ACK must grant.
 const AGREED: u32 = seen::TIMESTAMPS | seen::SACK | seen::SCALED;

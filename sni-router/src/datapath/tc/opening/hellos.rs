@@ -1,0 +1,125 @@
+//! Hellos that endpoints have not acknowledged yet. What was judged is what has to arrive: until it has, the program
+//! lets nothing through of what the client sends in its place, and it is this process that sends it again.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use sni_router_common::flow::own;
+use tracing::debug;
+
+use super::super::learn::Sides;
+use super::super::segment::{ACK, PSH, Segment};
+use super::Opener;
+use crate::carry::End;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Hellos {
+    /// When each is looked at next, the first one first.
+    sent: VecDeque<(Instant, Sent)>,
+    /// Of all of them.
+    bytes: usize,
+}
+
+/// A hello that was sent.
+struct Sent {
+    hello: Hello,
+    /// The flow's number.
+    id: u32,
+    /// How often it was looked at.
+    looks: u32,
+}
+
+/// A hello, and how it is sent.
+pub(super) struct Hello {
+    pub(super) sides: Sides,
+    /// Of its first byte.
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    pub(super) window: u16,
+    pub(super) clocks: [u32; 2],
+    /// Bytes of a segment.
+    pub(super) room: usize,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Hello {
+    /// Sends it.
+    pub(super) fn send(&self, opener: &Opener) {
+        let mut at = self.seq;
+        for piece in self.bytes.chunks(self.room) {
+            let segment = Segment {
+                from: self.sides.source,
+                to: self.sides.endpoint,
+                seq: at,
+                ack: self.ack,
+                flags: PSH | ACK,
+                window: self.window,
+                clocks: self.clocks,
+                syn: None,
+                payload: piece,
+            };
+            at = at.wrapping_add(piece.len() as u32);
+            opener.send(&segment, &self.sides);
+        }
+    }
+}
+
+impl Hellos {
+    /// One was sent, of this flow.
+    pub(super) fn push(&mut self, hello: Hello, id: u32) {
+        self.bytes += hello.bytes.len();
+        let sent = Sent {
+            hello,
+            id,
+            looks: 0,
+        };
+        self.sent.push_back((Instant::now() + LOOK, sent));
+    }
+
+    /// When the next one is looked at.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.sent.front().map(|(when, _)| *when)
+    }
+
+    /// Looks at the first one, if it is due, and sends it again where the endpoint has not acknowledged it. False if
+    /// none is due.
+    pub(super) fn look(&mut self, opener: &Opener, now: Instant) -> bool {
+        let is_due = |(when, _): &mut (Instant, Sent)| *when <= now;
+        let Some((_, mut sent)) = self.sent.pop_front_if(is_due) else {
+            return false;
+        };
+        if !is_awaited(opener, &sent) {
+            self.bytes -= sent.hello.bytes.len();
+            return true;
+        }
+        sent.looks += 1;
+        if sent.looks > MOST_LOOKS || self.bytes > MOST_BYTES {
+            debug!(endpoint = %sent.hello.sides.endpoint, "a hello was not acknowledged");
+            self.bytes -= sent.hello.bytes.len();
+            opener.registry.end(sent.id, End::Failed);
+            return true;
+        }
+        // After twice the time each time, as TCP does.
+        if sent.looks.is_power_of_two() {
+            sent.hello.send(opener);
+        }
+        self.sent.push_back((now + LOOK, sent));
+        true
+    }
+}
+
+/// Whether the flow lives, and its endpoint has not acknowledged the hello.
+fn is_awaited(opener: &Opener, sent: &Sent) -> bool {
+    let down = opener.flows.table().flow(&sent.hello.sides.down());
+    down.is_some_and(|down| down.id == sent.id && down.closed == 0 && down.own & own::GUARDED != 0)
+}
+
+/// How long after a hello it is looked whether it has arrived: as long as TCP waits at least.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// So often: 13 seconds.
+const MOST_LOOKS: u32 = 64;
+
+/// Of all hellos: more are of endpoints that shake hands and do not listen.
+const MOST_BYTES: usize = 64 << 20;
