@@ -78,7 +78,9 @@ pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, LoadError> {
     let request = types::request();
     match &request {
         Some(request) => drop(loader.override_global(GLOBAL_REQUEST, request, true)),
-        None => info!("without the kernel's types (BTF) every connection is opened with sockets"),
+        None => info!(
+            "every connection is opened with sockets: the kernel tells its types (BTF) or memory to nobody"
+        ),
     }
     for name in pins::MAPS {
         if let Some(pins) = pins {

@@ -5,8 +5,12 @@ use std::fs;
 use sni_router_common::taken::Request;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-/// Where a request has what the program reads of it; `None` where the kernel does not say.
+/// Where a request has what the program reads of it; `None` where the kernel does not say, or nobody may read
+/// its memory: the program then has no instruction that does.
 pub(super) fn request() -> Option<Request> {
+    if is_confidential() {
+        return None;
+    }
     let bytes = fs::read("/sys/kernel/btf/vmlinux").ok()?;
     let types = Types::read(&bytes)?;
     // A request of TCP begins with one of IP, and that with what all have.
@@ -18,6 +22,12 @@ pub(super) fn request() -> Option<Request> {
         scale: bits / 8,
         shift: bits % 8,
     })
+}
+
+/// Whether not even root may read the kernel's memory (kernel_lockdown(7)).
+fn is_confidential() -> bool {
+    let mode = fs::read_to_string("/sys/kernel/security/lockdown");
+    mode.is_ok_and(|mode| mode.contains("[confidentiality]"))
 }
 
 /// The types of the kernel.

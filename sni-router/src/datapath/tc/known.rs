@@ -55,7 +55,7 @@ pub(super) struct Path {
     pub(super) source: IpAddr,
     /// Largest IP packet that the path is known to take.
     pub(super) mtu: u16,
-    /// The interface by which its packets reach the stack. By a bridge's port they come by the program before.
+    /// The interface by which its packets reach the stack.
     pub(super) ifindex: u32,
     /// When that was shown.
     at: Instant,

@@ -15,6 +15,7 @@ mod balance;
 mod clients;
 mod endpoints;
 mod hellos;
+mod masters;
 mod sizes;
 
 use std::future::pending;

@@ -19,6 +19,7 @@ use super::super::source::SourcePort;
 use super::Opener;
 use super::balance::Balance;
 use super::hellos::Hellos;
+use super::masters::Masters;
 use super::sizes::{most_of, segment_of};
 use crate::carry::{Before, Guest, Loss, Welcome};
 use crate::monotonic::now_ns;
@@ -39,6 +40,7 @@ pub(super) struct Openings {
     pub(super) retries: Deadlines,
     pub(super) patience: Duration,
     pub(super) hellos: Hellos,
+    pub(super) masters: Masters,
     pub(super) next: u64,
     pub(super) balance: Balance,
     pub(super) random: RandomState,
@@ -120,6 +122,7 @@ impl Openings {
         Self {
             patience: opener.doorman.patience(),
             hellos: Hellos::default(),
+            masters: Masters::default(),
             opener,
             clients: HashMap::new(),
             endpoints: HashMap::new(),
@@ -242,13 +245,13 @@ impl Openings {
     /// Gives up those whose time is over: some of them, since others wait meanwhile.
     pub(super) fn expire(&mut self, now: Instant) {
         for _ in 0..AT_ONCE {
+            if self.hellos.look(&self.opener, now) {
+                continue;
+            }
             if self.next_deadline().is_none_or(|when| when > now) {
                 return;
             }
             let is_due = |(when, ..): &mut (Instant, FlowKey, u64)| *when <= now;
-            if self.hellos.look(&self.opener, now) {
-                continue;
-            }
             if let Some((_, key, _)) = self.repeats.pop_front_if(is_due) {
                 self.send_syn_again(&key);
                 continue;
@@ -270,7 +273,7 @@ impl Openings {
     pub(super) async fn settle(&mut self) {
         while let Some(when) = self.hellos.next_look() {
             sleep_until(when.into()).await;
-            self.hellos.look(&self.opener, Instant::now());
+            while self.hellos.look(&self.opener, Instant::now()) {}
         }
     }
 

@@ -115,6 +115,11 @@ impl Openings {
         let Some(mut awaited) = opening.awaited.take() else {
             return;
         };
+        // By a port of a bridge or bond, packets come by the program before they reach it.
+        let at = (answer.ifindex, awaited.path.ifindex);
+        if at.0 != at.1 && !self.masters.is_port(at.0, at.1) {
+            awaited.path.ifindex = answer.ifindex;
+        }
         let is_usual = answer.flags & (AGREED | HINDERS) == AGREED;
         let is_there = self.opener.is_there(&key, opening);
         let carried = match is_usual && is_there {
@@ -245,17 +250,18 @@ impl Opener {
             room: (room as usize).saturating_sub(CLOCKS).max(1),
             bytes: std::mem::take(received),
         };
-        hello.send(self);
+        // First, since the connection may be over as soon as the hello is sent, and the next one from the client's
+        // port would be taken for a part of this one.
         handshakes.forget(&key, Some(start.wrapping_sub(ONE)));
         handshakes.forget(&sides.down(), Some(isn));
-        self.conntrack.forget(&sides);
+        hello.send(self);
         self.registry
             .meter
             .add(Kind::Tc, Direction::Up, bytes.into());
         Some((carried, hello))
     }
 
-    /// Sends a segment of the hello. One that is lost the client sends again.
+    /// Sends a segment of the hello. One that is lost is sent again.
     pub(super) fn send(&self, segment: &Segment<'_>, sides: &Sides) {
         let mut sent = self.send_raw(segment);
         if sent

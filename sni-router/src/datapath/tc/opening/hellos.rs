@@ -44,7 +44,7 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    /// Sends it.
+    /// Sends it. Connection tracking has no entry of it then.
     pub(super) fn send(&self, opener: &Opener) {
         let mut at = self.seq;
         for piece in self.bytes.chunks(self.room) {
@@ -62,6 +62,7 @@ impl Hello {
             at = at.wrapping_add(piece.len() as u32);
             opener.send(&segment, &self.sides);
         }
+        opener.conntrack.forget(&self.sides);
     }
 }
 
@@ -77,9 +78,9 @@ impl Hellos {
         self.sent.push_back((Instant::now() + LOOK, sent));
     }
 
-    /// When the next one is looked at.
+    /// When to look next: a little later than the first one is due, so that many are looked at at once.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.sent.front().map(|(when, _)| *when)
+        self.sent.front().map(|(when, _)| *when + TOGETHER)
     }
 
     /// Looks at the first one, if it is due, and sends it again where the endpoint has not acknowledged it. False if
@@ -117,6 +118,9 @@ fn is_awaited(opener: &Opener, sent: &Sent) -> bool {
 
 /// How long after a hello it is looked whether it has arrived: as long as TCP waits at least.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How much later that may be.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// So often: 13 seconds.
 const MOST_LOOKS: u32 = 64;
