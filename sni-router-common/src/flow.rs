@@ -83,7 +83,8 @@ pub struct Flow {
     /// The sequence number of the stream's first byte, as sent.
     pub start: u32,
     /// Of a flow up: when the connection was handed over, in [ticks](tick). Of a flow down, with
-    /// [`own::HELD`] or [`own::GUARDED`]: acknowledgements, as sent, before this one are for the daemon's own socket.
+    /// [`own::HELD`] or [`own::GUARDED`]: the acknowledgement, as sent, of all that the daemon still sends; with the
+    /// former, those before it are for the daemon's own socket.
     pub since_or_held: u32,
     /// Bytes that an IP packet may have on the interface it leaves by.
     pub mtu: u16,
@@ -118,7 +119,8 @@ pub mod own {
     /// over. A bit, since that position means nothing any more once a stream has gone 2 GiB on. Only
     /// of a flow down: the client acknowledges nothing of ours.
     pub const HELD: u8 = 4;
-    /// The same, but without a socket: the client has not been told that its bytes have arrived.
+    /// The daemon has sent the receiver's stream up to there without a socket, and sends it again until it is
+    /// acknowledged; what the client sends in its place is dropped. Only of a flow down.
     pub const GUARDED: u8 = 8;
 }
 

@@ -96,6 +96,9 @@ pub trait Doorman: Send + Sync {
     /// A place among those who are saying hello; `None` if all are taken. Given back on drop.
     fn place(&self) -> Option<Box<dyn Send>>;
 
+    /// Until this is dropped, the process does not end by itself.
+    fn busy(&self) -> Box<dyn Send>;
+
     /// How long it may take to open a connection.
     fn patience(&self) -> Duration;
 }

@@ -21,7 +21,7 @@ pub enum Spliced {
     Redirected(i64),
     /// It is for the daemon's own socket, which still sends what it had received.
     Held,
-    /// It repeats what the daemon still sends, maybe otherwise.
+    /// It comes in the place of what the daemon still sends: the same, or something else.
     Repeated,
     /// It opens a new connection where one has ended; the flow is gone.
     Reopened,
@@ -56,7 +56,7 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     }
     if packet.payload != 0 && flow.up == 1 && before(packet.seq, flow.end as u32) {
         // Rare, so that most packets need no other look-up.
-        if is_being_sent(packet, flow) {
+        if flow.closed == 0 && is_being_sent(packet, flow) {
             return Spliced::Repeated;
         }
     }

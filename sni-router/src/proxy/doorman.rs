@@ -119,6 +119,10 @@ impl Doorman for Doors {
         Some(Box::new(self.proxy.pending.enter()?))
     }
 
+    fn busy(&self) -> Box<dyn Send> {
+        Box::new(Active::enter(&self.proxy))
+    }
+
     fn patience(&self) -> Duration {
         let settings = &self.proxy.settings;
         // An endpoint that is silent leaves time for others.

@@ -57,6 +57,12 @@ impl Ring {
         Ok(())
     }
 
+    /// The same with those that are there, if any.
+    pub fn some(&mut self, mut each: impl FnMut(&Taken, &[u8])) {
+        let ring = self.0.get_mut();
+        let _ = (0..AT_ONCE).all(|_| read(ring, &mut each));
+    }
+
     /// The same with all that are there, if any, without waiting.
     pub fn rest(&mut self, mut each: impl FnMut(&Taken, &[u8])) {
         while read(self.0.get_mut(), &mut each) {}

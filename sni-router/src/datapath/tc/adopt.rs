@@ -65,7 +65,7 @@ impl Registry {
         // Far ahead of whoever still hands over, having been told to leave.
         self.next_id
             .fetch_max(id.wrapping_add(AHEAD), Ordering::Relaxed);
-        if down.is_held && !is_alone {
+        if down.is_unsent && !is_alone {
             return false;
         }
         let (endpoint, source) = sides(&keys[1]);
@@ -93,7 +93,7 @@ impl Registry {
             kind: Kind::Tc,
         });
         self.keep(id, rest);
-        if down.is_held {
+        if down.is_unsent {
             // Who would have sent the rest is gone.
             self.end(id, End::Failed);
             return false;
@@ -123,7 +123,7 @@ impl Registry {
 struct Down {
     id: u32,
     end: u32,
-    is_held: bool,
+    is_unsent: bool,
 }
 
 impl From<&Flow> for Down {
@@ -131,7 +131,7 @@ impl From<&Flow> for Down {
         Self {
             id: flow.id,
             end: flow.end as u32,
-            is_held: flow.own & (own::HELD | own::GUARDED) != 0,
+            is_unsent: flow.own & (own::HELD | own::GUARDED) != 0,
         }
     }
 }

@@ -132,8 +132,8 @@ impl Known {
         let Ok(mtu) = interface::mtu(ifindex) else {
             return;
         };
-        // Of routes that say so, the interface does not know. What the path to one client takes is not what all
-        // others have to bear.
+        // Of routes that say so, the interface does not know. It may also be the path of this client alone, and all
+        // others have to bear it for a moment: not less than every path takes.
         let mtu = mtu.min(path_mtu.max(LEAST_MTU));
         let taking = &mut *lock(&self.taking);
         taking.fronts.insert(ifindex, Front { mtu, at: now });

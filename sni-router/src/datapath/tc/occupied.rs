@@ -12,7 +12,7 @@ use sni_router_common::flow::own;
 
 use super::learn::key;
 use super::ports::Ports;
-use super::registry::lock;
+use super::registry::{lock, sides};
 use crate::datapath::bpf::Flows;
 use crate::tcp_table::{self, LISTEN, TcpSocket};
 
@@ -31,7 +31,7 @@ impl Occupied {
         let mut held = lock(&self.0);
         let held = match &mut *held {
             Some(held) => held,
-            none => none.insert(found(ports)?),
+            none => none.insert(found(ports, flows)?),
         };
         // One that is still being handed over may yet come back to its socket.
         held.retain(|(source, endpoint)| {
@@ -49,7 +49,7 @@ impl Occupied {
 }
 
 /// Marks the ports as taken.
-fn found(ports: &Ports) -> io::Result<Vec<Ends>> {
+fn found(ports: &Ports, flows: &Flows) -> io::Result<Vec<Ends>> {
     let (mut connected, mut listening) = (Vec::new(), HashSet::new());
     let is_ours = |socket: &TcpSocket| ports.has(socket.local.port());
     tcp_table::for_each(|socket| match socket.state {
@@ -59,6 +59,13 @@ fn found(ports: &Ports) -> io::Result<Vec<Ends>> {
     })?;
     // Those who have connected to a program that listens there are nobody's endpoints.
     connected.retain(|(source, peer)| peer.port() != 0 && !listening.contains(&source.port()));
+    // Of those whose hello is still sent without a socket, nothing else tells.
+    flows.table().for_each(|key, flow| {
+        if flow.up == 0 && flow.own & own::GUARDED != 0 {
+            let (endpoint, source) = sides(key);
+            connected.push((source, endpoint));
+        }
+    })?;
     for (source, endpoint) in &connected {
         ports.hold(ports.port(*source, *endpoint));
     }

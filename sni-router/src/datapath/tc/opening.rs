@@ -8,8 +8,8 @@
 //!                   a socket is made for the client, and the rest is as for any other client
 //! ```
 //!
-//! Nothing that a client has sent is acknowledged before the endpoint does so: should a packet of ours
-//! be lost, it sends its hello again, which by then meets the flow.
+//! Nothing that a client has sent is acknowledged before the endpoint does so. A hello that is lost on the way to the
+//! endpoint is sent again from here; what is lost before, by the client.
 
 mod balance;
 mod clients;
@@ -76,15 +76,20 @@ impl Opener {
             let deadline = openings.next_deadline();
             let overdue = async {
                 match deadline {
+                    // The runtime looks at its clock only when there is nothing else to do.
+                    Some(when) if when <= Instant::now() => {}
                     Some(when) => sleep_until(when.into()).await,
                     None => pending().await,
                 }
             };
             tokio::select! {
-                // The ring is last: under load it is always ready.
+                // The ring comes last: under load it is always ready.
                 biased;
                 () = retired.notified() => break Ok(()),
-                () = overdue => openings.expire(Instant::now()),
+                () = overdue => {
+                    openings.expire(Instant::now());
+                    ring.some(|taken, payload| openings.hear(taken, payload));
+                }
                 read = ring.next(|taken, payload| openings.hear(taken, payload)) => {
                     if read.is_err() {
                         break read;
@@ -100,6 +105,7 @@ impl Opener {
         sleep(A_MOMENT).await;
         ring.rest(|taken, payload| openings.hear(taken, payload));
         openings.give_up();
+        let _busy = openings.opener.doorman.busy();
         openings.settle().await;
         ended
     }

@@ -66,7 +66,7 @@ pub(super) struct Opening {
     pub(super) place: Option<Box<dyn Send>>,
     pub(super) awaited: Option<Awaited>,
     /// Its socket could not be made yet.
-    pub(super) refused: Option<Past>,
+    pub(super) stuck: Option<Past>,
 }
 
 /// How far it had come when it was given up.
@@ -78,7 +78,7 @@ pub(super) struct Past {
 }
 
 impl Past {
-    fn since(self, begun: Instant) -> Before {
+    fn before(self, begun: Instant) -> Before {
         let Self { guest, asked } = self;
         Before {
             begun,
@@ -150,7 +150,7 @@ impl Openings {
     pub(super) fn begin(&mut self, taken: &Taken, payload: &[u8]) {
         let Some(front) = self.opener.known.front(taken.ifindex) else {
             debug!("a client was taken whose socket cannot be made");
-            let before = Past::default().since(Instant::now());
+            let before = Past::default().before(Instant::now());
             return self.fail(&taken.key, taken.seq.wrapping_sub(ONE), before);
         };
         let number = self.next;
@@ -168,7 +168,7 @@ impl Openings {
             ifindex: taken.ifindex,
             place: None,
             awaited: None,
-            refused: None,
+            stuck: None,
         };
         let deadline = (begun + self.patience, taken.key, number);
         // One that was here before is over: its client has begun anew.
@@ -196,7 +196,7 @@ impl Openings {
         opening.pieces += 1;
         if opening.received.len() > MOST_RECEIVED || opening.pieces > MOST_PIECES {
             self.fall_back(taken.key);
-        } else if opening.awaited.is_none() && opening.refused.is_none() {
+        } else if opening.awaited.is_none() && opening.stuck.is_none() {
             self.judge(taken.key);
         }
     }
@@ -282,8 +282,8 @@ impl Openings {
         let Some(opening) = self.clients.get_mut(&key) else {
             return;
         };
-        let (awaited, refused) = (opening.awaited.take(), opening.refused.take());
-        match (awaited, refused) {
+        let (awaited, stuck) = (opening.awaited.take(), opening.stuck.take());
+        match (awaited, stuck) {
             (Some(awaited), _) => {
                 // Whatever is the matter, the next one finds out with a socket.
                 let known = &self.opener.known;
@@ -306,25 +306,25 @@ impl Openings {
             return;
         };
         if !self.opener.is_there(&key, &opening) {
-            opening.refused = Some(past);
+            opening.stuck = Some(past);
             return self.lose(&key, opening);
         }
         // The socket takes one of its own.
         opening.place = None;
         match self.opener.accept(&key, &opening) {
             Ok(socket) => {
-                let before = past.since(opening.begun);
+                let before = past.before(opening.begun);
                 let (client, _) = sides(&key);
                 self.opener.doorman.serve(socket, client, before);
             }
             Err(error) if is_last => {
                 debug!(%error, "a socket could not be made");
                 let isn = opening.start.wrapping_sub(ONE);
-                self.fail(&key, isn, past.since(opening.begun));
+                self.fail(&key, isn, past.before(opening.begun));
             }
             Err(_) => {
                 // The stack may not have come to the RST yet, by which its own request ends.
-                opening.refused = Some(past);
+                opening.stuck = Some(past);
                 let retry = (Instant::now() + A_MOMENT, key, opening.number);
                 self.retries.push_back(retry);
                 self.clients.insert(key, opening);
@@ -351,9 +351,9 @@ impl Openings {
         self.opener.flows.handshakes().forget(key, Some(isn));
         let past = match opening.awaited {
             Some(awaited) => self.drop_awaited(awaited),
-            None => opening.refused.unwrap_or_default(),
+            None => opening.stuck.unwrap_or_default(),
         };
-        let before = past.since(opening.begun);
+        let before = past.before(opening.begun);
         let (client, vip) = sides(key);
         self.opener.doorman.lost(client, vip, before, Loss::Left);
     }

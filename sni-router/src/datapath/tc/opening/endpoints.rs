@@ -115,12 +115,9 @@ impl Openings {
         let Some(mut awaited) = opening.awaited.take() else {
             return;
         };
-        // By a port of a bridge or bond, packets come by the program before they reach it.
-        let at = (answer.ifindex, awaited.path.ifindex);
-        if at.0 != at.1 && !self.masters.is_port(at.0, at.1) {
-            awaited.path.ifindex = answer.ifindex;
-        }
-        let is_usual = answer.flags & (AGREED | HINDERS) == AGREED;
+        let leaves_by = self.masters.leaves_by(answer.ifindex, awaited.path.ifindex);
+        awaited.path.ifindex = leaves_by.unwrap_or(answer.ifindex);
+        let is_usual = leaves_by.is_some() && answer.flags & (AGREED | HINDERS) == AGREED;
         let is_there = self.opener.is_there(&key, opening);
         let carried = match is_usual && is_there {
             true => self.opener.hand_over(key, opening, &mut awaited, answer),
@@ -243,6 +240,7 @@ impl Opener {
         let room = segment_of(path.mtu, sides.endpoint.ip()).min(most_of(answer.flags));
         let hello = Hello {
             sides,
+            from: awaited.from,
             seq: endpoint.ours,
             ack: endpoint.theirs,
             window: last.window,

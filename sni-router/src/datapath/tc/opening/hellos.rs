@@ -2,12 +2,14 @@
 //! lets nothing through of what the client sends in its place, and it is this process that sends it again.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::own;
 use tracing::debug;
 
 use super::super::learn::Sides;
+use super::super::limits::reset_both;
 use super::super::segment::{ACK, PSH, Segment};
 use super::Opener;
 use crate::carry::End;
@@ -33,6 +35,8 @@ struct Sent {
 /// A hello, and how it is sent.
 pub(super) struct Hello {
     pub(super) sides: Sides,
+    /// The address that its port is bound to, or a wildcard.
+    pub(super) from: IpAddr,
     /// Of its first byte.
     pub(super) seq: u32,
     pub(super) ack: u32,
@@ -44,7 +48,7 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    /// Sends it. Connection tracking has no entry of it then.
+    /// Sends it, and has connection tracking forget that.
     pub(super) fn send(&self, opener: &Opener) {
         let mut at = self.seq;
         for piece in self.bytes.chunks(self.room) {
@@ -90,7 +94,7 @@ impl Hellos {
         let Some((_, mut sent)) = self.sent.pop_front_if(is_due) else {
             return false;
         };
-        if !is_awaited(opener, &sent) {
+        if !is_unacknowledged(opener, &sent) {
             self.bytes -= sent.hello.bytes.len();
             return true;
         }
@@ -98,11 +102,15 @@ impl Hellos {
         if sent.looks > MOST_LOOKS || self.bytes > MOST_BYTES {
             debug!(endpoint = %sent.hello.sides.endpoint, "a hello was not acknowledged");
             self.bytes -= sent.hello.bytes.len();
-            opener.registry.end(sent.id, End::Failed);
+            end(opener, &sent);
             return true;
         }
         // After twice the time each time, as TCP does.
         if sent.looks.is_power_of_two() {
+            // The path may take less than it was known to. The next connection finds out with sockets.
+            sent.hello.room = (sent.hello.room / 2).max(LEAST_ROOM).min(sent.hello.room);
+            let Hello { from, sides, .. } = &sent.hello;
+            opener.known.forget(*from, sides.endpoint);
             sent.hello.send(opener);
         }
         self.sent.push_back((now + LOOK, sent));
@@ -111,9 +119,21 @@ impl Hellos {
 }
 
 /// Whether the flow lives, and its endpoint has not acknowledged the hello.
-fn is_awaited(opener: &Opener, sent: &Sent) -> bool {
+fn is_unacknowledged(opener: &Opener, sent: &Sent) -> bool {
     let down = opener.flows.table().flow(&sent.hello.sides.down());
     down.is_some_and(|down| down.id == sent.id && down.closed == 0 && down.own & own::GUARDED != 0)
+}
+
+/// Ends a flow, also if it was left to the next router.
+fn end(opener: &Opener, sent: &Sent) {
+    let registry = &opener.registry;
+    registry.end(sent.id, End::Failed);
+    let sides = &sent.hello.sides;
+    let keys = [sides.up(), sides.down()];
+    if let [Some(up), Some(down)] = registry.both(sent.id, &keys) {
+        keys.iter().for_each(|key| opener.flows.table().remove(key));
+        reset_both(&up, &down);
+    }
 }
 
 /// How long after a hello it is looked whether it has arrived: as long as TCP waits at least.
@@ -124,6 +144,9 @@ const TOGETHER: Duration = Duration::from_millis(20);
 
 /// So often: 13 seconds.
 const MOST_LOOKS: u32 = 64;
+
+/// Every path takes that, with headers (RFC 9293, section 3.7.1).
+const LEAST_ROOM: usize = 512;
 
 /// Of all hellos: more are of endpoints that shake hands and do not listen.
 const MOST_BYTES: usize = 64 << 20;

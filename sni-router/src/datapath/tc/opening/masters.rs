@@ -12,37 +12,43 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 /// Remembers what was asked a moment ago.
 #[derive(Default)]
-pub(super) struct Masters(HashMap<(u32, u32), (Instant, bool)>);
+pub(super) struct Masters(HashMap<(u32, u32), (Instant, Option<u32>)>);
 
 impl Masters {
-    /// Whether packets that come in by `port` reach the stack by `master`. False where the kernel does not say.
-    pub(super) fn is_port(&mut self, port: u32, master: u32) -> bool {
+    /// By which interface packets leave to whoever has sent one that was seen on `seen`, if earlier ones have reached
+    /// the stack by `proven`; `None` if that cannot be told.
+    pub(super) fn leaves_by(&mut self, seen: u32, proven: u32) -> Option<u32> {
+        if seen == proven {
+            return Some(proven);
+        }
         let now = Instant::now();
-        if let Some((asked, is_port)) = self.0.get(&(port, master))
+        if let Some((asked, leaves_by)) = self.0.get(&(seen, proven))
             && now.duration_since(*asked) < LASTS
         {
-            return *is_port;
+            return *leaves_by;
         }
-        let is_port = is_below(port, master);
+        let leaves_by = ask(seen, proven).ok().flatten();
         if self.0.len() >= MOST {
             self.0.clear();
         }
-        self.0.insert((port, master), (now, is_port));
-        is_port
+        self.0.insert((seen, proven), (now, leaves_by));
+        leaves_by
     }
 }
 
-/// A bond may be a port of a bridge.
-fn is_below(port: u32, master: u32) -> bool {
-    let mut next = port;
+fn ask(seen: u32, proven: u32) -> io::Result<Option<u32>> {
+    let mut next = seen;
+    // A bond may be a port of a bridge.
     for _ in 0..DEEPEST {
-        match master_of(next) {
-            Ok(Some(found)) if found == master => return true,
-            Ok(Some(found)) => next = found,
-            Ok(None) | Err(_) => return false,
+        match master_of(next)? {
+            Some(master) if master == proven => return Ok(Some(proven)),
+            Some(master) => next = master,
+            // Nobody's port: the way has changed, or there are several.
+            None if next == seen => return Ok(Some(seen)),
+            None => return Ok(None),
         }
     }
-    false
+    Ok(None)
 }
 
 /// Whose port an interface is (`IFLA_MASTER`, rtnetlink(7)).
@@ -68,12 +74,11 @@ fn master_of(ifindex: u32) -> io::Result<Option<u32>> {
                 LinkAttribute::Controller(master) => Some(*master),
                 _ => None,
             })),
-        // It has just gone.
-        _ => Ok(None),
+        _ => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
-/// How long an answer holds: ports rarely change.
-const LASTS: Duration = Duration::from_secs(1);
+/// How long an answer holds: ports rarely change, and whoever changes interfaces has the kernel's lock.
+const LASTS: Duration = Duration::from_secs(10);
 const MOST: usize = 1024;
 const DEEPEST: usize = 4;
