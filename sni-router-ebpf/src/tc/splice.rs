@@ -266,8 +266,14 @@ fn note_ack_of_fin(packet: &Packet, flow: &mut Flow) {
         return;
     }
     flow.own |= own::ACKED_FIN;
-    // What was acknowledged may have been a FIN that does not count any more.
-    if flow.own & own::FIN != 0 && back.own & own::ACKED_FIN != 0 {
+    // Not by the bits of either: where two CPUs have packets of one direction, as behind veth, one bit may take
+    // the other back. What the other direction has been told, and has acknowledged, nobody else writes. It may
+    // have acknowledged a FIN that does not count any more.
+    let own_end = (flow.end as u32).wrapping_add(flow.seq_add);
+    if back.peer & peer::FIN != 0 && !before(back.ack, own_end) {
+        // A FIN is no byte.
+        flow.own |= own::FIN;
+        back.own |= own::FIN;
         close(flow, back, End::Finished);
     }
 }

@@ -214,6 +214,34 @@ fn acknowledgements_of_what_is_guarded_are_the_clients() {
     assert_eq!(program.flow(&sides.down()).own, own::GUARDED);
 }
 
+/// Two CPUs that have packets of one direction at once may take a bit of each other's back.
+#[test]
+fn flow_ends_also_where_a_bit_was_lost() {
+    let mut program = Program::load(Family::V4);
+    let sides = program.sides;
+    let (up, down) = (up(sides), down(sides));
+    let ended = Flow {
+        peer: peer::FIN,
+        end: up.end + 1,
+        ..up
+    };
+    let answered = Flow {
+        peer: peer::FIN,
+        end: down.end + 1,
+        ack: sides.endpoint_sends().ack.wrapping_add(1),
+        ..down
+    };
+    program.insert(&ended, &answered);
+    let mut last = sides.client_sends();
+    last.seq = last.seq.wrapping_add(1);
+    last.ack = last.ack.wrapping_add(1);
+    program.run(&last.ip());
+    let [up, down] = [sides.up(), sides.down()].map(|key| program.flow(&key));
+    assert_eq!((up.closed, down.closed), (1, 1));
+    assert_eq!(up.bytes(), ended.bytes() - 1, "a FIN is no byte");
+    assert_eq!(down.bytes(), answered.bytes() - 1, "a FIN is no byte");
+}
+
 #[test]
 fn fins_and_resets_close_a_flow_and_a_new_syn_removes_it() {
     let mut program = Program::load(Family::V4);
