@@ -36,8 +36,8 @@ pub struct FlowKey {
 ///
 /// Written whole by the daemon once, before the program sees it; from then on only the program
 /// writes, and from then on the daemon reads. Fields of the same direction are written by the CPU
-/// that received the packet: network cards keep a connection on one. Should two meet, a count of a
-/// packet is lost, and the next packet repairs positions, which are absolute.
+/// that received the packet: network cards keep a connection on one. Should two meet, as behind veth, a
+/// count or a bit is lost; the next packet repairs positions, which are absolute, and no end hangs on bits.
 ///
 /// The key and the fields before [`Flow::end`] are the same in every [`ABI`](crate::names::ABI):
 /// by them a daemon of another version knows which ports are taken, and when the last flow is over.
