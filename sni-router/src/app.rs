@@ -105,6 +105,9 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         Arc::clone(&gate),
         closing,
     ));
+    if let Some(tc) = &chosen.tc {
+        tc.kept_by(Arc::new(Arc::clone(&proxy)));
+    }
     // A thread per CPU stays on it: what it shares with the kernel's work for its connections stays
     // in that CPU's caches. Any other number is left to the scheduler.
     let mut cpus = limits::allowed_cpus();

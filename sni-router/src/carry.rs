@@ -4,6 +4,7 @@
 //! and answers when the connection has ended. It carries bytes, FIN and RST both ways, and
 //! watches the limits.
 
+mod alone;
 mod traffic;
 
 use std::any::Any;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::alone::{Adopt, Alone, Aside, Ends, Keeper, Orphan, Seat};
 pub use self::traffic::{Direction, Moved, Traffic};
 
 use crate::socket::Socket;
@@ -56,24 +58,6 @@ pub enum Outcome {
     Over(End),
     /// The kernel goes on with it alone.
     Alone(Box<dyn Alone>),
-}
-
-/// A connection that the kernel carries without a socket of this process.
-pub trait Alone: Send {
-    /// The number by which [`Aside`] knows it.
-    fn number(&self) -> u32;
-
-    /// Leaves it, and has `rest` told when it has ended.
-    fn leave(self: Box<Self>, rest: Box<dyn Rest>);
-}
-
-/// The connections that the kernel carries alone.
-pub trait Aside: Send + Sync {
-    /// What one of them has moved; `None` if it is over.
-    fn moved(&self, number: u32) -> Option<Moved>;
-
-    /// Ends one of them, if it is not over: both sides get a RST.
-    fn end(&self, number: u32, end: End);
 }
 
 /// Counts of connections whose sockets this process has, and whose bytes the kernel moves.
@@ -142,37 +126,6 @@ pub trait Guest: Send {
 
     /// For who has made it.
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
-}
-
-/// What this process keeps of a connection that the kernel carries alone. Dropped without having
-/// been told of an end where the connection outlives the process.
-pub trait Rest: Send {
-    /// It is over, and this many bytes were carried up and down, those before the hand-over
-    /// included.
-    fn ended(self: Box<Self>, end: End, up: u64, down: u64);
-}
-
-/// Keeps something of connections that the kernel has carried on without any process.
-pub trait Adopt: Send + Sync {
-    /// What to tell when this one has ended.
-    fn adopt(&self, orphan: Orphan) -> Box<dyn Rest>;
-}
-
-/// A connection that an earlier process has left to the kernel.
-#[derive(Clone, Copy, Debug)]
-pub struct Orphan {
-    /// The number by which [`Aside`] knows it.
-    pub number: u32,
-    /// The client.
-    pub client: SocketAddr,
-    /// The address it has connected to.
-    pub vip: SocketAddr,
-    /// The endpoint.
-    pub endpoint: SocketAddr,
-    /// How long ago it was handed to the kernel, about.
-    pub age: Duration,
-    /// What carries it.
-    pub kind: Kind,
 }
 
 /// A client that is about to get an endpoint.

@@ -1,4 +1,4 @@
-//! Addresses as they are kept for connections of which there may be a million.
+//! Addresses and numbers as they are kept for connections of which there may be a million.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -29,6 +29,25 @@ impl From<CompactAddr> for SocketAddr {
     }
 }
 
+/// A number below 2⁴⁸, which milliseconds are for 8,900 years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct U48([u16; 3]);
+
+impl U48 {
+    /// The greatest one where the number is greater.
+    pub const fn new(number: u64) -> Self {
+        let most = (1 << 48) - 1;
+        let number = if number < most { number } else { most };
+        Self([number as u16, (number >> 16) as u16, (number >> 32) as u16])
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        let [low, middle, high] = self.0;
+        low as u64 | (middle as u64) << 16 | (high as u64) << 32
+    }
+}
+
 const _: () = assert!(size_of::<CompactAddr>() == 18);
 
 #[cfg(test)]
@@ -49,5 +68,13 @@ mod tests {
         let mapped: SocketAddr = "[::ffff:192.0.2.7]:1".parse().expect("an address");
         let back = SocketAddr::from(CompactAddr::from(mapped));
         assert_eq!(back.to_string(), "192.0.2.7:1");
+    }
+
+    #[test]
+    fn numbers_come_back() {
+        for number in [0, 1, 0xffff, 0x1_0000, 0x1234_5678_9abc, (1 << 48) - 1] {
+            assert_eq!(U48::new(number).get(), number);
+        }
+        assert_eq!(U48::new(u64::MAX).get(), (1 << 48) - 1);
     }
 }

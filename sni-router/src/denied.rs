@@ -81,8 +81,8 @@ impl Denied {
         }
         // Who was let in before the gate was closed had been written down before.
         let found = census.filter(|connection| denied.contains(connection.client().ip()));
-        for connection in &found {
-            census.end(connection, End::Denied);
+        for found in &found {
+            census.end_found(found, End::Denied);
         }
         if !found.is_empty() {
             info!(

@@ -24,6 +24,7 @@ mod privileges;
 mod proxy;
 mod settings;
 mod signals;
+mod slab;
 mod socket;
 mod source;
 mod supervisor;

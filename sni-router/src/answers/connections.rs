@@ -11,7 +11,8 @@ use sni_router_core::addresses::AddressSet;
 use crate::api::{Connection, ConnectionQuery, Page, State, Step, TraceQuery};
 use crate::carry::{End, Kind};
 use crate::observe::admin::Refused;
-use crate::proxy::census::{self, Census};
+use crate::proxy::census::Census;
+use crate::proxy::connection;
 use crate::proxy::trace::{self, Follower, Trace};
 
 /// The page that is asked for.
@@ -23,22 +24,17 @@ pub(super) fn page(census: &Census, query: &ConnectionQuery) -> Result<Page, Ref
         )));
     }
     let wanted = Wanted::of(query)?;
-    let mut found = census.filter(|connection| wanted.takes(connection));
-    let total = found.len();
+    let found = census.filter(|connection| wanted.takes(connection));
     let after = query.after.unwrap_or(0);
-    found.retain(|connection| connection.id > after);
-    let is_more = found.len() > limit;
-    if is_more {
-        // Only those that are shown need an order.
-        found.select_nth_unstable_by_key(limit, |connection| connection.id);
-        found.truncate(limit);
-    }
-    found.sort_unstable_by_key(|connection| connection.id);
-    let connections: Vec<_> = found.iter().map(|it| shown(census, it)).collect();
+    let rest = &found[found.partition_point(|found| found.id <= after)..];
+    let page = &rest[..limit.min(rest.len())];
+    let is_more = page.len() < rest.len();
+    // Without those that have ended meanwhile.
+    let connections = page.iter().filter_map(|found| census.found(found));
     Ok(Page {
-        next: connections.last().map(|last| last.id).filter(|_| is_more),
-        connections,
-        total,
+        next: page.last().map(|last| last.id).filter(|_| is_more),
+        connections: connections.map(|it| shown(census, &it)).collect(),
+        total: found.len(),
     })
 }
 
@@ -118,8 +114,8 @@ pub(super) fn close_all(census: &Census, query: &ConnectionQuery) -> Result<usiz
         return Err(Refused::Nonsense(error.into()));
     }
     let found = census.filter(|connection| wanted.takes(connection));
-    for connection in &found {
-        census.end(connection, End::Closed);
+    for found in &found {
+        census.end_found(found, End::Closed);
     }
     Ok(found.len())
 }
@@ -128,7 +124,7 @@ fn unknown(id: u64) -> Refused {
     Refused::NotFound(format!("there is no connection {id}, or it is over"))
 }
 
-fn shown(census: &Census, connection: &census::Connection) -> Connection {
+fn shown(census: &Census, connection: &connection::Connection) -> Connection {
     let moved = census.moved(connection);
     let route = connection.route.get();
     let datapath = connection.datapath();
@@ -208,7 +204,7 @@ impl Wanted {
             && datapath.is_none()
     }
 
-    fn takes(&self, connection: &census::Connection) -> bool {
+    fn takes(&self, connection: &connection::Connection) -> bool {
         let fits = |place: &Option<Place>, addr: Option<SocketAddr>| match place {
             None => true,
             Some(place) => addr.is_some_and(|addr| place.has(&addr)),

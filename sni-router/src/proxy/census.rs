@@ -4,93 +4,17 @@
 //! known of it in between is set once each, so that nobody waits for a reader.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use foldhash::HashMap;
-use sni_router_core::name::Host;
-use sni_router_core::table::{Front, Route};
+use sni_router_core::table::Front;
 
-use crate::carry::{Aside, End, Kind, Live, Moved, Traffic};
-use crate::compact::CompactAddr;
-use crate::monotonic::now_ns;
-
-/// A connection, from accept to close. There may be a million of them, idle for hours: see its size
-/// below.
-#[derive(Debug)]
-pub struct Connection {
-    /// Its number, of this process; never given twice.
-    pub id: u64,
-    client: CompactAddr,
-    vip: CompactAddr,
-    /// The listener of that address.
-    pub listener: Option<Arc<Front>>,
-    /// The server name in its hello.
-    pub host: OnceLock<Host>,
-    /// The route of that name.
-    pub route: OnceLock<Arc<Route>>,
-    endpoint: OnceLock<CompactAddr>,
-    /// What it moves, as long as this process moves it.
-    pub traffic: Traffic,
-    /// By the wall clock: milliseconds since 1970.
-    start_ms: u64,
-    /// By the monotonic clock.
-    started_ns: u64,
-    /// See [`Connection::datapath`].
-    datapath: AtomicU8,
-    /// See [`Connection::aside`].
-    aside: AtomicU64,
-}
-
-impl Connection {
-    /// The client's address.
-    pub fn client(&self) -> SocketAddr {
-        self.client.into()
-    }
-
-    /// The address the client connected to.
-    pub fn vip(&self) -> SocketAddr {
-        self.vip.into()
-    }
-
-    /// The endpoint connected to.
-    pub fn endpoint(&self) -> Option<SocketAddr> {
-        self.endpoint.get().copied().map(Into::into)
-    }
-
-    /// It has this endpoint.
-    pub fn connected_to(&self, endpoint: SocketAddr) {
-        // Nobody else has set it.
-        let _ = self.endpoint.set(endpoint.into());
-    }
-
-    /// When it was accepted, by the wall clock, which may have been set since; not before 1970.
-    pub fn start(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.start_ms)
-    }
-
-    /// How long ago it was accepted.
-    pub fn age(&self) -> Duration {
-        Duration::from_nanos(now_ns().saturating_sub(self.started_ns))
-    }
-
-    /// The datapath that carries it; `None` before one does.
-    pub fn datapath(&self) -> Option<Kind> {
-        let index = self.datapath.load(Ordering::Relaxed);
-        Kind::ALL.get(usize::from(index)).copied()
-    }
-
-    /// A datapath takes it.
-    pub(super) fn carried_by(&self, kind: Kind) {
-        self.datapath.store(kind as u8, Ordering::Relaxed);
-    }
-
-    /// The number by which [`Aside`] knows it, if the kernel carries it alone.
-    fn aside(&self) -> Option<u32> {
-        u32::try_from(self.aside.load(Ordering::SeqCst)).ok()
-    }
-}
+use super::connection::{Accepted, Connection};
+use super::left::{Known, Left};
+use crate::carry::{Aside, End, Live, Moved, Seat};
+use crate::slab::Slab;
 
 /// By number.
 type Shard = HashMap<u64, Arc<Connection>>;
@@ -99,6 +23,8 @@ type Shard = HashMap<u64, Arc<Connection>>;
 pub struct Census {
     next: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
+    /// Those that the kernel carries alone.
+    left: Mutex<Slab<Left>>,
     aside: Option<Arc<dyn Aside>>,
     live: Option<Arc<dyn Live>>,
 }
@@ -110,6 +36,7 @@ impl Census {
         Self {
             next: AtomicU64::new(1),
             shards: std::array::from_fn(|_| Mutex::default()),
+            left: Mutex::default(),
             aside,
             live,
         }
@@ -123,22 +50,9 @@ impl Census {
         listener: Option<Arc<Front>>,
         age: Duration,
     ) -> Arc<Connection> {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
-        let wall = wall.unwrap_or_default().saturating_sub(age);
-        let connection = Arc::new(Connection {
-            id: self.next.fetch_add(1, Ordering::Relaxed),
-            client: client.into(),
-            vip: vip.into(),
-            listener,
-            host: OnceLock::new(),
-            route: OnceLock::new(),
-            endpoint: OnceLock::new(),
-            traffic: Traffic::default(),
-            start_ms: wall.as_millis() as u64,
-            started_ns: now_ns().saturating_sub(age.as_nanos() as u64),
-            datapath: AtomicU8::new(u8::MAX),
-            aside: AtomicU64::new(u64::MAX),
-        });
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection::new(id, client, vip, listener, Accepted::ago(age));
+        let connection = Arc::new(connection);
         self.shard(connection.id)
             .insert(connection.id, Arc::clone(&connection));
         connection
@@ -149,40 +63,113 @@ impl Census {
         self.shard(connection.id).remove(&connection.id);
     }
 
-    /// The kernel carries it alone, as `number`.
-    pub(super) fn set_aside(&self, connection: &Connection, number: u32) {
-        connection.aside.store(number.into(), Ordering::SeqCst);
+    /// Keeps what there is to know of a connection that is about to be left to the kernel. Until
+    /// [`Self::set_aside`], it is seen as before.
+    pub(super) fn keep(&self, left: Left) -> Seat {
+        Seat::new(lock(&self.left).insert(left))
+    }
+
+    /// Takes out what was kept.
+    pub(super) fn take(&self, seat: &Seat) -> Option<Left> {
+        lock(&self.left).remove(seat.number())
+    }
+
+    /// The kernel carries it alone, as `number`, and may have ended it by now. What was kept of it is at
+    /// this seat.
+    pub(super) fn set_aside(&self, connection: &Connection, number: u32, seat: u32) {
+        connection.set_aside(number);
         fence(Ordering::SeqCst);
         // Whoever told it to end a moment ago may not have seen the number.
         if let Some(end) = connection.traffic.told() {
             self.end(connection, end);
         }
+        {
+            let mut left = lock(&self.left);
+            let left = left.get_mut(seat).map(|left| &mut left.known);
+            // It may be another one's.
+            if let Some(known) = left.filter(|known| known.id() == connection.id) {
+                known.is_shown = true;
+            }
+        }
+        // Only now, so that whoever looks at these first, and at those then, misses none.
+        self.strike(connection);
     }
 
-    /// Connections that are not over.
+    /// How many the kernel carries alone.
+    pub(super) fn left(&self) -> usize {
+        lock(&self.left).len()
+    }
+
+    /// Connections that are not over. Who is being left to the kernel counts twice for a moment.
     pub fn count(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        let with_sockets: usize = self.shards.iter().map(|shard| lock(shard).len()).sum();
+        with_sockets + self.left()
     }
 
     /// How many are as `wanted` says.
     pub fn count_of(&self, wanted: impl Fn(&Connection) -> bool) -> usize {
-        let of = |shard: &Mutex<Shard>| lock(shard).values().filter(|it| wanted(it)).count();
-        self.shards.iter().map(of).sum()
+        self.filter(wanted).len()
     }
 
     /// One connection.
     pub fn get(&self, id: u64) -> Option<Arc<Connection>> {
-        self.shard(id).get(&id).cloned()
+        let found = self.shard(id).get(&id).cloned();
+        found.or_else(|| {
+            let is_it = |(_, known): &(u32, Known)| known.id() == id;
+            self.look(&self.known().find(is_it)?.1).map(Arc::new)
+        })
     }
 
-    /// Those that `wanted` says, in no order. It must be quick: connections may have to wait for it.
-    pub fn filter(&self, wanted: impl Fn(&Connection) -> bool) -> Vec<Arc<Connection>> {
+    /// Those that `wanted` says, by their numbers. It must be quick: connections may have to wait for it.
+    pub fn filter(&self, wanted: impl Fn(&Connection) -> bool) -> Vec<Found> {
         let mut found = Vec::new();
         for shard in &self.shards {
             let shard = lock(shard);
-            found.extend(shard.values().filter(|it| wanted(it)).cloned());
+            let these = shard.values().filter(|it| wanted(it));
+            found.extend(these.map(|it| Found {
+                id: it.id,
+                place: Place::Here(Arc::clone(it)),
+            }));
         }
+        found.extend(self.known().filter_map(|(seat, known)| {
+            let number = known.number;
+            wanted(&self.look(&known)?).then(|| Found {
+                id: known.id(),
+                place: Place::Left { seat, number },
+            })
+        }));
+        found.sort_by_key(|found| found.id);
+        // Who was left in between is there twice.
+        found.dedup_by_key(|found| found.id);
         found
+    }
+
+    /// One that was found; `None` if it is over.
+    pub fn found(&self, found: &Found) -> Option<Arc<Connection>> {
+        let seat = match &found.place {
+            Place::Here(connection) => return Some(Arc::clone(connection)),
+            Place::Left { seat, .. } => *seat,
+        };
+        let known = lock(&self.left).get(seat).map(|left| left.known.clone());
+        let known = known.filter(|known| known.id() == found.id);
+        self.look(&known?).map(Arc::new)
+    }
+
+    /// Those that the kernel carries alone. Others may come and go meanwhile.
+    fn known(&self) -> impl Iterator<Item = (u32, Known)> {
+        let chunks = lock(&self.left).chunks();
+        (0..chunks).flat_map(|chunk| {
+            let left = lock(&self.left);
+            let shown = left.chunk(chunk).filter(|(_, left)| left.known.is_shown);
+            let known = shown.map(|(seat, left)| (seat, left.known.clone()));
+            known.collect::<Vec<_>>()
+        })
+    }
+
+    /// The connection of which that is known; `None` if it is over.
+    fn look(&self, known: &Known) -> Option<Connection> {
+        let ends = self.aside.as_ref()?.ends(known.number)?;
+        Some(known.connection(ends))
     }
 
     /// What a connection has moved so far.
@@ -208,9 +195,37 @@ impl Census {
         }
     }
 
+    /// Has one ended that was found.
+    pub fn end_found(&self, found: &Found, end: End) {
+        match &found.place {
+            Place::Here(connection) => self.end(connection, end),
+            Place::Left { number, .. } => {
+                if let Some(aside) = &self.aside {
+                    aside.end(*number, end);
+                }
+            }
+        }
+    }
+
     fn shard(&self, id: u64) -> MutexGuard<'_, Shard> {
         lock(&self.shards[id as usize % SHARDS])
     }
+}
+
+/// A connection that was found. Small, since it may be one of a million.
+pub struct Found {
+    /// Its number.
+    pub id: u64,
+    place: Place,
+}
+
+enum Place {
+    Here(Arc<Connection>),
+    Left {
+        seat: u32,
+        /// By which [`Aside`] knows it.
+        number: u32,
+    },
 }
 
 /// A thread that panicked while holding it leaves it as good as it was.
@@ -218,15 +233,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// With the two counts of an `Arc` this makes 224 bytes, which is a size that the allocator has.
-const _: () = assert!(size_of::<Connection>() <= 208);
-
 /// Workers that accept at the same time rarely meet in one, and who reads holds up few of them.
 const SHARDS: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::carry::Ends;
 
     fn enter(census: &Census, port: u16) -> Arc<Connection> {
         let client = SocketAddr::from(([192, 0, 2, 1], port));
@@ -252,6 +265,9 @@ mod tests {
         #[derive(Default)]
         struct Kernel(Mutex<Vec<(u32, End)>>);
         impl Aside for Kernel {
+            fn ends(&self, _: u32) -> Option<Ends> {
+                None
+            }
             fn moved(&self, _: u32) -> Option<Moved> {
                 None
             }
@@ -262,10 +278,10 @@ mod tests {
         let kernel = Arc::new(Kernel::default());
         let census = Census::new(Some(Arc::clone(&kernel) as _), None);
         let (first, second) = (enter(&census, 1), enter(&census, 2));
-        census.set_aside(&first, 7);
+        census.set_aside(&first, 7, 0);
         census.end(&first, End::Closed);
         census.end(&second, End::Denied);
-        census.set_aside(&second, 8);
+        census.set_aside(&second, 8, 1);
         let told = kernel.0.lock().unwrap().clone();
         assert_eq!(told, [(7, End::Closed), (8, End::Denied)]);
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connect::{Attempts, Bounds, connect};
 use super::hello::{Greeting, Read, Reading};
-use super::left::{Active, Left, reason};
+use super::left::{Active, leave, reason};
 use super::pending::Place;
 use super::reason::CloseReason;
 use super::record::Record;
@@ -288,10 +288,7 @@ impl Connected<'_> {
                     return;
                 }
                 Ok(Outcome::Alone(flow)) => {
-                    record.reason = CloseReason::Left;
-                    let (connection, number) = (Arc::clone(&record.connection), flow.number());
-                    flow.leave(Box::new(Left::new(record, Some(_lease), active)));
-                    return proxy.census.set_aside(&connection, number);
+                    return leave(record, Some(_lease), active, flow);
                 }
                 Err(refused) => {
                     proxy.observer.carried(kind);

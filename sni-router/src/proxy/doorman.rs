@@ -14,7 +14,7 @@ use sni_router_core::table::{Front, Route};
 use super::Proxy;
 use super::conn::{First, Past};
 use super::connect::uptime;
-use super::left::{Active, Left};
+use super::left::{Active, leave};
 use super::reason::CloseReason;
 use super::record::{self, Record};
 use super::worker::Door;
@@ -171,14 +171,12 @@ impl Guest for Visitor {
     fn opened(self: Box<Self>, begun: Instant, took: Duration, flow: Box<dyn Alone>) {
         let proxy = Arc::clone(&self.proxy);
         let active = Active::enter(&proxy);
-        let (mut record, route, lease) = self.record(begun);
+        let (record, route, lease) = self.record(begun);
         route.backend.record_success(lease.endpoint(), took);
         record.connected(lease.endpoint().addr(), took);
         record.carried_by(Kind::Tc);
-        record.reason = CloseReason::Left;
-        let (connection, number) = (Arc::clone(&record.connection), flow.number());
-        flow.leave(Box::new(Left::new(record, Some(lease), active)));
-        proxy.census.set_aside(&connection, number);
+        let connection = Arc::clone(&record.connection);
+        leave(record, Some(lease), active, flow);
         // Whoever was denied meanwhile was not in the census yet.
         if proxy.gate.denies(connection.client().ip()) {
             proxy.census.end(&connection, End::Denied);

@@ -1,4 +1,9 @@
 //! Connections that have no task any more, since the kernel carries them alone.
+//!
+//! ```text
+//! Record ──keep (a seat)──▶ Left ──its flow has ended, or outlives the process──▶ Record ──drop──▶ written
+//!                            └──somebody asks──▶ Connection, made again
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,61 +11,141 @@ use std::sync::atomic::Ordering;
 use sni_router_core::balance::Lease;
 
 use super::Proxy;
+use super::connection::{Accepted, Connection};
 use super::reason::CloseReason;
 use super::record::Record;
-use crate::carry::{Adopt, Direction, End, Orphan, Rest};
+use super::way::Way;
+use crate::carry::{Adopt, Alone, Direction, End, Ends, Keeper, Kind, Orphan, Seat};
+use crate::compact::U48;
 
-/// What is kept of a connection that the kernel carries alone.
+/// What is kept of a connection that the kernel carries alone: little, since there may be a million. Its
+/// addresses, the datapath has.
 pub(super) struct Left {
-    record: Record,
+    pub(super) known: Known,
     /// Not known of a connection that an earlier process accepted.
-    _lease: Option<Lease>,
-    _active: Active,
+    lease: Option<Lease>,
 }
 
-impl Left {
-    pub(super) fn new(record: Record, lease: Option<Lease>, active: Active) -> Self {
-        Self {
-            record,
-            _lease: lease,
-            _active: active,
+/// What others may see of it.
+#[derive(Clone)]
+pub(super) struct Known {
+    way: Arc<Way>,
+    /// By which [`Aside`](crate::carry::Aside) knows it.
+    pub(super) number: u32,
+    id: U48,
+    accepted: [U48; 2],
+    kind: Option<Kind>,
+    /// Whether it is to be found here.
+    pub(super) is_shown: bool,
+}
+
+impl Known {
+    /// The connection's number.
+    pub(super) fn id(&self) -> u64 {
+        self.id.get()
+    }
+
+    /// The connection, as it was, but for what it has moved.
+    pub(super) fn connection(&self, ends: Ends) -> Connection {
+        let (listener, accepted) = (self.way.listener.clone(), Accepted::long(self.accepted));
+        let connection = Connection::new(self.id(), ends.client, ends.vip, listener, accepted);
+        if let Some(host) = &self.way.host {
+            // Nobody else has set it, nor the route.
+            let _ = connection.host.set(host.clone());
         }
-    }
-}
-
-impl Rest for Left {
-    fn ended(mut self: Box<Self>, end: End, up: u64, down: u64) {
-        self.record.reason = reason(end);
-        self.record.connection.traffic.raise(Direction::Up, up);
-        self.record.connection.traffic.raise(Direction::Down, down);
-    }
-}
-
-impl Drop for Left {
-    fn drop(&mut self) {
-        if let Some(kind) = self.record.connection.datapath() {
-            self.record.observer().carried(kind);
+        if let Some(route) = &self.way.route {
+            let _ = connection.route.set(Arc::clone(route));
         }
+        connection.connected_to(ends.endpoint);
+        if let Some(kind) = self.kind {
+            connection.carried_by(kind);
+        }
+        connection.set_aside(self.number);
+        connection
     }
+}
+
+/// Leaves a connection to the kernel.
+pub(super) fn leave(record: Record, lease: Option<Lease>, active: Active, flow: Box<dyn Alone>) {
+    let connection = Arc::clone(&record.connection);
+    let proxy = Arc::clone(&active.0);
+    let number = flow.number();
+    let seat = keep(&proxy, record, lease, number);
+    let place = seat.number();
+    // From now on it is counted as one that is left.
+    drop(active);
+    flow.leave(seat);
+    proxy.census.set_aside(&connection, number, place);
+}
+
+/// Keeps what is known of it. Nobody finds it at its seat before it is set aside.
+fn keep(proxy: &Proxy, record: Record, lease: Option<Lease>, number: u32) -> Seat {
+    let connection = Arc::clone(&record.connection);
+    let known = Known {
+        way: proxy.ways.of(record.into_way()),
+        number,
+        id: U48::new(connection.id),
+        accepted: connection.accepted().short(),
+        kind: connection.datapath(),
+        is_shown: false,
+    };
+    proxy.census.keep(Left { known, lease })
+}
+
+impl Keeper for Arc<Proxy> {
+    fn ended(&self, seat: Seat, ends: Ends, end: End, up: u64, down: u64) {
+        over(self, seat, ends, reason(end), [up, down]);
+    }
+
+    fn left(&self, seat: Seat, ends: Ends) {
+        over(self, seat, ends, CloseReason::Left, [0, 0]);
+    }
+}
+
+/// The connection of this seat is none of ours any more.
+fn over(proxy: &Arc<Proxy>, seat: Seat, ends: Ends, reason: CloseReason, bytes: [u64; 2]) {
+    // The process waits until all that was said of it is written.
+    let _active = Active::enter(proxy);
+    let Some(Left {
+        known,
+        lease: _lease,
+    }) = proxy.census.take(&seat)
+    else {
+        return;
+    };
+    if let Some(kind) = known.kind {
+        proxy.observer.carried(kind);
+    }
+    let connection = known.connection(ends);
+    let [up, down] = bytes;
+    connection.traffic.raise(Direction::Up, up);
+    connection.traffic.raise(Direction::Down, down);
+    drop(Record::again(proxy, connection, &known.way, reason));
 }
 
 impl Adopt for Arc<Proxy> {
-    fn adopt(&self, orphan: Orphan) -> Box<dyn Rest> {
+    fn adopt(&self, orphan: Orphan) -> Seat {
+        let Orphan {
+            number,
+            ends,
+            age,
+            kind,
+        } = orphan;
         self.observer.adopted();
-        self.observer.carrying(orphan.kind);
-        let mut record = Record::new(self, orphan.client, orphan.vip, orphan.age);
-        record.reason = CloseReason::Left;
-        record.connection.connected_to(orphan.endpoint);
-        record.connection.carried_by(orphan.kind);
-        self.census.set_aside(&record.connection, orphan.number);
-        Box::new(Left::new(record, None, Active::enter(self)))
+        self.observer.carrying(kind);
+        let record = Record::new(self, ends.client, ends.vip, age);
+        let connection = Arc::clone(&record.connection);
+        connection.carried_by(kind);
+        let seat = keep(self, record, None, number);
+        self.census.set_aside(&connection, number, seat.number());
+        seat
     }
 }
 
-// Boxed, a size that the allocator has.
-const _: () = assert!(size_of::<Left>() <= 80);
+// What a connection takes here.
+const _: () = assert!(size_of::<Option<Left>>() == 40);
 
-/// Counts a connection while it lives.
+/// Counts a connection while it lives, unless the kernel carries it alone.
 pub(super) struct Active(Arc<Proxy>);
 
 impl Active {
@@ -90,3 +175,6 @@ pub(super) fn reason(end: End) -> CloseReason {
         End::Failed => CloseReason::Internal,
     }
 }
+
+#[cfg(test)]
+mod tests;

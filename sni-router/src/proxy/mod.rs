@@ -9,6 +9,7 @@
 pub mod census;
 mod conn;
 pub mod connect;
+pub mod connection;
 pub mod doorman;
 mod facts;
 pub mod gate;
@@ -21,6 +22,7 @@ pub mod record;
 mod reject;
 pub mod settings;
 pub mod trace;
+mod way;
 pub mod worker;
 
 use std::sync::Arc;
@@ -38,6 +40,7 @@ use quota::Quota;
 use record::Observer;
 use settings::Settings;
 use trace::Trace;
+use way::Ways;
 
 /// What every connection needs, shared by all workers.
 pub struct Proxy {
@@ -50,6 +53,9 @@ pub struct Proxy {
     gate: Arc<Gate>,
     trace: Arc<Trace>,
     pending: Arc<Pending>,
+    /// What those have in common that the kernel carries alone.
+    ways: Ways,
+    /// Connections that this process carries, or opens.
     active: AtomicUsize,
     /// Becomes true when connections must end now.
     shutdown: watch::Receiver<bool>,
@@ -79,6 +85,7 @@ impl Proxy {
             gate,
             trace: Arc::default(),
             pending,
+            ways: Ways::default(),
             active: AtomicUsize::new(0),
             shutdown,
         }
@@ -91,7 +98,7 @@ impl Proxy {
 
     /// Connections accepted and not over.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        self.active.load(Ordering::Relaxed) + self.census.left()
     }
 
     /// Says which records were not written, at the end.

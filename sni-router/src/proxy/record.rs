@@ -1,5 +1,6 @@
 //! One record a connection: written when the guard is dropped, so that no path forgets it.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,11 +11,12 @@ use sni_router_core::table::{Front, Route};
 use tracing::{Level, enabled, info};
 
 use super::Proxy;
-use super::census::Connection;
 use super::connect::ConnectFailure;
+use super::connection::Connection;
 use super::facts::HelloFacts;
 use super::left::reason;
 use super::reason::{CloseReason, Closer};
+use super::way::Way;
 use crate::carry::{Decline, Direction, Kind};
 
 /// Is told of every connection's steps; counts them.
@@ -58,6 +60,8 @@ pub struct Record {
     pub detail: &'static str,
     /// How it ended. [`CloseReason::Internal`] until somebody knows better.
     pub reason: CloseReason,
+    /// It is not over: it will have another record.
+    goes_on: bool,
 }
 
 impl Record {
@@ -86,6 +90,42 @@ impl Record {
             failed: Box::default(),
             detail: "",
             reason: CloseReason::Internal,
+            goes_on: false,
+        }
+    }
+
+    /// What is to be kept of a connection that is left to the kernel, and will have its record
+    /// [again](Self::again).
+    pub(super) fn into_way(mut self) -> Way {
+        self.goes_on = true;
+        Way {
+            listener: self.connection.listener.clone(),
+            host: self.connection.host.get().cloned(),
+            route: self.connection.route.get().cloned(),
+            hello: self.hello.take(),
+            declined: self.declined,
+            retries: self.retries,
+            failed: mem::take(&mut self.failed),
+        }
+    }
+
+    /// The record of a connection that was left to the kernel, and is over for us for that reason.
+    pub(super) fn again(
+        proxy: &Arc<Proxy>,
+        connection: Connection,
+        way: &Way,
+        reason: CloseReason,
+    ) -> Self {
+        Self {
+            proxy: Arc::clone(proxy),
+            connection: Arc::new(connection),
+            hello: way.hello.clone(),
+            declined: way.declined,
+            retries: way.retries,
+            failed: way.failed.clone(),
+            detail: "",
+            reason,
+            goes_on: false,
         }
     }
 
@@ -232,6 +272,9 @@ const TARGET: &str = "access";
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.goes_on {
+            return;
+        }
         if self.reason == CloseReason::Internal {
             // Dropped in the middle of a phase: somebody wanted an end, or it is a bug.
             if let Some(end) = self.connection.traffic.told() {
@@ -256,4 +299,4 @@ impl Drop for Record {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tokio::sync::broadcast::{self, Receiver, Sender, error::RecvError};
 use tokio::sync::watch;
 
-use super::census::Connection;
+use super::connection::Connection;
 
 /// Tells steps of connections to followers. Without any, a step costs one load.
 pub struct Trace {

@@ -8,7 +8,7 @@ use sni_router_common::flow::{Flow, FlowKey, own, since, tick};
 use tracing::info;
 
 use super::entry::{Entry, Moment};
-use super::registry::{Registry, lock, sides};
+use super::registry::{Registry, ends, lock, sides};
 use crate::carry::{Adopt, End, Kind, Orphan};
 use crate::monotonic::now_ns;
 
@@ -26,7 +26,7 @@ impl Registry {
         })?;
         let mut adopted = 0;
         for (key, up) in ups {
-            if lock(&self.entries).contains_key(&up.id) {
+            if lock(&self.entries).contains(up.id) {
                 // Ours; its other direction may have come when the walk was past it.
                 continue;
             }
@@ -41,7 +41,7 @@ impl Registry {
             }
         }
         for (key, down) in downs {
-            let is_known = lock(&self.entries).contains_key(&down.id);
+            let is_known = lock(&self.entries).contains(down.id);
             if is_alone && !is_known {
                 self.flows.table().remove(&key);
             }
@@ -59,7 +59,7 @@ impl Registry {
         is_alone: bool,
     ) -> bool {
         let id = up.id;
-        if lock(&self.entries).contains_key(&id) {
+        if lock(&self.entries).contains(id) {
             return false;
         }
         // Far ahead of whoever still hands over, having been told to leave.
@@ -79,20 +79,17 @@ impl Registry {
             return false;
         }
         let age = since(up.since_or_held, tick(now_ns()));
-        let (client, vip) = sides(&keys[0]);
-        let mut entry = Entry::new(&keys, [up.end as u32, down.end]);
+        let mut entry = Entry::new(id, &keys, [up.end as u32, down.end]);
         entry.since = Moment::ago(age);
-        lock(&self.entries).insert(id, Box::new(entry));
+        lock(&self.entries).insert(entry);
         // Only now, since it can be told to end as soon as somebody knows of it.
-        let rest = adopter.adopt(Orphan {
+        let seat = adopter.adopt(Orphan {
             number: id,
-            client,
-            vip,
-            endpoint,
+            ends: ends(&keys),
             age,
             kind: Kind::Tc,
         });
-        self.keep(id, rest);
+        self.keep(id, keys, seat);
         if down.is_unsent {
             // Who would have sent the rest is gone.
             self.end(id, End::Failed);
@@ -104,17 +101,20 @@ impl Registry {
     /// Leaves every flow to the kernel.
     pub(super) fn leave_all(&self) {
         self.is_retired.store(true, Ordering::SeqCst);
-        let entries: Vec<_> = {
+        let left: Vec<_> = {
             let mut entries = lock(&self.entries);
-            let ids: Vec<_> = entries
-                .iter()
-                .filter(|(_, entry)| entry.is_left())
-                .map(|(id, _)| *id)
-                .collect();
-            ids.iter().filter_map(|id| entries.remove(id)).collect()
+            let left = entries.iter().filter(|entry| entry.is_left());
+            let ids: Vec<_> = left.map(|entry| entry.id).collect();
+            ids.iter().filter_map(|id| entries.remove(*id)).collect()
         };
-        if !entries.is_empty() {
-            info!(flows = entries.len(), "left to the kernel");
+        if !left.is_empty() {
+            info!(flows = left.len(), "left to the kernel");
+        }
+        for entry in left {
+            let keys = entry.keys();
+            if let (Some(seat), Some(keeper)) = (entry.seat, self.keeper.get()) {
+                keeper.left(seat, ends(&keys));
+            }
         }
     }
 }

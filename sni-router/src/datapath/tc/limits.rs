@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::entry::{Entry, Moment, Stage};
+use super::entry::{Entry, Moment};
 use super::registry::{Registry, lock, sides};
 use crate::carry::End;
 use crate::sys::repair;
@@ -46,14 +46,15 @@ impl Registry {
 
     /// Looks at every flow: which have moved on, and whose end was not noticed.
     pub(super) fn look_at_all(&self) {
-        if lock(&self.entries).is_empty() {
+        if lock(&self.entries).len() == 0 {
             return;
         }
         let now = Moment::now();
         let mut missed = Vec::new();
         let looked = self.flows.table().for_each(|_, flow| {
             let mut entries = lock(&self.entries);
-            let Some(entry) = entries.get_mut(&flow.id) else {
+            let has_ended = entries.has_ended(flow.id);
+            let Some(entry) = entries.get_mut(flow.id) else {
                 return;
             };
             let at = flow.end as u32;
@@ -62,7 +63,7 @@ impl Registry {
                 *seen = at;
                 entry.quiet_since = now;
             }
-            if flow.closed != 0 && !entry.has_ended() && flow.up == 1 {
+            if flow.closed != 0 && !has_ended && flow.up == 1 {
                 missed.push(flow.id);
             }
         });
@@ -79,7 +80,7 @@ impl Registry {
 
     /// An event was lost: what it would have said is in the table.
     fn notice(&self, id: u32) {
-        let keys = lock(&self.entries).get(&id).map(|entry| entry.keys());
+        let keys = lock(&self.entries).get(id).map(Entry::keys);
         let both = keys.map(|keys| self.both(id, &keys));
         if let Some([Some(up), Some(down)]) = both {
             self.ended(&[Ended {
@@ -105,16 +106,16 @@ impl Registry {
             }
         };
         let entries = lock(&self.entries);
-        let left = entries.iter().filter(|(_, entry)| entry.is_left());
-        left.filter_map(|(id, entry)| Some((*id, over(entry)?)))
+        let left = entries.iter().filter(|entry| entry.is_left());
+        left.filter_map(|entry| Some((entry.id, over(entry)?)))
             .collect()
     }
 
     fn end_all(&self) {
         let ids: Vec<_> = {
             let entries = lock(&self.entries);
-            let left = entries.iter().filter(|(_, entry)| entry.is_left());
-            left.map(|(id, _)| *id).collect()
+            let left = entries.iter().filter(|entry| entry.is_left());
+            left.map(|entry| entry.id).collect()
         };
         info!(flows = ids.len(), "ending what the kernel carries");
         for id in ids {
@@ -124,20 +125,20 @@ impl Registry {
 
     /// Ends a flow that was left alone: nothing is passed on any more, and both sides are told.
     pub(super) fn end(&self, id: u32, end: End) {
-        let Some(entry) = lock(&self.entries).remove(&id) else {
+        let Some(entry) = lock(&self.entries).remove(id) else {
             return;
         };
         let keys = entry.keys();
         let both = self.both(id, &keys);
-        let [up, down] = both.map(|flow| flow.map_or(0, |flow| flow.bytes()));
+        let bytes = both.map(|flow| flow.map_or(0, |flow| flow.bytes()));
         if let [Some(up), Some(down)] = both {
             keys.iter().for_each(|key| self.flows.table().remove(key));
             reset_both(&up, &down);
         }
         // The endpoint may still remember the connection.
         self.linger(id, keys);
-        if let Stage::Left(rest) = entry.stage {
-            rest.ended(end, up, down);
+        if let Some(seat) = entry.seat {
+            self.tell(seat, &keys, end, bytes);
         }
     }
 }

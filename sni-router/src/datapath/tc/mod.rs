@@ -6,6 +6,7 @@
 mod adopt;
 mod conntrack;
 pub mod detach;
+mod entries;
 mod entry;
 mod foreign;
 mod handover;
@@ -48,8 +49,8 @@ use self::source::SourcePort;
 use super::bpf::{Flows, Pins, Taking};
 use super::clock::limits_reached;
 use crate::carry::{
-    Adopt, Aside, Client, Datapath, Decline, Doorman, End, Hold, Kind, Limits, Moved, Outcome,
-    Pair, Refused, Traffic,
+    Adopt, Aside, Client, Datapath, Decline, Doorman, End, Ends, Hold, Keeper, Kind, Limits, Moved,
+    Outcome, Pair, Refused, Traffic,
 };
 use crate::meter::Meter;
 use crate::sys::raw::Raw;
@@ -95,6 +96,12 @@ impl Tc {
             retired: Notify::new(),
             closed: Arc::default(),
         })
+    }
+
+    /// Who is told of the ends of flows. To be called once, before there are any.
+    pub fn kept_by(&self, keeper: Arc<dyn Keeper>) {
+        // Fails where there is one already.
+        let _ = self.registry.keeper.set(keeper);
     }
 
     /// Gets ready to open connections without sockets, before privileges are given up.
@@ -277,6 +284,10 @@ impl Datapath for Tc {
 }
 
 impl Aside for Tc {
+    fn ends(&self, number: u32) -> Option<Ends> {
+        self.registry.ends(number)
+    }
+
     fn moved(&self, number: u32) -> Option<Moved> {
         self.registry.moved(number)
     }

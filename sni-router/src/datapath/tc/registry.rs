@@ -8,25 +8,24 @@
 //!
 //! `limits.rs` has the limits; `adopt.rs` what a process finds of an earlier one.
 
-use std::collections::hash_map::Entry::Vacant;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use foldhash::HashMap;
 use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers, since, tick};
 use sni_router_common::handshake::Seen;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::entry::{Entry, Moment, Stage};
+use super::entries::{Entries, Leaving};
+use super::entry::{Entry, Moment};
 use super::learn::{Plan, Sides};
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
 use super::source::SourcePort;
-use crate::carry::{Alone, End, Limits, Moved, Rest};
+use crate::carry::{Alone, End, Ends, Keeper, Limits, Moved, Seat};
 use crate::datapath::bpf::Flows;
 use crate::meter::Meter;
 use crate::monotonic::now_ns;
@@ -39,7 +38,9 @@ pub(super) struct Registry {
     /// Has the bytes of hellos; those of flows, the program counts.
     pub(super) meter: Meter,
     pub(super) next_id: AtomicU32,
-    pub(super) entries: Mutex<HashMap<u32, Box<Entry>>>,
+    pub(super) entries: Mutex<Entries>,
+    /// Knows what else there is to know of flows that are left alone.
+    pub(super) keeper: OnceLock<Arc<dyn Keeper>>,
     pub(super) lingering: Mutex<Lingering>,
     /// Set before the entries are looked through for the last time.
     pub(super) is_retired: AtomicBool,
@@ -64,6 +65,7 @@ impl Registry {
             // By chance, so that what an earlier process is still handing over has others.
             next_id: AtomicU32::new(RandomState::new().hash_one(()) as u32),
             entries: Mutex::default(),
+            keeper: OnceLock::new(),
             lingering: Mutex::default(),
             is_retired: AtomicBool::new(false),
         }
@@ -77,8 +79,7 @@ impl Registry {
         source: SourcePort,
     ) -> Result<Carried, (io::Error, SourcePort)> {
         let (up, down) = (sides.up(), sides.down());
-        let entry = Entry::new(&[up, down], [plan.up.end as u32, plan.down.end as u32]);
-        let id = self.enter(entry);
+        let id = self.enter(&[up, down], [plan.up.end as u32, plan.down.end as u32]);
         plan.up.id = id;
         plan.down.id = id;
         let table = self.flows.table();
@@ -88,7 +89,7 @@ impl Registry {
                 .inspect_err(|_| table.remove(&down))
         });
         if let Err(error) = inserted {
-            lock(&self.entries).remove(&id);
+            lock(&self.entries).remove(id);
             return Err((error, source));
         }
         Ok(Carried {
@@ -100,33 +101,38 @@ impl Registry {
     }
 
     /// Under a number that no other flow has: there may be one that has outlived all numbers.
-    fn enter(&self, entry: Entry) -> u32 {
+    fn enter(&self, keys: &[FlowKey; 2], seen: [u32; 2]) -> u32 {
         let mut entries = lock(&self.entries);
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            if let Vacant(place) = entries.entry(id) {
-                place.insert(Box::new(entry));
+            if !entries.contains(id) {
+                entries.insert(Entry::new(id, keys, seen));
                 return id;
             }
         }
     }
 
-    /// Has `rest` told of the end of a flow that is left alone. Dropped at once where that has been
-    /// ended meanwhile, or is somebody else's to watch.
-    pub(super) fn keep(&self, id: u32, rest: Box<dyn Rest>) {
-        let over = {
+    /// Has the keeper told of the end of a flow that is left alone; at once where that has ended meanwhile.
+    /// What was ended by us, or is somebody else's to watch, is left.
+    pub(super) fn keep(&self, id: u32, keys: [FlowKey; 2], seat: Seat) {
+        let leaving = {
             let mut entries = lock(&self.entries);
-            let Some(entry) = entries.get_mut(&id) else {
-                return;
-            };
-            let keys = entry.keys();
-            match entry.leave(rest) {
-                None if !self.is_retired() => return,
-                ended => (entries.remove(&id), keys, ended),
+            match entries.leave(id, seat) {
+                Leaving::Left if self.is_retired() => {
+                    let seat = entries.remove(id).and_then(|entry| entry.seat);
+                    seat.map_or(Leaving::Left, Leaving::Gone)
+                }
+                leaving => leaving,
             }
         };
-        if let (Some(entry), keys, Some(ended)) = over {
-            self.finish(keys, entry.stage, &ended);
+        match leaving {
+            Leaving::Left => {}
+            Leaving::Ended(seat, ended) => self.finish(keys, seat, &ended),
+            Leaving::Gone(seat) => {
+                if let Some(keeper) = self.keeper.get() {
+                    keeper.left(seat, ends(&keys));
+                }
+            }
         }
     }
 
@@ -137,30 +143,29 @@ impl Registry {
 
     /// The program says that flows have ended.
     pub(super) fn ended(&self, batch: &[Ended]) {
-        let mut over = Vec::new();
-        {
+        let over: Vec<_> = {
             let mut entries = lock(&self.entries);
-            for ended in batch {
-                let Some(entry) = entries.get_mut(&ended.id) else {
-                    continue;
-                };
-                if entry.is_left() {
-                    over.extend(entries.remove(&ended.id).zip(Some(ended)));
-                } else {
-                    entry.note_end(ended);
-                }
+            let over = batch.iter().map(|ended| (entries.end(ended), ended));
+            over.collect()
+        };
+        for (of, ended) in over {
+            if let Some((seat, keys)) = of {
+                self.finish(keys, seat, ended);
             }
-        }
-        for (entry, ended) in over {
-            self.finish(entry.keys(), entry.stage, ended);
         }
     }
 
-    /// Tells whoever waits, and lets the entries in the kernel linger.
-    fn finish(&self, keys: [FlowKey; 2], stage: Stage, ended: &Ended) {
+    /// Tells the keeper, and lets the entries in the kernel linger.
+    fn finish(&self, keys: [FlowKey; 2], seat: Seat, ended: &Ended) {
         self.linger(ended.id, keys);
-        if let Stage::Left(rest) = stage {
-            rest.ended(end(ended), ended.up, ended.down);
+        self.tell(seat, &keys, end(ended), [ended.up, ended.down]);
+    }
+
+    /// Tells the keeper.
+    pub(super) fn tell(&self, seat: Seat, keys: &[FlowKey; 2], end: End, bytes: [u64; 2]) {
+        if let Some(keeper) = self.keeper.get() {
+            let [up, down] = bytes;
+            keeper.ended(seat, ends(keys), end, up, down);
         }
     }
 
@@ -227,9 +232,15 @@ impl Registry {
 }
 
 impl Registry {
+    /// Between whom a flow is; `None` if it is over.
+    pub(super) fn ends(&self, id: u32) -> Option<Ends> {
+        let keys = lock(&self.entries).get(id)?.keys();
+        Some(ends(&keys))
+    }
+
     /// What a flow that was left alone has moved; `None` if it is over.
     pub(super) fn moved(&self, id: u32) -> Option<Moved> {
-        let keys = lock(&self.entries).get(&id)?.keys();
+        let keys = lock(&self.entries).get(id)?.keys();
         let [Some(up), Some(down)] = self.both(id, &keys) else {
             return None;
         };
@@ -286,11 +297,12 @@ impl Alone for Carried {
         self.id
     }
 
-    fn leave(mut self: Box<Self>, rest: Box<dyn Rest>) {
+    fn leave(mut self: Box<Self>, seat: Seat) {
         if let Some(source) = self.source.take() {
             source.leave();
         }
-        self.registry.keep(self.id, rest);
+        let keys = [self.sides.up(), self.sides.down()];
+        self.registry.keep(self.id, keys, seat);
     }
 }
 
@@ -298,7 +310,7 @@ impl Drop for Carried {
     fn drop(&mut self) {
         // Given up in the middle: the sockets tell both sides, and the port rests.
         if self.source.take().is_some() {
-            lock(&self.registry.entries).remove(&self.id);
+            lock(&self.registry.entries).remove(self.id);
             self.forget();
         }
     }
@@ -311,6 +323,17 @@ pub(super) fn sides(key: &FlowKey) -> (SocketAddr, SocketAddr) {
         SocketAddr::new(address(&key.src), from),
         SocketAddr::new(address(&key.dst), to),
     )
+}
+
+/// Between whom a flow with these keys is.
+pub(super) fn ends(keys: &[FlowKey; 2]) -> Ends {
+    let (client, vip) = sides(&keys[0]);
+    let (endpoint, _) = sides(&keys[1]);
+    Ends {
+        client,
+        vip,
+        endpoint,
+    }
 }
 
 fn end(ended: &Ended) -> End {

@@ -18,10 +18,10 @@ use super::super::census::Census;
 use super::super::quota::Limits;
 use super::super::settings::{Answer, Answers, Settings};
 use super::*;
-use crate::carry::{self, Datapath, Outcome, Pair, Refused, Traffic};
+use crate::carry::{self, Datapath, Ends, Outcome, Pair, Refused, Traffic};
 
 const DOCUMENT: &str = include_str!("../../../../docs/access-log.md");
-const CURL: &[u8] = include_bytes!("../../../../fuzz/corpus/hello/curl.bin");
+pub(in crate::proxy) const CURL: &[u8] = include_bytes!("../../../../fuzz/corpus/hello/curl.bin");
 
 #[test]
 fn record_has_the_fields_and_types_of_the_document() {
@@ -134,7 +134,12 @@ fn nothing_is_written_nor_counted_as_left_out_when_there_is_no_access_log() {
 
 /// The record of a connection that was carried to this end.
 fn carried(reason: CloseReason) -> Record {
-    let mut record = accepted(reason);
+    carried_of(&proxy(100), reason)
+}
+
+pub(in crate::proxy) fn carried_of(proxy: &Arc<Proxy>, reason: CloseReason) -> Record {
+    let mut record = Record::new(proxy, CLIENT, VIP, Duration::ZERO);
+    record.reason = reason;
     let mut reader = HelloReader::new(DEFAULT_MAX_SIZE).with_ja4(true);
     let Progress::Hello(hello) = reader.advance(CURL) else {
         panic!("a hello of the corpus");
@@ -142,8 +147,7 @@ fn carried(reason: CloseReason) -> Record {
     record.hello = Some(HelloFacts::of(&hello));
     let connection = &record.connection;
     connection.host.set(hello.server_name.unwrap()).unwrap();
-    let endpoint = "198.51.100.9:8443".parse().unwrap();
-    connection.connected_to(endpoint);
+    connection.connected_to(ENDS.endpoint);
     connection.carried_by(Kind::Userspace);
     connection.traffic.raise(Direction::Up, CURL.len() as u64);
     record
@@ -164,6 +168,10 @@ fn rejected(proxy: &Arc<Proxy>) -> Record {
 
 /// One that serves nothing, with a quota of rejects.
 fn proxy(rejects: u32) -> Arc<Proxy> {
+    proxy_with(rejects, Census::new(None, None))
+}
+
+pub(in crate::proxy) fn proxy_with(rejects: u32, census: Census) -> Arc<Proxy> {
     let answer = Answer::Reset;
     let settings = Settings {
         hello_timeout: Duration::ZERO,
@@ -191,7 +199,7 @@ fn proxy(rejects: u32) -> Arc<Proxy> {
         Arc::new(ArcSwap::from_pointee(table)),
         Arc::new(Nothing),
         Arc::new(Nobody),
-        Arc::new(Census::new(None, None)),
+        Arc::new(census),
         Arc::default(),
         watch::channel(false).1,
     ))
@@ -199,6 +207,12 @@ fn proxy(rejects: u32) -> Arc<Proxy> {
 
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), 4711);
 const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 443);
+
+pub(in crate::proxy) const ENDS: Ends = Ends {
+    client: CLIENT,
+    vip: VIP,
+    endpoint: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), 8443),
+};
 
 /// Field names and JSON types.
 fn types(line: &Value) -> BTreeMap<&str, &'static str> {
@@ -214,14 +228,14 @@ fn types(line: &Value) -> BTreeMap<&str, &'static str> {
 }
 
 #[track_caller]
-fn only_line(log: impl FnOnce()) -> Value {
+pub(in crate::proxy) fn only_line(log: impl FnOnce()) -> Value {
     let mut lines = lines("info", log);
     assert_eq!(lines.len(), 1, "{lines:?}");
     lines.remove(0)
 }
 
 /// The lines that `log` leads to, in the format of `observe::log`.
-fn lines(filter: &str, log: impl FnOnce()) -> Vec<Value> {
+pub(in crate::proxy) fn lines(filter: &str, log: impl FnOnce()) -> Vec<Value> {
     let file = Arc::new(tempfile::tempfile().unwrap());
     let subscriber = tracing_subscriber::fmt()
         .json()

@@ -1,0 +1,205 @@
+//! The flows that this process knows, by their numbers.
+
+use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use sni_router_common::flow::{Ended, FlowKey};
+use std::hash::BuildHasher as _;
+
+use super::entry::Entry;
+use crate::carry::Seat;
+use crate::slab::Slab;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Entries {
+    entries: Slab<Entry>,
+    /// Places of entries by the number of the flow.
+    places: HashTable<u32>,
+    hasher: RandomState,
+    /// What the program has said of flows that are still being handed over.
+    early: HashMap<u32, Ended>,
+}
+
+/// What has become of a flow that is to be left alone.
+pub(super) enum Leaving {
+    /// The seat is with its entry.
+    Left,
+    /// It had ended before.
+    Ended(Seat, Ended),
+    /// There is no such flow any more.
+    Gone(Seat),
+}
+
+impl Entries {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn contains(&self, id: u32) -> bool {
+        self.place(id).is_some()
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Entry> {
+        self.entries.get(self.place(id)?)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(self.place(id)?)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// Adds a flow. Its number must be none that is here.
+    pub(super) fn insert(&mut self, entry: Entry) {
+        let hash = self.hasher.hash_one(entry.id);
+        let place = self.entries.insert(entry);
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.places.insert_unique(hash, place, |place| {
+            hasher.hash_one(entries.get(*place).map_or(0, |entry| entry.id))
+        });
+    }
+
+    /// Takes out a flow.
+    pub(super) fn remove(&mut self, id: u32) -> Option<Entry> {
+        let (hash, entries) = (self.hasher.hash_one(id), &self.entries);
+        let is_it = |place: &u32| entries.get(*place).is_some_and(|entry| entry.id == id);
+        let (place, _) = self.places.find_entry(hash, is_it).ok()?.remove();
+        self.early.remove(&id);
+        let entry = self.entries.remove(place);
+        self.fit();
+        entry
+    }
+
+    /// The program says that a flow has ended. Takes it out if the kernel carries it alone; else that is
+    /// remembered, and the first word counts.
+    pub(super) fn end(&mut self, ended: &Ended) -> Option<(Seat, [FlowKey; 2])> {
+        if self.get(ended.id)?.is_left() {
+            let mut entry = self.remove(ended.id)?;
+            return Some((entry.seat.take()?, entry.keys()));
+        }
+        self.early.entry(ended.id).or_insert(*ended);
+        None
+    }
+
+    /// Whether the program has said so, of a flow that is still being handed over.
+    pub(super) fn has_ended(&self, id: u32) -> bool {
+        self.early.contains_key(&id)
+    }
+
+    /// The kernel carries a flow alone from now on.
+    pub(super) fn leave(&mut self, id: u32, seat: Seat) -> Leaving {
+        if let Some(ended) = self.early.remove(&id) {
+            self.remove(id);
+            return Leaving::Ended(seat, ended);
+        }
+        match self.get_mut(id) {
+            Some(entry) => {
+                entry.seat = Some(seat);
+                Leaving::Left
+            }
+            None => Leaving::Gone(seat),
+        }
+    }
+
+    fn place(&self, id: u32) -> Option<u32> {
+        let is_it = |place: &&u32| {
+            let entry = self.entries.get(**place);
+            entry.is_some_and(|entry| entry.id == id)
+        };
+        let hash = self.hasher.hash_one(id);
+        self.places.find(hash, |place| is_it(&place)).copied()
+    }
+
+    /// Gives memory back of which most is not needed any more.
+    fn fit(&mut self) {
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        if self.places.capacity() > SPARSE * entries.len().max(FEW) {
+            self.places.shrink_to(2 * entries.len(), |place| {
+                hasher.hash_one(entries.get(*place).map_or(0, |entry| entry.id))
+            });
+        }
+    }
+}
+
+/// How many times the room that is needed is too much.
+const SPARSE: usize = 8;
+/// Flows whose room is not worth to be given back.
+const FEW: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use sni_router_common::flow::{ports, v4};
+
+    use super::*;
+
+    fn entry(id: u32) -> Entry {
+        let key = |ports| FlowKey {
+            src: v4(id),
+            dst: v4(1),
+            ports,
+        };
+        Entry::new(id, &[key(ports(5, 443)), key(ports(8443, 6))], [0; 2])
+    }
+
+    fn ended(id: u32, up: u64) -> Ended {
+        Ended {
+            id,
+            end: 1,
+            up,
+            down: 0,
+        }
+    }
+
+    #[test]
+    fn flows_are_found_by_their_numbers_until_they_are_taken_out() {
+        let mut entries = Entries::default();
+        // From where numbers come round, in an order that is not theirs.
+        let ids: Vec<_> = (0..5000_u32)
+            .map(|i| (i * 7919 % 5000).wrapping_sub(2500))
+            .collect();
+        ids.iter().for_each(|id| entries.insert(entry(*id)));
+        assert_eq!(entries.len(), 5000);
+        assert!(!entries.contains(2500));
+        for id in &ids {
+            let found = entries.get(*id).expect("it is there");
+            assert_eq!((found.id, found.keys()[0].src), (*id, v4(*id)));
+        }
+        let room = entries.places.capacity();
+        for id in &ids[10..] {
+            assert_eq!(entries.remove(*id).map(|entry| entry.id), Some(*id));
+            assert!(entries.remove(*id).is_none());
+        }
+        assert!(entries.places.capacity() < room, "memory comes back");
+        let mut left: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+        left.sort_unstable();
+        let mut first = ids[..10].to_vec();
+        first.sort_unstable();
+        assert_eq!(left, first);
+        assert!(first.iter().all(|id| entries.contains(*id)));
+    }
+
+    #[test]
+    fn end_is_remembered_until_the_flow_is_left_and_the_first_word_counts() {
+        let mut entries = Entries::default();
+        (1..=3).for_each(|id| entries.insert(entry(id)));
+        assert!(entries.end(&ended(1, 7)).is_none());
+        assert!(entries.end(&ended(1, 8)).is_none());
+        assert!(entries.has_ended(1) && !entries.has_ended(2));
+        let Leaving::Ended(seat, end) = entries.leave(1, Seat::new(4)) else {
+            panic!("it has ended");
+        };
+        assert_eq!((seat.number(), end.up), (4, 7));
+        assert!(!entries.contains(1) && !entries.has_ended(1));
+        assert!(matches!(entries.leave(2, Seat::new(5)), Leaving::Left));
+        let (seat, keys) = entries.end(&ended(2, 9)).expect("it was left");
+        assert_eq!((seat, keys), (Seat::new(5), entry(2).keys()));
+        assert!(matches!(entries.leave(2, Seat::new(6)), Leaving::Gone(_)));
+        // Given up in the middle of its hand-over.
+        assert!(entries.end(&ended(3, 1)).is_none());
+        entries.remove(3);
+        assert!(!entries.has_ended(3) && entries.end(&ended(3, 1)).is_none());
+    }
+}
