@@ -156,7 +156,6 @@ fn first(ctx: &TcContext, sent: &Sent, isn: u32, age: u32, seen: u32, known: &Pl
         || packet.payload as usize > MAX_PAYLOAD
         || age > PATIENCE
         || is_older(sent, known)
-        || !is_steered(key)
     {
         return What::Unusual;
     }
@@ -164,7 +163,7 @@ fn first(ctx: &TcContext, sent: &Sent, isn: u32, age: u32, seen: u32, known: &Pl
         // A port of a bridge or a bond, by which the SYN has come before.
         return What::Passing;
     }
-    if !is_wanted(sent) {
+    if !is_wanted(sent) || !is_steered(key) {
         return What::Unusual;
     }
     let Some(scale) = own_scale(ctx, key, packet) else {
