@@ -194,7 +194,7 @@ pub struct Refused {
 }
 
 /// Why a better datapath was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decline {
     /// All slots are taken.
     TableFull,

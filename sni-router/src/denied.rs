@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sni_router_core::addresses::{AddressError, AddressSet};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::carry::End;
 use crate::proxy::census::Census;
@@ -46,11 +47,17 @@ impl Denied {
             if is_new {
                 self.apply(&list);
             }
-            let (denied, _) = &*list;
-            self.end(denied, &census);
+            let is_empty = list.0.is_empty();
+            if !is_empty {
+                let (list, census) = (Arc::clone(&list), Arc::clone(&census));
+                // On a thread of its own: with a million connections, others would wait for it.
+                if let Err(error) = spawn_blocking(move || end(&list.0, &census)).await {
+                    warn!(%error, "connections of denied clients were not looked for");
+                }
+            }
             // Without a change, for those that another router has accepted and left.
             let tick = async {
-                match denied.is_empty() {
+                match is_empty {
                     true => std::future::pending().await,
                     false => sleep(LATE_TICK).await,
                 }
@@ -74,22 +81,19 @@ impl Denied {
         }
         self.gate.deny(denied.clone());
     }
+}
 
-    fn end(&self, denied: &AddressSet, census: &Census) {
-        if denied.is_empty() {
-            return;
-        }
-        // Who was let in before the gate was closed had been written down before.
-        let found = census.filter(|connection| denied.contains(connection.client().ip()));
-        for found in &found {
-            census.end_found(found, End::Denied);
-        }
-        if !found.is_empty() {
-            info!(
-                connections = found.len(),
-                "ended, since their clients are denied now"
-            );
-        }
+fn end(denied: &AddressSet, census: &Census) {
+    // Who was let in before the gate was closed had been written down before.
+    let found = census.of_clients(|client| denied.contains(client));
+    for found in &found {
+        census.end_found(found, End::Denied);
+    }
+    if !found.is_empty() {
+        info!(
+            connections = found.len(),
+            "ended, since their clients are denied now"
+        );
     }
 }
 

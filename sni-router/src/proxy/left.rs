@@ -12,9 +12,9 @@ use sni_router_core::balance::Lease;
 
 use super::Proxy;
 use super::connection::{Accepted, Connection};
+use super::profile::Profile;
 use super::reason::CloseReason;
 use super::record::Record;
-use super::way::Way;
 use crate::carry::{Adopt, Alone, Direction, End, Ends, Keeper, Kind, Orphan, Seat};
 use crate::compact::U48;
 
@@ -29,7 +29,7 @@ pub(super) struct Left {
 /// What others may see of it.
 #[derive(Clone)]
 pub(super) struct Known {
-    way: Arc<Way>,
+    profile: Arc<Profile>,
     /// By which [`Aside`](crate::carry::Aside) knows it.
     pub(super) number: u32,
     id: U48,
@@ -47,13 +47,13 @@ impl Known {
 
     /// The connection, as it was, but for what it has moved.
     pub(super) fn connection(&self, ends: Ends) -> Connection {
-        let (listener, accepted) = (self.way.listener.clone(), Accepted::long(self.accepted));
+        let (listener, accepted) = (self.profile.listener.clone(), Accepted::long(self.accepted));
         let connection = Connection::new(self.id(), ends.client, ends.vip, listener, accepted);
-        if let Some(host) = &self.way.host {
+        if let Some(host) = &self.profile.host {
             // Nobody else has set it, nor the route.
             let _ = connection.host.set(host.clone());
         }
-        if let Some(route) = &self.way.route {
+        if let Some(route) = &self.profile.route {
             let _ = connection.route.set(Arc::clone(route));
         }
         connection.connected_to(ends.endpoint);
@@ -82,7 +82,7 @@ pub(super) fn leave(record: Record, lease: Option<Lease>, active: Active, flow: 
 fn keep(proxy: &Proxy, record: Record, lease: Option<Lease>, number: u32) -> Seat {
     let connection = Arc::clone(&record.connection);
     let known = Known {
-        way: proxy.ways.of(record.into_way()),
+        profile: proxy.profiles.of(record.into_profile()),
         number,
         id: U48::new(connection.id),
         accepted: connection.accepted().short(),
@@ -120,7 +120,7 @@ fn over(proxy: &Arc<Proxy>, seat: Seat, ends: Ends, reason: CloseReason, bytes: 
     let [up, down] = bytes;
     connection.traffic.raise(Direction::Up, up);
     connection.traffic.raise(Direction::Down, down);
-    drop(Record::again(proxy, connection, &known.way, reason));
+    drop(Record::again(proxy, connection, &known.profile, reason));
 }
 
 impl Adopt for Arc<Proxy> {
@@ -150,14 +150,14 @@ pub(super) struct Active(Arc<Proxy>);
 
 impl Active {
     pub(super) fn enter(proxy: &Arc<Proxy>) -> Self {
-        proxy.active.fetch_add(1, Ordering::Relaxed);
+        proxy.active.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(proxy))
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

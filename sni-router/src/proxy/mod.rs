@@ -16,13 +16,13 @@ pub mod gate;
 mod hello;
 mod left;
 mod pending;
+mod profile;
 pub mod quota;
 pub mod reason;
 pub mod record;
 mod reject;
 pub mod settings;
 pub mod trace;
-mod way;
 pub mod worker;
 
 use std::sync::Arc;
@@ -36,11 +36,11 @@ use crate::carry::Datapath;
 use census::Census;
 use gate::Gate;
 use pending::Pending;
+use profile::Profiles;
 use quota::Quota;
 use record::Observer;
 use settings::Settings;
 use trace::Trace;
-use way::Ways;
 
 /// What every connection needs, shared by all workers.
 pub struct Proxy {
@@ -54,7 +54,7 @@ pub struct Proxy {
     trace: Arc<Trace>,
     pending: Arc<Pending>,
     /// What those have in common that the kernel carries alone.
-    ways: Ways,
+    profiles: Profiles,
     /// Connections that this process carries, or opens.
     active: AtomicUsize,
     /// Becomes true when connections must end now.
@@ -85,7 +85,7 @@ impl Proxy {
             gate,
             trace: Arc::default(),
             pending,
-            ways: Ways::default(),
+            profiles: Profiles::default(),
             active: AtomicUsize::new(0),
             shutdown,
         }
@@ -98,7 +98,12 @@ impl Proxy {
 
     /// Connections accepted and not over.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed) + self.census.left()
+        // Who is in between counts twice, never not at all: it is left before it is not active any more,
+        // and active before it is not left any more.
+        let active = || self.active.load(Ordering::Acquire);
+        let before = active();
+        let left = self.census.left();
+        before.max(active()) + left
     }
 
     /// Says which records were not written, at the end.

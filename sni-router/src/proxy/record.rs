@@ -15,8 +15,8 @@ use super::connect::ConnectFailure;
 use super::connection::Connection;
 use super::facts::HelloFacts;
 use super::left::reason;
+use super::profile::Profile;
 use super::reason::{CloseReason, Closer};
-use super::way::Way;
 use crate::carry::{Decline, Direction, Kind};
 
 /// Is told of every connection's steps; counts them.
@@ -96,9 +96,9 @@ impl Record {
 
     /// What is to be kept of a connection that is left to the kernel, and will have its record
     /// [again](Self::again).
-    pub(super) fn into_way(mut self) -> Way {
+    pub(super) fn into_profile(mut self) -> Profile {
         self.goes_on = true;
-        Way {
+        Profile {
             listener: self.connection.listener.clone(),
             host: self.connection.host.get().cloned(),
             route: self.connection.route.get().cloned(),
@@ -113,16 +113,16 @@ impl Record {
     pub(super) fn again(
         proxy: &Arc<Proxy>,
         connection: Connection,
-        way: &Way,
+        profile: &Profile,
         reason: CloseReason,
     ) -> Self {
         Self {
             proxy: Arc::clone(proxy),
             connection: Arc::new(connection),
-            hello: way.hello.clone(),
-            declined: way.declined,
-            retries: way.retries,
-            failed: way.failed.clone(),
+            hello: profile.hello.clone(),
+            declined: profile.declined,
+            retries: profile.retries,
+            failed: profile.failed.clone(),
             detail: "",
             reason,
             goes_on: false,

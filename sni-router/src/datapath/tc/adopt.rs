@@ -102,15 +102,18 @@ impl Registry {
     pub(super) fn leave_all(&self) {
         self.is_retired.store(true, Ordering::SeqCst);
         let left: Vec<_> = {
-            let mut entries = lock(&self.entries);
+            let entries = lock(&self.entries);
             let left = entries.iter().filter(|entry| entry.is_left());
-            let ids: Vec<_> = left.map(|entry| entry.id).collect();
-            ids.iter().filter_map(|id| entries.remove(*id)).collect()
+            left.map(|entry| entry.id).collect()
         };
         if !left.is_empty() {
             info!(flows = left.len(), "left to the kernel");
         }
-        for entry in left {
+        for id in left {
+            // One at a time, since there may be a million; none comes any more.
+            let Some(entry) = lock(&self.entries).remove(id) else {
+                continue;
+            };
             let keys = entry.keys();
             if let (Some(seat), Some(keeper)) = (entry.seat, self.keeper.get()) {
                 keeper.left(seat, ends(&keys));

@@ -14,8 +14,9 @@ use crate::slab::Slab;
 #[derive(Default)]
 pub(super) struct Entries {
     entries: Slab<Entry>,
-    /// Places of entries by the number of the flow.
-    places: HashTable<u32>,
+    /// Numbers of flows, and the places of their entries. The number is in both: to make room here, nobody
+    /// goes through the entries.
+    places: HashTable<(u32, u32)>,
     hasher: RandomState,
     /// What the program has said of flows that are still being handed over.
     early: HashMap<u32, Ended>,
@@ -54,23 +55,21 @@ impl Entries {
 
     /// Adds a flow. Its number must be none that is here.
     pub(super) fn insert(&mut self, entry: Entry) {
-        let hash = self.hasher.hash_one(entry.id);
-        let place = self.entries.insert(entry);
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        self.places.insert_unique(hash, place, |place| {
-            hasher.hash_one(entries.get(*place).map_or(0, |entry| entry.id))
-        });
+        let id = entry.id;
+        let hasher = &self.hasher;
+        let place = (id, self.entries.insert(entry));
+        self.places
+            .insert_unique(hasher.hash_one(id), place, |(id, _)| hasher.hash_one(id));
     }
 
     /// Takes out a flow.
     pub(super) fn remove(&mut self, id: u32) -> Option<Entry> {
-        let (hash, entries) = (self.hasher.hash_one(id), &self.entries);
-        let is_it = |place: &u32| entries.get(*place).is_some_and(|entry| entry.id == id);
-        let (place, _) = self.places.find_entry(hash, is_it).ok()?.remove();
+        let hash = self.hasher.hash_one(id);
+        let found = self.places.find_entry(hash, |(other, _)| *other == id);
+        let ((_, place), _) = found.ok()?.remove();
         self.early.remove(&id);
-        let entry = self.entries.remove(place);
         self.fit();
-        entry
+        self.entries.remove(place)
     }
 
     /// The program says that a flow has ended. Takes it out if the kernel carries it alone; else that is
@@ -105,21 +104,17 @@ impl Entries {
     }
 
     fn place(&self, id: u32) -> Option<u32> {
-        let is_it = |place: &&u32| {
-            let entry = self.entries.get(**place);
-            entry.is_some_and(|entry| entry.id == id)
-        };
         let hash = self.hasher.hash_one(id);
-        self.places.find(hash, |place| is_it(&place)).copied()
+        let found = self.places.find(hash, |(other, _)| *other == id);
+        found.map(|(_, place)| *place)
     }
 
     /// Gives memory back of which most is not needed any more.
     fn fit(&mut self) {
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        if self.places.capacity() > SPARSE * entries.len().max(FEW) {
-            self.places.shrink_to(2 * entries.len(), |place| {
-                hasher.hash_one(entries.get(*place).map_or(0, |entry| entry.id))
-            });
+        let (needed, hasher) = (self.places.len(), &self.hasher);
+        if self.places.capacity() > SPARSE * needed.max(FEW) {
+            self.places
+                .shrink_to(2 * needed, |(id, _)| hasher.hash_one(id));
         }
     }
 }

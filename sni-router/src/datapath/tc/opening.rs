@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::error;
 
 use self::clients::Openings;
@@ -36,6 +36,7 @@ use super::policies::Ipsec;
 use super::registry::Registry;
 use crate::carry::Doorman;
 use crate::datapath::bpf::{Flows, Taking};
+use crate::sys::allocator;
 use crate::sys::raw::Raw;
 
 /// What opening needs.
@@ -72,6 +73,9 @@ impl Opener {
         let stopping = Stopping(Arc::clone(&self.known));
         self.known.start(until);
         let mut openings = Openings::new(self);
+        let mut rush = Rush::default();
+        let mut looks = interval(QUIET);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             let deadline = openings.next_deadline();
             let overdue = async {
@@ -90,7 +94,9 @@ impl Opener {
                     openings.expire(Instant::now());
                     ring.some(|taken, payload| openings.hear(taken, payload));
                 }
+                _ = looks.tick() => rush.look(),
                 read = ring.next(|taken, payload| openings.hear(taken, payload)) => {
+                    rush.read();
                     if read.is_err() {
                         break read;
                     }
@@ -119,6 +125,36 @@ impl Drop for Stopping {
         self.0.stop();
     }
 }
+
+/// Many connections at a time, after which this thread has more memory than it needs for a long time.
+#[derive(Default)]
+struct Rush {
+    /// How often the ring was read since memory was given back.
+    reads: u32,
+    is_quiet: bool,
+}
+
+impl Rush {
+    /// The ring was read.
+    fn read(&mut self) {
+        self.reads = self.reads.saturating_add(1);
+        self.is_quiet = false;
+    }
+
+    /// Gives memory back if nothing was read since the last look.
+    fn look(&mut self) {
+        if self.is_quiet && self.reads >= MANY {
+            self.reads = 0;
+            allocator::give_back();
+        }
+        self.is_quiet = true;
+    }
+}
+
+/// How long nothing comes when a rush is over.
+const QUIET: Duration = Duration::from_secs(1);
+/// Reads that are a rush, of up to 64 packets each.
+const MANY: u32 = 64;
 
 /// Longer than the program runs for a packet.
 const A_MOMENT: Duration = Duration::from_millis(10);

@@ -1,0 +1,196 @@
+//! What connections have in common, kept once for all that have the same.
+
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hashbrown::HashTable;
+use sni_router_core::name::Host;
+use sni_router_core::table::{Front, Route};
+
+use super::facts::HelloFacts;
+use crate::carry::Decline;
+
+/// What many connections have in common.
+#[derive(Default)]
+pub(super) struct Profile {
+    /// Its addresses are ours as long as somebody knows of it.
+    pub(super) listener: Option<Arc<Front>>,
+    pub(super) host: Option<Host>,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) hello: Option<Arc<HelloFacts>>,
+    pub(super) declined: Option<Decline>,
+    pub(super) retries: u32,
+    pub(super) failed: Box<str>,
+}
+
+impl Profile {
+    /// What makes two the same. A listener and a route are themselves, not what they say: each table has its
+    /// own.
+    fn identity(&self) -> impl Hash + Eq {
+        let listener = self.listener.as_ref().map(|it| Arc::as_ptr(it).addr());
+        let route = self.route.as_ref().map(|it| Arc::as_ptr(it).addr());
+        (
+            (listener, route, self.declined, self.retries),
+            (&self.host, &self.hello, &self.failed),
+        )
+    }
+}
+
+/// Profiles that connections have now.
+#[derive(Default)]
+pub(super) struct Profiles {
+    known: Mutex<Known>,
+    /// By chance, since names are chosen by clients.
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Known {
+    /// With their hashes.
+    profiles: HashTable<(u64, Weak<Profile>)>,
+    /// How often somebody may ask before those are thrown out that nobody has any more.
+    credit: usize,
+}
+
+impl Profiles {
+    /// The same, as it is kept.
+    pub(super) fn of(&self, profile: Profile) -> Arc<Profile> {
+        let hash = self.hasher.hash_one(profile.identity());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.throw_out();
+        let profiles = &mut known.profiles;
+        let mut found = None;
+        let is_same = |other: &Arc<Profile>| other.identity() == profile.identity();
+        profiles.find(hash, |(other, kept)| {
+            if *other == hash {
+                found = kept.upgrade().filter(is_same);
+            }
+            found.is_some()
+        });
+        if let Some(found) = found {
+            return found;
+        }
+        let profile = Arc::new(profile);
+        let new = Arc::downgrade(&profile);
+        // The place of one like it that nobody has any more, or else there may be many of those.
+        let is_gone = |(other, kept): &(u64, Weak<_>)| *other == hash && kept.strong_count() == 0;
+        match profiles.find_mut(hash, is_gone) {
+            Some((_, kept)) => *kept = new,
+            None => {
+                profiles.insert_unique(hash, (hash, new), |(hash, _)| *hash);
+            }
+        }
+        profile
+    }
+}
+
+impl Known {
+    /// Throws out what nobody has any more, now and then.
+    fn throw_out(&mut self) {
+        if let Some(less) = self.credit.checked_sub(1) {
+            self.credit = less;
+            return;
+        }
+        self.profiles.retain(|(_, kept)| kept.strong_count() > 0);
+        // As many as there are now, so that each that asks pays for looking at one or two.
+        self.credit = self.profiles.len().max(FEW);
+        let most = 2 * self.credit;
+        self.profiles.shrink_to(most, |(hash, _)| *hash);
+    }
+}
+
+/// Profiles of which it does not matter whether anybody has them.
+const FEW: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use sni_router_core::model::ObjectKey;
+
+    use super::*;
+
+    fn to(host: &str) -> Profile {
+        Profile {
+            host: Some(host.parse().expect("a host")),
+            ..Profile::default()
+        }
+    }
+
+    #[test]
+    fn profile_is_kept_once_as_long_as_somebody_has_it() {
+        let profiles = Profiles::default();
+        let first = profiles.of(to("www.example.com"));
+        assert!(Arc::ptr_eq(&first, &profiles.of(to("www.example.com"))));
+        assert!(!Arc::ptr_eq(&first, &profiles.of(to("example.com"))));
+        let others: [fn(&mut Profile); 5] = [
+            |profile| profile.retries = 1,
+            |profile| profile.failed = "10.0.0.1:443".into(),
+            |profile| profile.declined = Some(Decline::NoPort),
+            |profile| profile.host = None,
+            |profile| {
+                profile.listener = Some(Arc::new(Front {
+                    key: ObjectKey::default(),
+                    vips: Vec::new(),
+                    port: 443,
+                }));
+            },
+        ];
+        for change in others {
+            let mut profile = to("www.example.com");
+            change(&mut profile);
+            assert!(!Arc::ptr_eq(&first, &profiles.of(profile)));
+        }
+        let gone = Arc::downgrade(&first);
+        drop(first);
+        assert!(gone.upgrade().is_none());
+    }
+
+    #[test]
+    fn hellos_that_say_the_same_are_the_same_whoever_has_read_them() {
+        let profiles = Profiles::default();
+        let of = |ech| {
+            profiles.of(Profile {
+                hello: Some(Arc::new(HelloFacts {
+                    tls13: true,
+                    ech,
+                    ja4: None,
+                    alpn: "h2".into(),
+                    versions: "1.3".into(),
+                })),
+                ..to("www.example.com")
+            })
+        };
+        let first = of(true);
+        assert!(Arc::ptr_eq(&first, &of(true)));
+        assert!(!Arc::ptr_eq(&first, &of(false)));
+    }
+
+    #[test]
+    fn profile_that_comes_and_goes_takes_one_place() {
+        let profiles = Profiles::default();
+        let kept: Vec<_> = (0..1000)
+            .map(|number| profiles.of(to(&format!("{number}.example.com"))))
+            .collect();
+        for _ in 0..900 {
+            profiles.of(to("www.example.com"));
+        }
+        let known = profiles.known.lock().unwrap().profiles.len();
+        assert_eq!(known, kept.len() + 1);
+    }
+
+    #[test]
+    fn profiles_that_nobody_has_are_forgotten() {
+        let profiles = Profiles::default();
+        let kept: Vec<_> = (0..100)
+            .map(|number| profiles.of(to(&format!("{number}.example.com"))))
+            .collect();
+        for number in 0..20_000 {
+            profiles.of(to(&format!("{number}.example.net")));
+        }
+        let known = profiles.known.lock().unwrap().profiles.len();
+        assert!((100..1000).contains(&known), "{known}");
+        for (number, profile) in kept.iter().enumerate() {
+            let same = profiles.of(to(&format!("{number}.example.com")));
+            assert!(Arc::ptr_eq(profile, &same));
+        }
+    }
+}
