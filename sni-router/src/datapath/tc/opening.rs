@@ -94,7 +94,7 @@ impl Opener {
                     openings.expire(Instant::now());
                     ring.some(|taken, payload| openings.hear(taken, payload));
                 }
-                _ = looks.tick() => rush.look(),
+                _ = looks.tick() => rush.look(&mut openings),
                 read = ring.next(|taken, payload| openings.hear(taken, payload)) => {
                     rush.read();
                     if read.is_err() {
@@ -142,15 +142,36 @@ impl Rush {
     }
 
     /// Gives memory back if nothing was read since the last look.
-    fn look(&mut self) {
+    fn look(&mut self, openings: &mut Openings) {
         if self.is_quiet && self.reads >= MANY {
             self.reads = 0;
+            openings.fit();
             allocator::give_back();
         }
         self.is_quiet = true;
     }
 }
 
+impl Openings {
+    /// Gives back what is not needed any more.
+    fn fit(&mut self) {
+        self.clients.shrink_to(FEW);
+        self.endpoints.shrink_to(FEW);
+        self.hellos.fit();
+        let Self {
+            deadlines,
+            repeats,
+            retries,
+            ..
+        } = self;
+        for waiting in [deadlines, repeats, retries] {
+            waiting.shrink_to(FEW);
+        }
+    }
+}
+
+/// Openings whose memory is not worth to be given back.
+const FEW: usize = 64;
 /// How long nothing comes when a rush is over.
 const QUIET: Duration = Duration::from_secs(1);
 /// Reads that are a rush, of up to 64 packets each.

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::super::learn::Sides;
 use super::super::limits::reset_both;
 use super::super::segment::{ACK, PSH, Segment};
-use super::Opener;
+use super::{FEW, Opener};
 use crate::carry::End;
 
 /// See the module.
@@ -21,6 +21,13 @@ pub(super) struct Hellos {
     sent: VecDeque<(Instant, Sent)>,
     /// Of all of them.
     bytes: usize,
+}
+
+impl Hellos {
+    /// Gives back what is not needed any more.
+    pub(super) fn fit(&mut self) {
+        self.sent.shrink_to(FEW);
+    }
 }
 
 /// A hello that was sent.
