@@ -107,7 +107,7 @@ impl Connection {
         self.datapath.store(kind as u8, Ordering::Relaxed);
     }
 
-    /// The number by which [`Aside`] knows it, if the kernel carries it alone.
+    /// The number by which [`Aside`](crate::carry::Aside) knows it, if the kernel carries it alone.
     pub(super) fn aside(&self) -> Option<u32> {
         u32::try_from(self.aside.load(Ordering::SeqCst)).ok()
     }
