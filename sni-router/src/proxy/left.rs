@@ -121,6 +121,7 @@ fn over(proxy: &Arc<Proxy>, seat: Seat, ends: Ends, reason: CloseReason, bytes: 
     connection.traffic.raise(Direction::Up, up);
     connection.traffic.raise(Direction::Down, down);
     drop(Record::again(proxy, connection, &known.profile, reason));
+    proxy.profiles.give_back(known.profile);
 }
 
 impl Adopt for Arc<Proxy> {

@@ -98,8 +98,8 @@ impl Proxy {
 
     /// Connections accepted and not over.
     pub fn active(&self) -> usize {
-        // Who is in between counts twice, never not at all: it is left before it is not active any more,
-        // and active before it is not left any more.
+        // Nobody is not counted for being in between, and none lives where this says so: who is left is it
+        // before it is not active any more, and who ends is active before it is not left any more.
         let active = || self.active.load(Ordering::Acquire);
         let before = active();
         let left = self.census.left();

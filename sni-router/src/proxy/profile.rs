@@ -1,7 +1,8 @@
 //! What connections have in common, kept once for all that have the same.
 
+use std::array;
 use std::hash::{BuildHasher as _, Hash, RandomState};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hashbrown::HashTable;
 use sni_router_core::name::Host;
@@ -21,6 +22,8 @@ pub(super) struct Profile {
     pub(super) declined: Option<Decline>,
     pub(super) retries: u32,
     pub(super) failed: Box<str>,
+    /// Set by [`Profiles`].
+    pub(super) hash: u64,
 }
 
 impl Profile {
@@ -37,15 +40,15 @@ impl Profile {
 }
 
 /// Profiles that connections have now.
-#[derive(Default)]
 pub(super) struct Profiles {
-    known: Mutex<Known>,
+    /// Which one a profile is in, its hash says. It takes long to look through a million.
+    shards: [Mutex<Shard>; SHARDS],
     /// By chance, since names are chosen by clients.
     hasher: RandomState,
 }
 
 #[derive(Default)]
-struct Known {
+struct Shard {
     /// With their hashes.
     profiles: HashTable<(u64, Weak<Profile>)>,
     /// How often somebody may ask before those are thrown out that nobody has any more.
@@ -54,11 +57,11 @@ struct Known {
 
 impl Profiles {
     /// The same, as it is kept.
-    pub(super) fn of(&self, profile: Profile) -> Arc<Profile> {
+    pub(super) fn of(&self, mut profile: Profile) -> Arc<Profile> {
         let hash = self.hasher.hash_one(profile.identity());
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.throw_out();
-        let profiles = &mut known.profiles;
+        let mut shard = self.shard(hash);
+        shard.throw_out();
+        let profiles = &mut shard.profiles;
         let mut found = None;
         let is_same = |other: &Arc<Profile>| other.identity() == profile.identity();
         profiles.find(hash, |(other, kept)| {
@@ -70,11 +73,11 @@ impl Profiles {
         if let Some(found) = found {
             return found;
         }
+        profile.hash = hash;
         let profile = Arc::new(profile);
         let new = Arc::downgrade(&profile);
         // The place of one like it that nobody has any more, or else there may be many of those.
-        let is_gone = |(other, kept): &(u64, Weak<_>)| *other == hash && kept.strong_count() == 0;
-        match profiles.find_mut(hash, is_gone) {
+        match profiles.find_mut(hash, is_gone(hash)) {
             Some((_, kept)) => *kept = new,
             None => {
                 profiles.insert_unique(hash, (hash, new), |(hash, _)| *hash);
@@ -82,9 +85,37 @@ impl Profiles {
         }
         profile
     }
+
+    /// A connection is over that had it. Where two that had it are over at the same moment, it may be left to
+    /// be thrown out.
+    pub(super) fn give_back(&self, profile: Arc<Profile>) {
+        if Arc::strong_count(&profile) > 1 {
+            return;
+        }
+        let hash = profile.hash;
+        drop(profile);
+        if let Ok(gone) = self.shard(hash).profiles.find_entry(hash, is_gone(hash)) {
+            gone.remove();
+        }
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // The table goes by the first bits and the last ones.
+        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Known {
+impl Default for Profiles {
+    fn default() -> Self {
+        Self {
+            shards: array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Shard {
     /// Throws out what nobody has any more, now and then.
     fn throw_out(&mut self) {
         if let Some(less) = self.credit.checked_sub(1) {
@@ -99,14 +130,29 @@ impl Known {
     }
 }
 
+/// Whether nobody has one of this hash any more.
+fn is_gone(hash: u64) -> impl Fn(&(u64, Weak<Profile>)) -> bool {
+    move |(other, kept)| *other == hash && kept.strong_count() == 0
+}
+
+/// A million profiles are looked through in so many parts.
+const SHARDS: usize = 64;
+
 /// Profiles of which it does not matter whether anybody has them.
-const FEW: usize = 64;
+const FEW: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use sni_router_core::model::ObjectKey;
 
     use super::*;
+
+    impl Profiles {
+        fn known(&self) -> usize {
+            let shards = self.shards.iter();
+            shards.map(|it| it.lock().unwrap().profiles.len()).sum()
+        }
+    }
 
     fn to(host: &str) -> Profile {
         Profile {
@@ -173,8 +219,12 @@ mod tests {
         for _ in 0..900 {
             profiles.of(to("www.example.com"));
         }
-        let known = profiles.known.lock().unwrap().profiles.len();
-        assert_eq!(known, kept.len() + 1);
+        assert_eq!(profiles.known(), kept.len() + 1);
+        for profile in kept {
+            profiles.give_back(Arc::clone(&profile));
+            profiles.give_back(profile);
+        }
+        assert_eq!(profiles.known(), 1, "nobody has given that one back");
     }
 
     #[test]
@@ -186,8 +236,8 @@ mod tests {
         for number in 0..20_000 {
             profiles.of(to(&format!("{number}.example.net")));
         }
-        let known = profiles.known.lock().unwrap().profiles.len();
-        assert!((100..1000).contains(&known), "{known}");
+        let known = profiles.known();
+        assert!((100..100 + 4 * FEW * SHARDS).contains(&known), "{known}");
         for (number, profile) in kept.iter().enumerate() {
             let same = profiles.of(to(&format!("{number}.example.com")));
             assert!(Arc::ptr_eq(profile, &same));

@@ -106,6 +106,7 @@ impl Record {
             declined: self.declined,
             retries: self.retries,
             failed: mem::take(&mut self.failed),
+            ..Profile::default()
         }
     }
 

@@ -152,12 +152,12 @@ mod tests {
     fn flows_are_found_by_their_numbers_until_they_are_taken_out() {
         let mut entries = Entries::default();
         // From where numbers come round, in an order that is not theirs.
-        let ids: Vec<_> = (0..5000_u32)
-            .map(|i| (i * 7919 % 5000).wrapping_sub(2500))
+        let ids: Vec<_> = (0..10_000_u32)
+            .map(|i| (i * 7919 % 10_000).wrapping_sub(5000))
             .collect();
         ids.iter().for_each(|id| entries.insert(entry(*id)));
-        assert_eq!(entries.len(), 5000);
-        assert!(!entries.contains(2500));
+        assert_eq!(entries.len(), 10_000);
+        assert!(!entries.contains(5000));
         for id in &ids {
             let found = entries.get(*id).expect("it is there");
             assert_eq!((found.id, found.keys()[0].src), (*id, v4(*id)));
@@ -167,7 +167,7 @@ mod tests {
             assert_eq!(entries.remove(*id).map(|entry| entry.id), Some(*id));
             assert!(entries.remove(*id).is_none());
         }
-        assert!(entries.places.capacity() < room, "memory comes back");
+        assert!(entries.places.capacity() < room / 2, "memory comes back");
         let mut left: Vec<_> = entries.iter().map(|entry| entry.id).collect();
         left.sort_unstable();
         let mut first = ids[..10].to_vec();

@@ -20,6 +20,7 @@ mod sizes;
 
 use std::future::pending;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,7 +75,7 @@ impl Opener {
         self.known.start(until);
         let mut openings = Openings::new(self);
         let mut rush = Rush::default();
-        let mut looks = interval(QUIET);
+        let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             let deadline = openings.next_deadline();
@@ -91,10 +92,16 @@ impl Opener {
                 biased;
                 () = retired.notified() => break Ok(()),
                 () = overdue => {
+                    rush.read();
                     openings.expire(Instant::now());
                     ring.some(|taken, payload| openings.hear(taken, payload));
                 }
-                _ = looks.tick() => rush.look(&mut openings),
+                _ = looks.tick() => {
+                    if rush.is_over() {
+                        openings.fit();
+                        allocator::give_back();
+                    }
+                }
                 read = ring.next(|taken, payload| openings.hear(taken, payload)) => {
                     rush.read();
                     if read.is_err() {
@@ -129,26 +136,23 @@ impl Drop for Stopping {
 /// Many connections at a time, after which this thread has more memory than it needs for a long time.
 #[derive(Default)]
 struct Rush {
-    /// How often the ring was read since memory was given back.
+    /// How often the ring was read since the last look.
     reads: u32,
-    is_quiet: bool,
+    is_on: bool,
 }
 
 impl Rush {
     /// The ring was read.
     fn read(&mut self) {
         self.reads = self.reads.saturating_add(1);
-        self.is_quiet = false;
     }
 
-    /// Gives memory back if nothing was read since the last look.
-    fn look(&mut self, openings: &mut Openings) {
-        if self.is_quiet && self.reads >= MANY {
-            self.reads = 0;
-            openings.fit();
-            allocator::give_back();
-        }
-        self.is_quiet = true;
+    /// Whether one was there at the last look that is over now. To be asked every [`LOOK`].
+    fn is_over(&mut self) -> bool {
+        let reads = mem::take(&mut self.reads);
+        let goes_on = self.is_on && reads > CALM;
+        let was_on = mem::replace(&mut self.is_on, goes_on || reads >= MANY);
+        was_on && !self.is_on
     }
 }
 
@@ -172,10 +176,29 @@ impl Openings {
 
 /// Openings whose memory is not worth to be given back.
 const FEW: usize = 64;
-/// How long nothing comes when a rush is over.
-const QUIET: Duration = Duration::from_secs(1);
-/// Reads that are a rush, of up to 64 packets each.
+const LOOK: Duration = Duration::from_secs(1);
+/// Reads between two looks that are a rush, of up to 64 packets each.
 const MANY: u32 = 64;
+/// Reads between two looks of which the rush is over.
+const CALM: u32 = 8;
 
 /// Longer than the program runs for a packet.
 const A_MOMENT: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rush_is_over_once_and_only_where_there_was_one() {
+        let mut rush = Rush::default();
+        let mut look = |reads| {
+            (0..reads).for_each(|_| rush.read());
+            rush.is_over()
+        };
+        let looks = [0, CALM, MANY - 1, 0, MANY, CALM + 1, MANY, CALM, CALM, 0];
+        let over = looks.map(&mut look);
+        assert_eq!(over.iter().position(|over| *over), Some(7), "{over:?}");
+        assert_eq!(over.iter().filter(|over| **over).count(), 1);
+    }
+}

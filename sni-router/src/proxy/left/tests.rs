@@ -56,6 +56,11 @@ fn what_was_left_is_found_as_before_and_can_be_ended() {
     let found = census.filter(|it| facts(it) == facts(&before));
     assert_eq!(found.iter().map(|it| it.id).collect::<Vec<_>>(), [1, id]);
     assert_eq!(census.found(&found[1]).unwrap().id, id);
+    let of_clients = |ip| census.of_clients(move |client| client == ip).len();
+    assert_eq!(
+        (of_clients(ENDS.client.ip()), of_clients(ENDS.vip.ip())),
+        (2, 0)
+    );
     // By any of those who know it.
     census.end_found(&found[1], End::Closed);
     census.end(&before, End::Closed);
