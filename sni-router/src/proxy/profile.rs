@@ -22,8 +22,6 @@ pub(super) struct Profile {
     pub(super) declined: Option<Decline>,
     pub(super) retries: u32,
     pub(super) failed: Box<str>,
-    /// Set by [`Profiles`].
-    pub(super) hash: u64,
 }
 
 impl Profile {
@@ -57,7 +55,7 @@ struct Shard {
 
 impl Profiles {
     /// The same, as it is kept.
-    pub(super) fn of(&self, mut profile: Profile) -> Arc<Profile> {
+    pub(super) fn of(&self, profile: Profile) -> Arc<Profile> {
         let hash = self.hasher.hash_one(profile.identity());
         let mut shard = self.shard(hash);
         shard.throw_out();
@@ -73,7 +71,6 @@ impl Profiles {
         if let Some(found) = found {
             return found;
         }
-        profile.hash = hash;
         let profile = Arc::new(profile);
         let new = Arc::downgrade(&profile);
         // The place of one like it that nobody has any more, or else there may be many of those.
@@ -92,7 +89,7 @@ impl Profiles {
         if Arc::strong_count(&profile) > 1 {
             return;
         }
-        let hash = profile.hash;
+        let hash = self.hasher.hash_one(profile.identity());
         drop(profile);
         if let Ok(gone) = self.shard(hash).profiles.find_entry(hash, is_gone(hash)) {
             gone.remove();
@@ -143,7 +140,9 @@ const FEW: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use sni_router_core::model::ObjectKey;
+    use sni_router_core::model::{self, BackendKey, Listener, Method, Model, ObjectKey, Vip};
+    use sni_router_core::problem::ObjectRef;
+    use sni_router_core::table::RouteTable;
 
     use super::*;
 
@@ -152,6 +151,12 @@ mod tests {
             let shards = self.shards.iter();
             shards.map(|it| it.lock().unwrap().profiles.len()).sum()
         }
+    }
+
+    /// A thousand of them that somebody has.
+    fn many(profiles: &Profiles) -> Vec<Arc<Profile>> {
+        let all = (0..1000).map(|number| to(&format!("{number}.example.com")));
+        all.map(|profile| profiles.of(profile)).collect()
     }
 
     fn to(host: &str) -> Profile {
@@ -211,11 +216,52 @@ mod tests {
     }
 
     #[test]
+    fn route_of_each_table_is_its_own_and_goes_along() {
+        let profiles = Profiles::default();
+        let mut kept = Vec::new();
+        for generation in 1..=2 {
+            let route = route(generation);
+            for _ in 0..2 {
+                kept.push(profiles.of(Profile {
+                    route: Some(Arc::clone(&route)),
+                    ..to("www.example.com")
+                }));
+            }
+            let last = kept.last().and_then(|profile| profile.route.as_ref());
+            assert!(last.is_some_and(|last| Arc::ptr_eq(last, &route)));
+        }
+        let same = |a: usize, b: usize| Arc::ptr_eq(&kept[a], &kept[b]);
+        assert!(same(0, 1) && same(2, 3) && !same(0, 2));
+    }
+
+    /// The only one of a table.
+    fn route(generation: u64) -> Arc<Route> {
+        let backend = model::Backend {
+            key: BackendKey::of(ObjectKey::default(), "443", Method::default()),
+            endpoints: vec![Vec::new()],
+        };
+        let model = Model {
+            listeners: vec![Listener {
+                key: ObjectKey::default(),
+                vips: vec![Vip::Any],
+                port: 443,
+                routes: vec![model::Route {
+                    pattern: "".parse().expect("any"),
+                    backend,
+                    origin: ObjectRef::default(),
+                }],
+            }],
+            ..Model::default()
+        };
+        let table = RouteTable::compile(&model, generation, None);
+        let listener = table.listeners().next().expect("a listener");
+        Arc::clone(listener.route(None).expect("a route"))
+    }
+
+    #[test]
     fn profile_that_comes_and_goes_takes_one_place() {
         let profiles = Profiles::default();
-        let kept: Vec<_> = (0..1000)
-            .map(|number| profiles.of(to(&format!("{number}.example.com"))))
-            .collect();
+        let kept = many(&profiles);
         for _ in 0..900 {
             profiles.of(to("www.example.com"));
         }
@@ -230,17 +276,15 @@ mod tests {
     #[test]
     fn profiles_that_nobody_has_are_forgotten() {
         let profiles = Profiles::default();
-        let kept: Vec<_> = (0..100)
-            .map(|number| profiles.of(to(&format!("{number}.example.com"))))
-            .collect();
+        let kept = many(&profiles);
         for number in 0..20_000 {
             profiles.of(to(&format!("{number}.example.net")));
         }
+        let most = kept.len() + 4 * FEW * SHARDS;
         let known = profiles.known();
-        assert!((100..100 + 4 * FEW * SHARDS).contains(&known), "{known}");
-        for (number, profile) in kept.iter().enumerate() {
-            let same = profiles.of(to(&format!("{number}.example.com")));
-            assert!(Arc::ptr_eq(profile, &same));
+        assert!((kept.len()..most).contains(&known), "{known}");
+        for (one, same) in kept.iter().zip(many(&profiles)) {
+            assert!(Arc::ptr_eq(one, &same));
         }
     }
 }

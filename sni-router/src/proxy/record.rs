@@ -106,7 +106,6 @@ impl Record {
             declined: self.declined,
             retries: self.retries,
             failed: mem::take(&mut self.failed),
-            ..Profile::default()
         }
     }
 
