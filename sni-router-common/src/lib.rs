@@ -15,6 +15,7 @@ pub mod names;
 pub mod options;
 pub mod rewrite;
 pub mod rule;
+pub mod running;
 pub mod stream;
 pub mod taken;
 

@@ -50,6 +50,10 @@ pub const MAP_BUFFER: &str = "SNI_BUFFER";
 /// A constant of the programs, which the loader fills in: [where](crate::taken::Request) the kernel has what is
 /// read of a request.
 pub const GLOBAL_REQUEST: &str = "SNI_REQUEST";
+/// The same: [how](crate::running::Clock) jiffies become the monotonic clock.
+pub const GLOBAL_CLOCK: &str = "SNI_CLOCK";
+/// The same: [where](crate::running::Summed) the kernel notes what a packet's checksum covers.
+pub const GLOBAL_SUMMED: &str = "SNI_SUMMED";
 
 /// The version of what flows are to programs and daemon: of [`Flow`](crate::flow::Flow),
 /// [`Seen`](crate::handshake::Seen) and [`Ended`](crate::flow::Ended), and of who does what with them. A

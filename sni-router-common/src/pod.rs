@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::flow::{Flow, FlowKey};
 use crate::rule::{Rule, RuleKey};
+use crate::running::{Clock, Summed};
 use crate::stream::Stream;
 use crate::taken::Request;
 
@@ -18,6 +19,6 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleKey, Rule, Stream, FlowKey, Flow, Request);
+pod!(RuleKey, Rule, Stream, FlowKey, Flow, Request, Clock, Summed);
 
 fn plain_bytes<T: FromBytes + IntoBytes + Immutable + Copy + 'static>() {}

@@ -128,6 +128,12 @@ pub const fn fold32(change: u64) -> u32 {
     (once & 0xffff_ffff) as u32 + (once >> 32) as u32
 }
 
+/// A sum of the addresses only, which is not inverted, after a change of them.
+#[inline(always)] // as above
+pub const fn partial(sum: u16, change: u64) -> u16 {
+    !apply(!sum, change)
+}
+
 /// A checksum after a change (RFC 1624, equation 3).
 #[inline(always)] // as above
 pub const fn apply(sum: u16, change: u64) -> u16 {
@@ -154,7 +160,7 @@ pub enum Replaced {
 #[inline(always)] // as above
 pub const fn replaced(before: u16, after: u16, change: u64) -> Replaced {
     let whole = apply(before, change);
-    let partial = !apply(!before, change);
+    let partial = partial(before, change);
     match (after == whole, after == partial) {
         (true, false) => Replaced::Whole,
         (false, true) => Replaced::Partial,

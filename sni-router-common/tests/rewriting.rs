@@ -226,6 +226,8 @@ proptest! {
         let whole = csum_fold(csum_add(change, !u32::from(before)));
         let partial = !csum_fold(csum_add(change, before.into()));
         let told = |after| replaced(before, after, change.into());
+        prop_assert_eq!(rewrite::apply(before, change.into()), whole);
+        prop_assert_eq!(rewrite::partial(before, change.into()), partial);
         if whole == partial {
             prop_assert_eq!(told(whole), Replaced::Either);
         } else {

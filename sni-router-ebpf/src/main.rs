@@ -88,7 +88,10 @@ pub fn snir_tc_ip(ctx: TcContext) -> i32 {
 fn verdict_of(fate: Fate) -> i32 {
     let (counter, verdict) = match fate {
         Fate::NotOurs => return TC_ACT_UNSPEC,
-        Fate::Ours(Spliced::Redirected(verdict)) => (Counter::TcRedirected, verdict as i32),
+        Fate::Ours(Spliced::Redirected(verdict, counts)) => {
+            counts.add(Counter::TcRedirected, 1);
+            return verdict as i32;
+        }
         Fate::Ours(Spliced::Held) => (Counter::TcHeld, TC_ACT_UNSPEC),
         Fate::Ours(Spliced::Repeated) => (Counter::TcEarly, TC_ACT_SHOT),
         Fate::Ours(Spliced::Reopened) => (Counter::TcReopened, TC_ACT_UNSPEC),

@@ -4,6 +4,7 @@
 //! `docs/datapaths.md` has the states of a flow and their order.
 
 mod answer;
+mod clock;
 mod errors;
 mod intact;
 mod leave;
@@ -13,6 +14,7 @@ mod other;
 mod packet;
 mod request;
 mod splice;
+mod summed;
 mod take;
 
 use aya_ebpf::programs::TcContext;
@@ -45,7 +47,7 @@ pub fn judge(ctx: &TcContext, l2: u32) -> Fate {
     if !is_watched(&key) {
         return Fate::NotOurs;
     }
-    match FLOWS.get_ptr_mut(key) {
+    match FLOWS.get_ptr_mut(&key) {
         Some(flow) => match splice::splice(ctx, &key, &packet, flow) {
             Spliced::Reopened => {
                 observe::observe(ctx, &key, &packet);

@@ -1,24 +1,26 @@
 //! A packet of a flow.
 
 use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_l4_csum_replace};
+use aya_ebpf::helpers::bpf_l4_csum_replace;
 use aya_ebpf::programs::TcContext;
 use sni_router_common::counter::Counter;
-use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer, tick};
+use sni_router_common::flow::{End, Ended, Flow, FlowKey, before, option, own, peer};
 use sni_router_common::icmp::Cause;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Replaced, Tcp, fold32};
 
+use super::clock;
 use super::intact::is_intact;
 use super::leave::{leave, uncount, untag};
 use super::options;
 use super::packet::{ACK, FIN, Packet, RST, SYN, reach, segment};
-use crate::count;
+use super::summed::{self, Summed};
+use crate::count::{self, Mine};
 use crate::maps::{ENDED, FLOWS};
 
 /// What became of a packet of a flow.
 pub enum Spliced {
-    /// It is on its way; what the program returns to the kernel.
-    Redirected(i64),
+    /// It is on its way; what the program returns to the kernel, and where that is counted.
+    Redirected(i64, Mine),
     /// It is for the daemon's own socket, which still sends what it had received.
     Held,
     /// It comes in the place of what the daemon still sends: the same, or something else.
@@ -67,8 +69,11 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
         return Spliced::TooBig(packet.answer(ctx, Cause::TooBig(flow.mtu)));
     }
     let must_drop = must_drop(ctx, packet, flow);
+    let Some(counts) = Mine::get() else {
+        return Spliced::Failed;
+    };
     if is_believed {
-        note(packet, flow);
+        note(packet, flow, counts);
     }
     if must_drop {
         // As if it was lost on the next link, where it would have been noted, too.
@@ -78,7 +83,7 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
         return Spliced::Failed;
     }
     match leave(ctx, packet.network, flow.ifindex) {
-        Some(verdict) => Spliced::Redirected(verdict),
+        Some(verdict) => Spliced::Redirected(verdict, counts),
         None => Spliced::Failed,
     }
 }
@@ -164,11 +169,8 @@ fn fits(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
 /// Takes notes of a packet that is passed on, unless its receiver will refuse it: whoever does not
 /// see the connection can only guess where its streams are.
 #[inline(always)] // as above
-fn note(packet: &Packet, flow: &mut Flow) {
-    // SAFETY: a helper without arguments.
-    #[allow(unsafe_code, reason = "helpers are unsafe")]
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    flow.seen = tick(now);
+fn note(packet: &Packet, flow: &mut Flow, counts: Mine) {
+    flow.seen = clock::tick();
     if packet.flags & SYN != 0 {
         // Another stream's, or it has come before.
         return;
@@ -195,9 +197,9 @@ fn note(packet: &Packet, flow: &mut Flow) {
         // The same as `Flow::bytes` comes to: a FIN has a number, and is no byte.
         let bytes = ahead as u64 - u64::from(has_fin);
         if flow.up == 1 {
-            count::add(Counter::TcBytesUp, bytes);
+            counts.add(Counter::TcBytesUp, bytes);
         } else {
-            count::add(Counter::TcBytesDown, bytes);
+            counts.add(Counter::TcBytesDown, bytes);
         }
     }
     if packet.flags & ACK != 0 {
@@ -356,8 +358,7 @@ fn tell(flow: &Flow, back: &Flow, end: End) {
     }
 }
 
-/// Headers first, through the packet's own memory, then the checksum. That of the addresses, through a
-/// helper that knows what there is to do; what it has done tells us about the rest.
+/// Headers first, through the packet's own memory, then the checksum.
 #[inline(always)] // as above
 #[allow(unsafe_code, reason = "packet pointers are raw")]
 fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
@@ -381,6 +382,22 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     let mut rest = rewrite::tcp(unsafe { &mut *header }, flow);
     rest += options::rewrite(ctx, packet, flow);
     let at = packet.transport + TCP_CHECKSUM;
+    let sum: *mut u16 = reach(ctx, at)?;
+    // SAFETY: as above.
+    let sum = unsafe { &mut *sum };
+    match summed::of(ctx) {
+        Summed::Whole => *sum = rewrite::apply(*sum, addresses + rest),
+        Summed::Partial => *sum = rewrite::partial(*sum, addresses),
+        Summed::Ask => ask(ctx, packet, at, addresses, rest)?,
+    }
+    Some(())
+}
+
+/// Changes the checksum by a helper that knows what there is to do about the addresses; what it has done tells
+/// us about the rest.
+#[inline(always)] // as above
+#[allow(unsafe_code, reason = "packet pointers are raw")]
+fn ask(ctx: &TcContext, packet: &Packet, at: u32, addresses: u64, rest: u64) -> Option<()> {
     let pseudo = u64::from(BPF_F_PSEUDO_HDR);
     let with_v6 = if packet.is_v6() {
         pseudo | BPF_F_IPV6

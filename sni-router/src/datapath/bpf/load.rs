@@ -8,12 +8,13 @@ use aya::programs::links::LinkError;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use rustix::thread::{CapabilitySet, capabilities};
-use sni_router_common::names::GLOBAL_REQUEST;
+use sni_router_common::names::{GLOBAL_CLOCK, GLOBAL_REQUEST, GLOBAL_SUMMED};
 use thiserror::Error;
-use tracing::{Level, info};
+use tracing::{Level, debug, info};
 
+use super::inline::inline;
 use super::pins::{self, Pins};
-use super::types;
+use super::running::Running;
 
 /// The kernel programs, as built by the build script; empty where it found no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sni-router-bpf"));
@@ -67,7 +68,7 @@ pub enum LoadError {
 /// Loads the object's maps and keeps its programs ready to load.
 ///
 /// Maps of flows are those that are pinned, if there are any; else they get pinned.
-pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, LoadError> {
+pub(super) fn load(pins: Option<&Pins>, running: &Running) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
@@ -75,20 +76,28 @@ pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, LoadError> {
     let level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
-    let request = types::request();
-    match &request {
+    debug!(?running, "what the kernel tells the programs of itself");
+    match &running.request {
         Some(request) => drop(loader.override_global(GLOBAL_REQUEST, request, true)),
         None => info!(
             "every connection is opened with sockets: the kernel tells its types (BTF) or memory to nobody"
         ),
     }
+    if let Some(clock) = &running.clock {
+        loader.override_global(GLOBAL_CLOCK, clock, true);
+    }
+    let with_summed = running.summed.as_ref().and_then(|(summed, inlined)| {
+        let object = inline(OBJECT, inlined)?;
+        loader.override_global(GLOBAL_SUMMED, summed, true);
+        Some(object)
+    });
     for name in pins::MAPS {
         if let Some(pins) = pins {
             loader.map_pin_path(name, pins.map(name));
         }
     }
     loader
-        .load(OBJECT)
+        .load(with_summed.as_deref().unwrap_or(OBJECT))
         .map_err(|error| LoadError::Object(Box::new(error)))
 }
 
@@ -171,5 +180,26 @@ fn log_level() -> u8 {
         4
     } else {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sni_router_common::running::inlined;
+
+    use super::super::inline::Instruction;
+    use super::*;
+
+    #[test]
+    fn instructions_take_the_place_of_the_calls_that_are_for_them() {
+        let other = Instruction::load_byte(128);
+        let inlined = [(inlined::SKB, other), (inlined::SUMMED, other)];
+        let found = inline(OBJECT, &inlined).expect("the object has both");
+        assert_eq!(found.len(), OBJECT.len());
+        let changed = found.iter().zip(OBJECT).filter(|(a, b)| a != b);
+        // Of both programs, and of each call at least code, register, offset and number.
+        assert!((16..200).contains(&changed.count()));
+        assert!(inline(&found, &inlined).is_none(), "they are gone");
+        assert!(inline(&[], &inlined).is_none());
     }
 }

@@ -8,11 +8,13 @@ mod facts;
 mod flows;
 mod handshakes;
 mod hooks;
+mod inline;
 mod load;
 mod logger;
 mod pins;
 mod probe;
 mod rules;
+mod running;
 mod sockets;
 mod taken;
 mod types;
@@ -42,6 +44,7 @@ pub use sockets::{Sockets, StreamView};
 pub use taken::{Taking, Until};
 
 use load::{array, map, program, verified};
+use running::Running;
 
 /// The loaded object. The programs stay attached while this lives.
 pub struct Kernel {
@@ -56,10 +59,13 @@ impl Kernel {
     /// Loads maps and programs into the kernel; nothing is attached yet. With `pins`, what belongs
     /// to flows outlives this process, and what an earlier one has left is used.
     pub fn load(pins: Option<Arc<Pins>>) -> Result<Self, LoadError> {
-        let mut ebpf = load::load(pins.as_deref())?;
+        let mut running = Running::find();
+        let mut ebpf = load::load(pins.as_deref(), &running)?;
         // Before any map is taken out: loading resolves map references to open descriptors.
-        let lookup: &mut SkLookup = program(&mut ebpf, names::PROG_LOOKUP)?;
-        verified(|| lookup.load())?;
+        if !load_lookup(&mut ebpf)? && running.summed.take().is_some() {
+            ebpf = load::load(pins.as_deref(), &running)?;
+            load_lookup(&mut ebpf)?;
+        }
         let verdict: &mut SkSkb = program(&mut ebpf, names::PROG_VERDICT)?;
         verified(|| verdict.load())?;
         let ebpf = Arc::new(Mutex::new(ebpf));
@@ -173,6 +179,14 @@ impl Kernel {
         let counts = map(&mut lock(&self.ebpf), names::MAP_COUNT)?;
         Ok(Counters::new(counts))
     }
+}
+
+/// Loads the smallest program, and says whether the kernel has compiled it.
+fn load_lookup(ebpf: &mut Ebpf) -> Result<bool, LoadError> {
+    let lookup: &mut SkLookup = program(ebpf, names::PROG_LOOKUP)?;
+    verified(|| lookup.load())?;
+    let info = lookup.info().map_err(LoadError::Program)?;
+    Ok(info.size_jitted() > 0)
 }
 
 /// A thread that panicked while holding it leaves it as good as it was.

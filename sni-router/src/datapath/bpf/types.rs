@@ -1,39 +1,23 @@
-//! Where the kernel that runs has fields of its own (BTF, Documentation/bpf/btf.rst).
+//! The types of the kernel that runs (BTF, Documentation/bpf/btf.rst).
 
-use std::fs;
+use std::iter;
 
-use sni_router_common::taken::Request;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-/// Where a request has what the program reads of it; `None` where the kernel does not say, or nobody may read
-/// its memory: the program then has no instruction that does.
-pub(super) fn request() -> Option<Request> {
-    if is_confidential() {
-        return None;
-    }
-    let bytes = fs::read("/sys/kernel/btf/vmlinux").ok()?;
-    let types = Types::read(&bytes)?;
-    // A request of TCP begins with one of IP, and that with what all have.
-    let bits = types.bits("inet_request_sock", "rcv_wscale")?;
-    let byte = |member| Some(types.bits("tcp_request_sock", member)? / 8);
-    Some(Request {
-        received: byte("rcv_isn")?,
-        sent: byte("snt_isn")?,
-        scale: bits / 8,
-        shift: bits % 8,
-    })
-}
-
-/// Whether not even root may read the kernel's memory (kernel_lockdown(7)).
-fn is_confidential() -> bool {
-    let mode = fs::read_to_string("/sys/kernel/security/lockdown");
-    mode.is_ok_and(|mode| mode.contains("[confidentiality]"))
-}
-
 /// The types of the kernel.
-struct Types<'b> {
+pub struct Types<'b> {
     types: &'b [u8],
     strings: &'b [u8],
+}
+
+/// One of them.
+struct Entry<'b> {
+    kind: u32,
+    /// Whether some members are a number of bits.
+    has_bits: bool,
+    name: u32,
+    /// What is behind its head.
+    body: &'b [u8],
 }
 
 /// `struct btf_header` of include/uapi/linux/btf.h.
@@ -64,12 +48,12 @@ struct Type {
 #[derive(FromBytes, KnownLayout, Immutable)]
 struct Member {
     name: u32,
-    _type: u32,
+    r#type: u32,
     offset: u32,
 }
 
 impl<'b> Types<'b> {
-    fn read(bytes: &'b [u8]) -> Option<Self> {
+    pub fn read(bytes: &'b [u8]) -> Option<Self> {
         let (header, _) = Header::read_from_prefix(bytes).ok()?;
         if header.magic != MAGIC {
             return None;
@@ -84,31 +68,61 @@ impl<'b> Types<'b> {
         })
     }
 
-    /// At which bit of a struct a member begins.
-    fn bits(&self, name: &str, member: &str) -> Option<u32> {
-        let mut rest = self.types;
-        loop {
-            let (found, behind) = Type::read_from_prefix(rest).ok()?;
-            let (kind, count) = (found.info >> 24 & 0x1f, found.info & 0xffff);
-            let more = behind_type(kind, count as usize)?;
-            if kind == STRUCT && self.is(found.name, name) {
-                let members = behind.get(..more)?;
-                return self.member(members, member, found.info >> 31 == 1);
-            }
-            rest = behind.get(more..)?;
-        }
+    /// At which bit of a struct a member begins, be it in a part of it that has no name.
+    pub fn bits(&self, name: &str, member: &str) -> Option<u32> {
+        let mut all = self.all();
+        let found = all.find(|entry| entry.kind == STRUCT && self.is(entry.name, name))?;
+        self.member(&found, member)
     }
 
-    /// `has_bits` says that some members are a number of bits.
-    fn member(&self, mut members: &[u8], name: &str, has_bits: bool) -> Option<u32> {
+    /// The number of a function.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        let mut all = self.all();
+        let place = all.position(|entry| entry.kind == FUNC && self.is(entry.name, name))?;
+        // Number 0 is nothing at all.
+        u32::try_from(place + 1).ok()
+    }
+
+    /// All, in the order of their numbers.
+    fn all(&self) -> impl Iterator<Item = Entry<'b>> {
+        let mut rest = self.types;
+        iter::from_fn(move || {
+            let (found, behind) = Type::read_from_prefix(rest).ok()?;
+            let (kind, count) = (found.info >> 24 & 0x1f, found.info & 0xffff);
+            let (body, next) = behind.split_at_checked(behind_type(kind, count as usize)?)?;
+            rest = next;
+            Some(Entry {
+                kind,
+                has_bits: found.info >> 31 == 1,
+                name: found.name,
+                body,
+            })
+        })
+    }
+
+    fn member(&self, of: &Entry<'b>, name: &str) -> Option<u32> {
+        let mut members = of.body;
         loop {
             let (member, behind) = Member::read_from_prefix(members).ok()?;
+            let offset = match of.has_bits {
+                true => member.offset & 0xff_ffff,
+                false => member.offset,
+            };
             if self.is(member.name, name) {
-                let offset = member.offset;
-                return Some(if has_bits { offset & 0xff_ffff } else { offset });
+                return Some(offset);
+            }
+            let part = self.is(member.name, "").then(|| self.part(member.r#type));
+            if let Some(bits) = part.flatten().and_then(|part| self.member(&part, name)) {
+                return Some(offset + bits);
             }
             members = behind;
         }
+    }
+
+    /// A struct or union, by its number.
+    fn part(&self, number: u32) -> Option<Entry<'b>> {
+        let part = self.all().nth((number as usize).checked_sub(1)?)?;
+        matches!(part.kind, STRUCT | UNION).then_some(part)
     }
 
     fn is(&self, offset: u32, name: &str) -> bool {
@@ -155,16 +169,9 @@ const ENUM64: u32 = 19;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
 
-    #[test]
-    fn this_kernel_says_where_a_request_has_its_numbers() {
-        let request = request().expect("a kernel with BTF");
-        // Side by side for as long as there are both.
-        assert_eq!(request.sent, request.received + 4);
-        assert!(request.scale < request.received, "{request:?}");
-        assert_eq!(request.shift, 4);
-    }
+    use super::*;
 
     #[test]
     fn what_is_not_there_or_cut_off_is_not_found() {
@@ -172,6 +179,7 @@ mod tests {
         let types = Types::read(&bytes).unwrap();
         assert!(types.bits("tcp_request_sock", "no_such_member").is_none());
         assert!(types.bits("no_such_struct", "rcv_isn").is_none());
+        assert!(types.function("no_such_function").is_none());
         assert!(Types::read(&bytes[..100]).is_none());
         assert!(Types::read(&[0; 64]).is_none());
     }

@@ -3,6 +3,7 @@
 
 mod answers;
 mod bytes;
+mod clock;
 mod damaged;
 mod ecn;
 mod errors;
@@ -12,6 +13,15 @@ mod odd;
 mod rewriting;
 mod tags;
 mod taking;
+
+/// The router's own: what is tested is what it loads.
+#[path = "../../../../sni-router/src/datapath/bpf"]
+#[allow(dead_code, reason = "the router uses the rest")]
+mod loader {
+    pub mod inline;
+    pub mod running;
+    mod types;
+}
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -27,6 +37,9 @@ use sni_router_tests::object::object;
 use sni_router_tests::packet::{Segment, ether};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
+
+use loader::inline::inline;
+use loader::running::Running;
 
 /// The program, with one flow in its table.
 struct Program {
@@ -57,16 +70,29 @@ struct Ran {
 }
 
 impl Program {
-    /// Loads it. Nothing is attached anywhere.
+    /// Loads it as the router does. Nothing is attached anywhere.
     fn load(family: Family) -> Self {
+        Self::load_on(family, &Running::find())
+    }
+
+    /// The same on a kernel of which this much is known.
+    fn load_on(family: Family, running: &Running) -> Self {
+        let mut object = object();
         let mut loader = EbpfLoader::new();
+        if let Some(clock) = &running.clock {
+            loader.override_global(names::GLOBAL_CLOCK, clock, true);
+        }
+        if let Some((summed, inlined)) = &running.summed {
+            loader.override_global(names::GLOBAL_SUMMED, summed, true);
+            object = inline(&object, inlined).expect("the calls are there");
+        }
         loader.map_max_entries(names::MAP_ENDED, ENDED_RING_BYTES);
         // Large maps take long to make.
         for map in LARGE {
             loader.map_max_entries(map, ENTRIES);
         }
         let mut ebpf = loader
-            .load(&object())
+            .load(&object)
             .expect("load the object: this needs root and BPF");
         let program: &mut SchedClassifier = ebpf
             .program_mut(names::PROG_TC_ETHER)
