@@ -50,6 +50,7 @@ use crate::takeover::{self, Inheritance, Predecessor};
 
 /// Runs until it is told to stop, and then until connections have finished or their time is over.
 pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
+    allocator::use_small_pages();
     limits::raise_descriptors();
     let mut supervisor = Supervisor::new();
     // Before anything slow, so that a signal during the start is not lost, nor deadly.
