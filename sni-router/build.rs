@@ -3,10 +3,7 @@
 //! Without a toolchain for them the file is empty: the crate still builds, and the loader says
 //! that this router was built without BPF.
 
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -19,9 +16,6 @@ use crate::toolchain::{ROUTE_VARIABLE, Route, bpf_linker};
 mod toolchain;
 
 fn main() -> Result<()> {
-    if env::var_os(WRAPPER).is_some() {
-        return compile();
-    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("no workspace around")?;
@@ -50,13 +44,6 @@ fn main() -> Result<()> {
         );
         return Ok(fs::write(object, [])?);
     };
-    // aya-build takes no options for the compiler, and takes others' away.
-    #[allow(unsafe_code, reason = "the environment is the way to tell cargo")]
-    // SAFETY: there is one thread.
-    unsafe {
-        env::set_var("RUSTC_WRAPPER", env::current_exe()?);
-        env::set_var(WRAPPER, "yes");
-    }
     let crate_dir = root.join("sni-router-ebpf");
     aya_build::build_ebpf(
         [Package {
@@ -70,33 +57,11 @@ fn main() -> Result<()> {
     )
 }
 
-/// What cargo runs in the place of the compiler: that with one option more, where it compiles for BPF.
-fn compile() -> Result<()> {
-    let mut args = env::args_os().skip(1);
-    let mut rustc = Command::new(args.next().context("no compiler to run")?);
-    let args: Vec<_> = args.collect();
-    let is_bpf = |arg: &OsString| arg.to_string_lossy().starts_with(TARGET);
-    if args.iter().any(is_bpf) {
-        rustc.arg(CPU);
-    }
-    Err(rustc.args(args).exec()).context("cannot run the compiler")
-}
-
 /// aya-build's own switch; it would leave no file at all.
 fn is_skipped() -> bool {
     env::var_os("AYA_BUILD_SKIP")
         .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
 }
-
-/// Tells this program what it is run as.
-const WRAPPER: &str = "SNI_ROUTER_BUILD_AS_WRAPPER";
-
-/// What aya-build builds for, whatever the byte order.
-const TARGET: &str = "bpfe";
-
-/// Arithmetic and jumps of 32 bits, since Linux 5.1: without them, each number of 32 bits is shifted to and fro before
-/// it is used.
-const CPU: &str = "-Ctarget-cpu=v3";
 
 /// The name of the BPF crate's binary.
 const OBJECT: &str = "sni-router-bpf";
