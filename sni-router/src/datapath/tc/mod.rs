@@ -26,6 +26,7 @@ mod source;
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -33,7 +34,7 @@ use std::sync::{Arc, Mutex};
 
 use sni_router_common::flow::address;
 use socket2::Socket;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{error, warn};
 
 use self::conntrack::Conntrack;
@@ -69,7 +70,7 @@ pub struct Tc {
     next: Arc<dyn Datapath>,
     retired: Notify,
     /// Nobody opens connections any more.
-    closed: Arc<Notify>,
+    closed: watch::Sender<bool>,
 }
 
 impl Tc {
@@ -94,7 +95,7 @@ impl Tc {
             ipsec: Ipsec::watch(),
             next,
             retired: Notify::new(),
-            closed: Arc::default(),
+            closed: watch::Sender::new(false),
         })
     }
 
@@ -123,8 +124,10 @@ impl Tc {
             conntrack: Arc::clone(&self.conntrack),
             ipsec: Arc::clone(&self.ipsec),
             doorman,
-            raw,
-            retired: Arc::clone(&self.closed),
+            raw: Arc::new(raw),
+            retired: self.closed.subscribe(),
+            random: RandomState::new(),
+            number: 0,
         };
         opener.start(taking)
     }
@@ -161,7 +164,7 @@ impl Tc {
     /// Opens no connection without sockets from now on; those that are being opened get sockets.
     pub fn close(&self) {
         self.known.stop();
-        self.closed.notify_one();
+        self.closed.send_replace(true);
     }
 
     /// Hands nothing over from now on, and leaves what was handed over to the kernel, or to another
