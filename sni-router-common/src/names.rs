@@ -1,7 +1,6 @@
 //! Names and capacities of kernel objects. The kernel cuts names at 15 bytes, so none is longer.
 
 use crate::handshake::{SETS, WAYS};
-use crate::taken::OPENERS;
 
 /// sk_lookup program: (VIP, port) → the router's listening sockets.
 pub const PROG_LOOKUP: &str = "snir_lookup";
@@ -43,8 +42,8 @@ pub const MAP_BUDGET: &str = "SNI_BUDGET";
 
 /// Array, mapped into the daemon's memory: [until when](crate::taken::until) clients are taken.
 pub const MAP_UNTIL: &str = "SNI_UNTIL";
-/// Ring buffers, one for each [opener](crate::taken::OPENERS): packets that were [taken](crate::taken::Taken).
-pub const MAPS_TAKEN: [&str; OPENERS as usize] = ["SNI_TAKEN", "SNI_TAKEN_1"];
+/// Ring buffer: packets that were [taken](crate::taken::Taken).
+pub const MAP_TAKEN: &str = "SNI_TAKEN";
 /// Per-CPU array of one: where a CPU makes what goes into that ring.
 pub const MAP_BUFFER: &str = "SNI_BUFFER";
 
@@ -77,8 +76,8 @@ pub const PORT_WORDS: u32 = 1024;
 /// Bytes of the ring of ended flows; one takes 32.
 pub const ENDED_RING_BYTES: u32 = 1024 * 1024;
 
-/// Bytes of each ring of packets that were taken, of which one mostly takes 600 to 2,000.
-pub const TAKEN_RING_BYTES: u32 = 2 * 1024 * 1024;
+/// Bytes of the ring of packets that were taken, of which one mostly takes 600 to 2,000.
+pub const TAKEN_RING_BYTES: u32 = 4 * 1024 * 1024;
 
 /// Index into [`MAP_LISTEN`] for IPv4 connections.
 pub const LISTEN_V4: u32 = 0;
@@ -110,11 +109,9 @@ mod tests {
             MAP_FLOWS,
             MAP_ENDED,
             MAP_UNTIL,
+            MAP_TAKEN,
             MAP_BUFFER,
-        ]
-        .into_iter()
-        .chain(MAPS_TAKEN)
-        {
+        ] {
             assert!(name.len() <= 15, "{name} would be cut");
         }
     }

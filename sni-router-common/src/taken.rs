@@ -36,30 +36,6 @@ pub struct Taken {
     /// By how many bits the windows of this host are scaled that has answered a client's SYN. Only of
     /// [`kind::FIRST`].
     pub own_scale: u32,
-    /// Which thread it is for; see [`opener`].
-    pub opener: u32,
-}
-
-/// How many threads of the daemon open connections, each with a ring buffer of its own, and a share of all
-/// connections from their first packet to the flow.
-pub const OPENERS: u32 = 2;
-
-/// Which of them a packet is for, by its kind, key and acknowledgement: one of a client by addresses and ports; that of
-/// an endpoint by the number of the SYN that it answers, which [says](syn_of) who has sent it.
-#[inline(always)] // part of a kernel program
-pub const fn opener(kind: u32, key: &FlowKey, ack: u32) -> u32 {
-    if kind == kind::ANSWER || kind == kind::REFUSAL {
-        return ack.wrapping_sub(1) % OPENERS;
-    }
-    let FlowKey { src, ports, .. } = key;
-    let mixed = (src[0] ^ src[1] ^ src[2] ^ src[3] ^ *ports).wrapping_mul(MIX);
-    // The upper bits hang on all that is below them: ports often differ by two.
-    (mixed >> 16) % OPENERS
-}
-
-/// The number of a SYN to an endpoint, which one of the openers sends, made of one that nobody can guess.
-pub const fn syn_of(opener: u32, chance: u32) -> u32 {
-    chance - chance % OPENERS + opener
 }
 
 /// Where the kernel's `struct tcp_request_sock` has what the program reads of it; all zero where that is not
@@ -145,65 +121,13 @@ pub mod until {
     pub const MOST: u32 = 2_000;
 }
 
-/// 2³² by the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
-const MIX: u32 = 0x9e37_79b9;
-
-const _: () = assert!(OPENERS.is_power_of_two());
-const _: () = assert!(size_of::<Taken>() == 80);
+const _: () = assert!(size_of::<Taken>() == 76);
 const _: () = assert!(size_of::<Buffer>() == 16 * 1024);
 const _: () = assert!(REQUEST_BYTES as usize <= MAX_PAYLOAD);
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::FromZeros as _;
-
     use super::until::{index, is_ahead, word};
-    use super::*;
-    use crate::flow::{ports, v4};
-
-    #[test]
-    fn answer_goes_to_who_has_asked() {
-        for chance in [0, 1, 2, 7, u32::MAX - 1, u32::MAX] {
-            for opener in 0..OPENERS {
-                let isn = syn_of(opener, chance);
-                assert!(isn.abs_diff(chance) < OPENERS);
-                for kind in [kind::ANSWER, kind::REFUSAL] {
-                    let key = FlowKey::new_zeroed();
-                    assert_eq!(super::opener(kind, &key, isn.wrapping_add(1)), opener);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn clients_are_shared_out_and_each_stays_where_it_is() {
-        // As Linux gives ports to one that connects often, as others do, and one port of many clients.
-        let ways: [fn(u32) -> (u32, u16); 3] = [
-            |n| (0x0a00_0001, 30_000 + 2 * n as u16),
-            |n| (0x0a00_0001, 30_000 + n as u16),
-            |n| (0x0a00_0000 + n, 40_000),
-        ];
-        for way in ways {
-            let mut counts = [0; OPENERS as usize];
-            for number in 0..1000 {
-                let (address, port) = way(number);
-                let key = FlowKey {
-                    src: v4(address.to_be()),
-                    dst: v4(1),
-                    ports: ports(port, 443),
-                };
-                let [first, next] =
-                    [kind::FIRST, kind::NEXT].map(|kind| opener(kind, &key, number + kind));
-                assert_eq!(first, next);
-                counts[first as usize] += 1;
-            }
-            let fair = 1000 / OPENERS;
-            assert!(
-                counts.iter().all(|count| fair.abs_diff(*count) < fair / 4),
-                "{counts:?}"
-            );
-        }
-    }
 
     #[test]
     fn clients_of_an_interface_are_taken_until_then_and_of_no_other() {

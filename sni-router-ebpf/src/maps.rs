@@ -63,10 +63,6 @@ pub static UNTIL: Array<u64> = Array::with_max_entries(until::WORDS, BPF_F_MMAPA
 #[map(name = "SNI_TAKEN")]
 pub static TAKEN: RingBuf = RingBuf::with_byte_size(TAKEN_RING_BYTES, 0);
 
-/// The same, for another of the daemon's threads.
-#[map(name = "SNI_TAKEN_1")]
-pub static TAKEN_1: RingBuf = RingBuf::with_byte_size(TAKEN_RING_BYTES, 0);
-
 /// `snir_tc`'s own: where a CPU makes what goes into that ring.
 #[map(name = "SNI_BUFFER")]
 pub static BUFFER: PerCpuArray<Buffer> = PerCpuArray::with_max_entries(1, 0);

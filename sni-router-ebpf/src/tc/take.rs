@@ -8,12 +8,12 @@ use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{FlowKey, before};
 use sni_router_common::handshake::{Tag, seen, word};
 use sni_router_common::rule::{RuleKey, network_words};
-use sni_router_common::taken::{MAX_PAYLOAD, MOST_TAKEN, Taken, is_opening, kind, opener, until};
+use sni_router_common::taken::{MAX_PAYLOAD, MOST_TAKEN, Taken, is_opening, kind, until};
 
 use super::observe::{Observed, Place, Sent, begin, facts, is_repeated, update};
 use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_FLAGS, TCP_SUM, URG};
 use super::request::own_scale;
-use crate::maps::{BUFFER, RULES, TAKEN, TAKEN_1, UNTIL};
+use crate::maps::{BUFFER, RULES, TAKEN, UNTIL};
 
 /// What a packet is.
 #[derive(Clone, Copy)]
@@ -268,7 +268,6 @@ fn fill(sent: &Sent, kind: u32, flags: u32, since: u32) {
     taken.key = *sent.key;
     taken.kind = kind & KIND;
     taken.own_scale = kind >> SCALE;
-    taken.opener = opener(kind & KIND, sent.key, packet.ack);
     taken.seq = packet.seq;
     taken.ack = packet.ack;
     taken.tsval = facts.tsval;
@@ -298,20 +297,14 @@ pub fn output(ctx: &TcContext, packet: &Packet) -> bool {
     }
     let at = packet.transport + packet.header;
     // SAFETY: the entry belongs to this CPU, and has room for this many bytes.
-    let (bytes, opener) = unsafe {
+    let bytes = unsafe {
         let payload = (&raw mut (*buffer).payload).cast();
         if len > 0 && bpf_skb_load_bytes(ctx.skb.skb.cast(), at, payload, len as u32) != 0 {
             return false;
         }
-        let size = size_of::<Taken>() + len as usize;
-        let bytes = core::slice::from_raw_parts(buffer.cast::<u8>(), size);
-        (bytes, (*buffer).taken.opener)
+        core::slice::from_raw_parts(buffer.cast::<u8>(), size_of::<Taken>() + len as usize)
     };
-    // The verifier wants to know which map it is.
-    match opener {
-        0 => TAKEN.output::<[u8]>(bytes, 0).is_ok(),
-        _ => TAKEN_1.output::<[u8]>(bytes, 0).is_ok(),
-    }
+    TAKEN.output::<[u8]>(bytes, 0).is_ok()
 }
 
 /// Makes a RST of a packet, for the stack. It is one that the stack takes, since it is the next of its stream

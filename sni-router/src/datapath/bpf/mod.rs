@@ -41,7 +41,7 @@ pub use pins::{PinError, Pins, Survey, remove_all, survey, version_of};
 pub use probe::{Taken, probe, program_names};
 pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
-pub use taken::{Ring, Taking, Until};
+pub use taken::{Taking, Until};
 
 use load::{array, map, program, verified};
 use running::Running;
@@ -104,10 +104,9 @@ impl Kernel {
     /// What the program takes of packets. Can be asked for once.
     pub fn taking(&mut self) -> Result<Taking, LoadError> {
         let ebpf = &mut *lock(&self.ebpf);
-        let rings = names::MAPS_TAKEN.map(|name| map(ebpf, name));
-        let rings: Result<Vec<_>, _> = rings.into_iter().collect();
+        let ring = map(ebpf, names::MAP_TAKEN)?;
         let until = array(ebpf, names::MAP_UNTIL)?;
-        Taking::new(rings?, until.fd()).map_err(LoadError::Sockets)
+        Taking::new(ring, until.fd()).map_err(LoadError::Sockets)
     }
 
     /// Where `snir_tc` can be attached, once it is loaded.

@@ -16,15 +16,11 @@ use crate::monotonic::now_ns;
 use crate::sys::readable::readable;
 use crate::sys::shared::SharedArray;
 
-/// Rings of such packets, one for each opener, and until when clients are taken. Nobody is before somebody has asked
-/// for it.
+/// The ring of such packets, and until when clients are taken. Nobody is before somebody has asked for it.
 pub struct Taking {
-    pub rings: Vec<Idle>,
-    pub until: Until,
+    ring: RingBuf<MapData>,
+    until: Until,
 }
-
-/// A ring that is not on a runtime yet.
-pub struct Idle(RingBuf<MapData>);
 
 /// Until when the clients of an interface are taken.
 pub struct Until(SharedArray);
@@ -33,20 +29,18 @@ pub struct Until(SharedArray);
 pub struct Ring(AsyncFd<RingBuf<MapData>>);
 
 impl Taking {
-    pub(super) fn new(rings: Vec<RingBuf<MapData>>, until: impl AsFd) -> io::Result<Self> {
+    pub(super) fn new(ring: RingBuf<MapData>, until: impl AsFd) -> io::Result<Self> {
         let bytes = until::WORDS as usize * size_of::<u64>();
         let until = SharedArray::map(until, bytes.next_multiple_of(page_size()))?;
         Ok(Self {
-            rings: rings.into_iter().map(Idle).collect(),
+            ring,
             until: Until(until),
         })
     }
-}
 
-impl Idle {
-    /// On the runtime that calls this.
-    pub fn start(self) -> io::Result<Ring> {
-        readable(self.0).map(Ring)
+    /// Both on the runtime that calls this.
+    pub fn start(self) -> io::Result<(Ring, Until)> {
+        Ok((Ring(readable(self.ring)?), self.until))
     }
 }
 

@@ -26,7 +26,6 @@ mod source;
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -34,7 +33,7 @@ use std::sync::{Arc, Mutex};
 
 use sni_router_common::flow::address;
 use socket2::Socket;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use self::conntrack::Conntrack;
@@ -70,7 +69,7 @@ pub struct Tc {
     next: Arc<dyn Datapath>,
     retired: Notify,
     /// Nobody opens connections any more.
-    closed: watch::Sender<bool>,
+    closed: Arc<Notify>,
 }
 
 impl Tc {
@@ -95,7 +94,7 @@ impl Tc {
             ipsec: Ipsec::watch(),
             next,
             retired: Notify::new(),
-            closed: watch::Sender::new(false),
+            closed: Arc::default(),
         })
     }
 
@@ -124,10 +123,8 @@ impl Tc {
             conntrack: Arc::clone(&self.conntrack),
             ipsec: Arc::clone(&self.ipsec),
             doorman,
-            raw: Arc::new(raw),
-            retired: self.closed.subscribe(),
-            random: RandomState::new(),
-            number: 0,
+            raw,
+            retired: Arc::clone(&self.closed),
         };
         opener.start(taking)
     }
@@ -164,7 +161,7 @@ impl Tc {
     /// Opens no connection without sockets from now on; those that are being opened get sockets.
     pub fn close(&self) {
         self.known.stop();
-        self.closed.send_replace(true);
+        self.closed.notify_one();
     }
 
     /// Hands nothing over from now on, and leaves what was handed over to the kernel, or to another

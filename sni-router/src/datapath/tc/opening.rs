@@ -19,7 +19,6 @@ mod masters;
 mod sizes;
 
 use std::future::pending;
-use std::hash::RandomState;
 use std::io;
 use std::mem;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::error;
 
@@ -37,12 +36,11 @@ use super::known::Known;
 use super::policies::Ipsec;
 use super::registry::Registry;
 use crate::carry::Doorman;
-use crate::datapath::bpf::{Flows, Ring, Taking};
+use crate::datapath::bpf::{Flows, Taking};
 use crate::sys::allocator;
 use crate::sys::raw::Raw;
 
-/// A thread that opens connections, and what it needs.
-#[derive(Clone)]
+/// What opening needs.
 pub(super) struct Opener {
     pub(super) flows: Arc<Flows>,
     pub(super) registry: Arc<Registry>,
@@ -50,50 +48,31 @@ pub(super) struct Opener {
     pub(super) conntrack: Arc<Conntrack>,
     pub(super) ipsec: Arc<Ipsec>,
     pub(super) doorman: Arc<dyn Doorman>,
-    pub(super) raw: Arc<Raw>,
-    pub(super) retired: watch::Receiver<bool>,
-    /// What nobody can guess. The same for all threads: whichever uses a port again goes on where the other was.
-    pub(super) random: RandomState,
-    /// Which of the threads it is, in what it sends.
-    pub(super) number: u32,
+    pub(super) raw: Raw,
+    pub(super) retired: Arc<Notify>,
 }
 
 impl Opener {
-    /// Opens connections on threads of its own, one for each ring, until the datapath is retired. Each has a share of
-    /// the clients and all there is to know about their openings; none waits for another.
+    /// Opens connections on a thread of its own until the datapath is retired.
     pub(super) fn start(self, taking: Taking) -> io::Result<()> {
-        let Taking { rings, until } = taking;
-        for (number, ring) in (0..).zip(rings) {
-            let runtime = Builder::new_current_thread()
-                .enable_io()
-                .enable_time()
-                .build()?;
-            let ring = {
-                let _guard = runtime.enter();
-                ring.start()?
-            };
-            let opener = Self {
-                number,
-                ..self.clone()
-            };
-            let thread = thread::Builder::new().name(format!("opener-{number}"));
-            thread.spawn(move || {
-                if let Err(error) = runtime.block_on(opener.run(ring)) {
-                    error!(%error, "connections are opened with sockets from now on");
-                }
-            })?;
-        }
-        // Last: nobody is taken for a thread that is not there, or not any more.
-        self.known.start(until);
-        if *self.retired.borrow() {
-            self.known.stop();
-        }
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let thread = thread::Builder::new().name("openings".to_owned());
+        thread.spawn(move || {
+            if let Err(error) = runtime.block_on(self.run(taking)) {
+                error!(%error, "connections are opened with sockets from now on");
+            }
+        })?;
         Ok(())
     }
 
-    async fn run(self, mut ring: Ring) -> io::Result<()> {
-        let mut retired = self.retired.clone();
+    async fn run(self, taking: Taking) -> io::Result<()> {
+        let (mut ring, until) = taking.start()?;
+        let retired = Arc::clone(&self.retired);
         let stopping = Stopping(Arc::clone(&self.known));
+        self.known.start(until);
         let mut openings = Openings::new(self);
         let mut rush = Rush::default();
         let mut looks = interval(LOOK);
@@ -111,8 +90,7 @@ impl Opener {
             tokio::select! {
                 // The ring comes last: under load it is always ready.
                 biased;
-                // Nobody takes it back, and nobody is there any more who could.
-                _ = retired.wait_for(|is| *is) => break Ok(()),
+                () = retired.notified() => break Ok(()),
                 () = overdue => {
                     rush.read();
                     openings.expire(Instant::now());

@@ -16,16 +16,15 @@ use super::*;
 /// A place in memory where the daemon, or an earlier packet, has put flags.
 struct Flagged {
     memory: Memory,
-    rings: Vec<RingBuf<MapData>>,
+    ring: RingBuf<MapData>,
 }
 
 impl Flagged {
     fn new(family: Family) -> Self {
         let mut memory = Memory::with_secret(family);
-        let mut take = |name| memory.program.ebpf.take_map(name).expect("the map");
-        let rings = names::MAPS_TAKEN.map(|name| take(name).try_into().expect("a ring"));
-        let rings = rings.into();
-        Self { memory, rings }
+        let ring = memory.program.ebpf.take_map(names::MAP_TAKEN);
+        let ring = RingBuf::try_from(ring.expect("the map")).expect("a ring");
+        Self { memory, ring }
     }
 
     /// Has the sender of `segment` have sent a SYN `age` ms ago, and then everything before it.
@@ -47,15 +46,12 @@ impl Flagged {
         );
     }
 
-    /// What is in the rings, with its payload. Each is in that of its opener.
+    /// What is in the ring, with its payload.
     fn taken(&mut self) -> Vec<(Taken, Vec<u8>)> {
         let mut all = Vec::new();
-        for (opener, ring) in (0..).zip(&mut self.rings) {
-            while let Some(item) = ring.next() {
-                let (taken, payload) = Taken::read_from_prefix(&item).expect("a packet");
-                assert_eq!(taken.opener, opener);
-                all.push((taken, payload[..taken.len.into()].to_vec()));
-            }
+        while let Some(item) = self.ring.next() {
+            let (taken, payload) = Taken::read_from_prefix(&item).expect("a packet");
+            all.push((taken, payload[..taken.len.into()].to_vec()));
         }
         all
     }

@@ -1,13 +1,14 @@
 //! Clients whose connections are being opened.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::FlowKey;
 use sni_router_common::handshake::{self, seen};
-use sni_router_common::taken::{OPENERS, Taken, kind};
+use sni_router_common::taken::{Taken, kind};
 use tokio::time::sleep_until;
 use tracing::debug;
 
@@ -42,6 +43,7 @@ pub(super) struct Openings {
     pub(super) masters: Masters,
     pub(super) next: u64,
     pub(super) balance: Balance,
+    pub(super) random: RandomState,
 }
 
 /// One of them.
@@ -129,6 +131,7 @@ impl Openings {
             retries: VecDeque::new(),
             next: 0,
             balance: Balance::default(),
+            random: RandomState::new(),
         }
     }
 
@@ -414,5 +417,5 @@ const MOST_RECEIVED: usize = 32 * 1024;
 /// Each of them is looked at from the beginning; more is for who reads on where it was.
 const MOST_PIECES: u32 = 16;
 
-/// Of all threads as many as connections may say hello with sockets, unless told otherwise.
-const MOST_OPENINGS: usize = 16_384 / OPENERS as usize;
+/// As many as connections may say hello with sockets, unless told otherwise.
+const MOST_OPENINGS: usize = 16_384;

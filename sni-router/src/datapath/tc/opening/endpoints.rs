@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sni_router_common::flow::{FlowKey, own};
 use sni_router_common::handshake::{millis, seen};
-use sni_router_common::taken::{Taken, syn_of};
+use sni_router_common::taken::Taken;
 use tracing::debug;
 
 use super::super::known::{Front, Path};
@@ -65,9 +65,8 @@ impl Openings {
         };
         // As the kernel chooses them (RFC 9293, section 3.4.1): a clock of 64 ns, and what nobody can guess.
         let isn = (now_ns() >> 6) as u32;
-        let isn = isn.wrapping_add(opener.random.hash_one((sides.source, sides.endpoint)) as u32);
-        let isn = syn_of(opener.number, isn);
-        let clock = clock(&opener.random, &sides).wrapping_sub(opening.last.tsval);
+        let isn = isn.wrapping_add(self.random.hash_one((sides.source, sides.endpoint)) as u32);
+        let clock = clock(&self.random, &sides).wrapping_sub(opening.last.tsval);
         let (down, since) = (sides.down(), Instant::now());
         source.used();
         opener.flows.handshakes().wait_for(&down, isn);
@@ -156,7 +155,7 @@ impl Openings {
             ack: answer.seq.wrapping_add(ONE),
             flags: RST | ACK,
             window: 0,
-            clocks: [clock(&self.opener.random, &awaited.sides), answer.tsval],
+            clocks: [clock(&self.random, &awaited.sides), answer.tsval],
             syn: None,
             payload: &[],
         };
