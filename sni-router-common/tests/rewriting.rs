@@ -8,8 +8,8 @@ use sni_router_common::flow::{Flow, option};
 use sni_router_common::handshake::seen;
 use sni_router_common::options::{Facts, MAX_OPTIONS, Options};
 use sni_router_common::rewrite::{
-    Replaced, Timestamps, apply, edges, fold32, is_marked_v6, no_ecn_v6, replaced, timestamps,
-    window,
+    self, Replaced, Timestamps, apply, edges, fold32, is_marked_v6, no_ecn_v6, replaced,
+    timestamps, window,
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
