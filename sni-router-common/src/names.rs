@@ -10,6 +10,8 @@ pub const PROG_VERDICT: &str = "snir_verdict";
 pub const PROG_TC_ETHER: &str = "snir_tc_ether";
 /// The same for interfaces whose packets start with the IP header.
 pub const PROG_TC_IP: &str = "snir_tc_ip";
+/// TC program that is never attached: run once, it [tells](crate::running::Told) what the others must know of this kernel.
+pub const PROG_ASK: &str = "snir_ask";
 
 /// Hash: [`RuleKey`](crate::rule::RuleKey) → [`Rule`](crate::rule::Rule).
 pub const MAP_RULES: &str = "SNI_RULES";
@@ -104,6 +106,7 @@ mod tests {
             MAP_COUNT,
             PROG_TC_ETHER,
             PROG_TC_IP,
+            PROG_ASK,
             MAP_PORTS,
             MAP_SEEN,
             MAP_FLOWS,

@@ -23,6 +23,27 @@ impl Clock {
     }
 }
 
+/// What the program that is run once, before all others, makes of a packet's first bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Told {
+    /// Timer interrupts that the kernel has counted (jiffies).
+    pub jiffies: u64,
+    /// Its monotonic clock as it was at the last of them, in ns.
+    pub nanoseconds: u64,
+}
+
+impl Told {
+    /// How the one becomes the other. `period` is in ns.
+    pub const fn clock(&self, period: u64) -> Clock {
+        let counted = self.jiffies.wrapping_mul(period);
+        Clock {
+            period,
+            offset: self.nanoseconds.wrapping_sub(counted),
+        }
+    }
+}
+
 /// What the kernel knows of a packet's checksum (`ip_summed` of `struct sk_buff`): bits of the byte that
 /// [`inlined::SUMMED`] is for.
 #[repr(C)]
@@ -44,4 +65,25 @@ pub mod inlined {
     pub const SKB: i32 = 0x7f01;
     /// From `struct sk_buff` to the byte that has [`Summed`](super::Summed).
     pub const SUMMED: i32 = 0x7f02;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jiffies_become_the_clock_that_everybody_reads() {
+        // As Linux counts: it begins so that 32 bits overflow after five minutes.
+        let told = Told {
+            jiffies: 4_294_893_671,
+            nanoseconds: 7_500_000_000,
+        };
+        let clock = told.clock(4_000_000);
+        assert_eq!(clock.tick(told.jiffies), tick(7_500_000_000));
+        assert_eq!(clock.tick(told.jiffies + 1_000), tick(11_500_000_000));
+        assert_eq!(
+            clock.tick(told.jiffies + (1 << 33)),
+            tick(7_500_000_000 + (4_000_000 << 33))
+        );
+    }
 }

@@ -84,6 +84,15 @@ pub fn snir_tc_ip(ctx: TcContext) -> i32 {
     verdict_of(tc::judge(&ctx, 0))
 }
 
+/// Tells the daemon what the others must know of this kernel. Never attached.
+#[classifier]
+pub fn snir_ask(ctx: TcContext) -> i32 {
+    match tc::ask(&ctx) {
+        Some(()) => TC_ACT_OK,
+        None => TC_ACT_SHOT,
+    }
+}
+
 #[inline(always)] // part of both programs
 fn verdict_of(fate: Fate) -> i32 {
     let (counter, verdict) = match fate {
@@ -119,6 +128,7 @@ const ETHER_HEADER: u32 = 14;
 
 // include/uapi/linux/pkt_cls.h
 const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_OK: i32 = 0;
 const TC_ACT_SHOT: i32 = 2;
 
 /// Some helpers are for GPL-compatible programs only.

@@ -4,6 +4,7 @@
 //! `docs/datapaths.md` has the states of a flow and their order.
 
 mod answer;
+mod ask;
 mod clock;
 mod errors;
 mod intact;
@@ -22,6 +23,7 @@ use sni_router_common::flow::FlowKey;
 
 use crate::maps::{FLOWS, PORTS};
 
+pub use ask::ask;
 pub use observe::Observed;
 pub use other::Other;
 pub use splice::Spliced;
@@ -47,7 +49,9 @@ pub fn judge(ctx: &TcContext, l2: u32) -> Fate {
     if !is_watched(&key) {
         return Fate::NotOurs;
     }
-    match FLOWS.get_ptr_mut(&key) {
+    // Not a copy of it.
+    let place = &key;
+    match FLOWS.get_ptr_mut(place) {
         Some(flow) => match splice::splice(ctx, &key, &packet, flow) {
             Spliced::Reopened => {
                 observe::observe(ctx, &key, &packet);

@@ -8,11 +8,10 @@ use aya::programs::links::LinkError;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use rustix::thread::{CapabilitySet, capabilities};
-use sni_router_common::names::{GLOBAL_CLOCK, GLOBAL_REQUEST, GLOBAL_SUMMED};
+use sni_router_common::names::GLOBAL_REQUEST;
 use thiserror::Error;
-use tracing::{Level, debug, info};
+use tracing::{Level, info};
 
-use super::inline::inline;
 use super::pins::{self, Pins};
 use super::running::Running;
 
@@ -68,36 +67,30 @@ pub enum LoadError {
 /// Loads the object's maps and keeps its programs ready to load.
 ///
 /// Maps of flows are those that are pinned, if there are any; else they get pinned.
-pub(super) fn load(pins: Option<&Pins>, running: &Running) -> Result<Ebpf, LoadError> {
+pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
     check_capabilities()?;
     let level = log_level();
+    let mut running = Running::find();
+    let request = running.request;
     let mut loader = EbpfLoader::new();
+    let object = running.tell(&mut loader, OBJECT);
     loader.override_global(aya_log::LEVEL, &level, false);
-    debug!(?running, "what the kernel tells the programs of itself");
-    match &running.request {
+    match &request {
         Some(request) => drop(loader.override_global(GLOBAL_REQUEST, request, true)),
         None => info!(
             "every connection is opened with sockets: the kernel tells its types (BTF) or memory to nobody"
         ),
     }
-    if let Some(clock) = &running.clock {
-        loader.override_global(GLOBAL_CLOCK, clock, true);
-    }
-    let with_summed = running.summed.as_ref().and_then(|(summed, inlined)| {
-        let object = inline(OBJECT, inlined)?;
-        loader.override_global(GLOBAL_SUMMED, summed, true);
-        Some(object)
-    });
     for name in pins::MAPS {
         if let Some(pins) = pins {
             loader.map_pin_path(name, pins.map(name));
         }
     }
     loader
-        .load(with_summed.as_deref().unwrap_or(OBJECT))
+        .load(&object)
         .map_err(|error| LoadError::Object(Box::new(error)))
 }
 
@@ -187,7 +180,7 @@ fn log_level() -> u8 {
 mod tests {
     use sni_router_common::running::inlined;
 
-    use super::super::inline::Instruction;
+    use super::super::inline::{Instruction, inline};
     use super::*;
 
     #[test]

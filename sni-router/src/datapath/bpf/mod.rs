@@ -44,7 +44,6 @@ pub use sockets::{Sockets, StreamView};
 pub use taken::{Taking, Until};
 
 use load::{array, map, program, verified};
-use running::Running;
 
 /// The loaded object. The programs stay attached while this lives.
 pub struct Kernel {
@@ -59,13 +58,10 @@ impl Kernel {
     /// Loads maps and programs into the kernel; nothing is attached yet. With `pins`, what belongs
     /// to flows outlives this process, and what an earlier one has left is used.
     pub fn load(pins: Option<Arc<Pins>>) -> Result<Self, LoadError> {
-        let mut running = Running::find();
-        let mut ebpf = load::load(pins.as_deref(), &running)?;
+        let mut ebpf = load::load(pins.as_deref())?;
         // Before any map is taken out: loading resolves map references to open descriptors.
-        if !load_lookup(&mut ebpf)? && running.summed.take().is_some() {
-            ebpf = load::load(pins.as_deref(), &running)?;
-            load_lookup(&mut ebpf)?;
-        }
+        let lookup: &mut SkLookup = program(&mut ebpf, names::PROG_LOOKUP)?;
+        verified(|| lookup.load())?;
         let verdict: &mut SkSkb = program(&mut ebpf, names::PROG_VERDICT)?;
         verified(|| verdict.load())?;
         let ebpf = Arc::new(Mutex::new(ebpf));
@@ -179,14 +175,6 @@ impl Kernel {
         let counts = map(&mut lock(&self.ebpf), names::MAP_COUNT)?;
         Ok(Counters::new(counts))
     }
-}
-
-/// Loads the smallest program, and says whether the kernel has compiled it.
-fn load_lookup(ebpf: &mut Ebpf) -> Result<bool, LoadError> {
-    let lookup: &mut SkLookup = program(ebpf, names::PROG_LOOKUP)?;
-    verified(|| lookup.load())?;
-    let info = lookup.info().map_err(LoadError::Program)?;
-    Ok(info.size_jitted() > 0)
 }
 
 /// A thread that panicked while holding it leaves it as good as it was.

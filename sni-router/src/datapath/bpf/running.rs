@@ -1,13 +1,18 @@
 //! What the programs are told of the kernel that runs.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::borrow::Cow;
+use std::{fs, io};
 
+use aya::EbpfLoader;
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use rustix::time::{ClockId, clock_getres};
-use sni_router_common::running::{Clock, Summed, inlined};
+use sni_router_common::names::{self, GLOBAL_CLOCK, GLOBAL_SUMMED};
+use sni_router_common::running::{Clock, Summed, Told, inlined};
 use sni_router_common::taken::Request;
+use tracing::{debug, info};
+use zerocopy::FromBytes as _;
 
-use super::inline::{Inlined, Instruction};
+use super::inline::{Inlined, Instruction, inline};
 use super::types::Types;
 
 /// What is known. Without any of it the programs ask the kernel.
@@ -15,25 +20,105 @@ use super::types::Types;
 pub struct Running {
     /// Where a request has what is read of it.
     pub request: Option<Request>,
+    /// Where the kernel notes what a checksum covers, and the instructions that get there.
+    summed: Option<(Summed, Inlined)>,
     /// How jiffies become the monotonic clock.
-    pub clock: Option<Clock>,
-    /// Where the kernel notes what a checksum covers, and the instructions that get there. For kernels that compile
-    /// programs; an interpreter cannot call what is no helper.
-    pub summed: Option<(Summed, Inlined)>,
+    clock: Clock,
 }
 
 impl Running {
+    /// By the types of the kernel.
     pub fn find() -> Self {
-        let timers = File::open("/proc/timer_list").ok();
-        let clock = timers.and_then(|file| clock_of(BufReader::new(file), period()?));
         let bytes = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
         let types = Types::read(&bytes);
         Self {
             request: types.as_ref().and_then(request),
-            clock,
             summed: types.as_ref().and_then(summed),
+            clock: Clock::default(),
         }
     }
+
+    /// Tells the programs, and answers with the object as it is to be loaded.
+    ///
+    /// First a small one of them is run: whether the kernel takes instructions that depend on its version shows where
+    /// only they are lost if it does not.
+    pub fn tell<'a>(&'a mut self, loader: &mut EbpfLoader<'a>, object: &'a [u8]) -> Cow<'a, [u8]> {
+        let Self { summed, clock, .. } = self;
+        for (map, _) in LARGE {
+            // They take long to make.
+            loader.map_max_entries(map, 1);
+        }
+        let mut told = Err("nothing is known".into());
+        let mut found = Cow::Borrowed(object);
+        if let Some((summed, inlined)) = &*summed {
+            match inline(object, inlined) {
+                Some(inlined) => {
+                    loader.override_global(GLOBAL_SUMMED, summed, true);
+                    told = ask(loader, &inlined);
+                    found = Cow::Owned(inlined);
+                }
+                None => debug!("the programs have no calls to be replaced"),
+            }
+        }
+        if let Err(error) = &told {
+            info!(%error, "the programs ask the kernel what checksums cover");
+            loader.override_global(GLOBAL_SUMMED, &UNKNOWN, true);
+            found = Cow::Borrowed(object);
+            told = ask(loader, object);
+        }
+        match (told, period()) {
+            (Ok(told), Some(period)) => *clock = told.clock(period),
+            (Ok(_), None) => {}
+            // Whoever loads the others will say it, too.
+            (Err(error), _) => debug!(%error, "the programs ask the kernel for the time"),
+        }
+        debug!(?summed, ?clock, "what the programs are told");
+        loader.override_global(GLOBAL_CLOCK, &*clock, true);
+        for (map, entries) in LARGE {
+            loader.map_max_entries(map, entries);
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+impl Running {
+    /// As on a kernel whose types promise more than it keeps.
+    #[allow(dead_code, reason = "for tests that may load programs")]
+    pub fn wrong() -> Self {
+        let mut wrong = Self::find();
+        let nobody = Instruction::call_of_kernel(i32::MAX as u32);
+        if let (Some((_, inlined)), Some(nobody)) = (&mut wrong.summed, nobody) {
+            inlined[0].1 = nobody;
+        }
+        wrong
+    }
+}
+
+/// Runs the program that tells what the kernel counts, and whose instructions it must take.
+fn ask(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Told, Box<dyn std::error::Error>> {
+    let mut ebpf = loader.load(object)?;
+    let program = ebpf.program_mut(names::PROG_ASK);
+    let program: &mut SchedClassifier = program.ok_or("it is not there")?.try_into()?;
+    let is_interrupted = |error: &ProgramError| {
+        // A signal was pending (`do_check()`, kernel/bpf/verifier.c).
+        matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock)
+    };
+    while let Err(error) = program.load() {
+        if !is_interrupted(&error) {
+            return Err(error.into());
+        }
+    }
+    let mut packet = [0; 64];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&[0; 64]);
+    options.data_out = Some(&mut packet);
+    let ran = program.test_run(options)?;
+    if ran.return_value != 0 {
+        return Err("it could not say so".into());
+    }
+    let (told, _) = Told::read_from_prefix(&packet).map_err(|_| "it has said less")?;
+    Ok(told)
 }
 
 /// Where a request has what the program reads of it; `None` where the kernel does not say, or nobody may read
@@ -92,27 +177,20 @@ fn period() -> Option<u64> {
     (period > 0).then_some(period)
 }
 
-/// How they become the monotonic clock, by /proc/timer_list (kernel/time/timer_list.c), which begins with both as they
-/// are when it is read. On large machines it is long, and the kernel makes it while it is read.
-fn clock_of(timers: impl BufRead, period: u64) -> Option<Clock> {
-    let mut now = None;
-    for line in timers.lines() {
-        let line = line.ok()?;
-        let mut words = line.split_ascii_whitespace();
-        match (words.next(), words.next(), words.next(), now) {
-            (Some("now"), Some("at"), Some(nanoseconds), _) => {
-                now = Some(nanoseconds.parse().ok()?)
-            }
-            (Some("jiffies:"), Some(count), None, Some(now)) => {
-                let count: u64 = count.parse().ok()?;
-                let offset = u64::wrapping_sub(now, count.wrapping_mul(period));
-                return Some(Clock { period, offset });
-            }
-            _ => {}
-        }
-    }
-    None
-}
+/// Maps that the program that is run first does without, and how many entries they have for the others.
+const LARGE: [(&str, u32); 5] = [
+    (names::MAP_RULES, names::MAX_RULES),
+    (names::MAP_SOCKS, names::MAX_SLOTS),
+    (names::MAP_SLOTS, names::MAX_SLOTS),
+    (names::MAP_STREAMS, names::MAX_SLOTS),
+    (names::MAP_FLOWS, names::MAX_FLOWS),
+];
+
+const UNKNOWN: Summed = Summed {
+    mask: 0,
+    partial: 0,
+    complete: 0,
+};
 
 // include/linux/skbuff.h
 const CHECKSUM_COMPLETE: u32 = 2;
@@ -120,8 +198,6 @@ const CHECKSUM_PARTIAL: u32 = 3;
 
 #[cfg(test)]
 mod tests {
-    use sni_router_common::flow::tick;
-
     use super::*;
 
     #[test]
@@ -139,22 +215,5 @@ mod tests {
         assert_eq!(summed.mask, summed.partial);
         assert_eq!(summed.mask.count_ones(), 2);
         assert_eq!(summed.complete.count_ones(), 1);
-    }
-
-    #[test]
-    fn jiffies_become_the_clock_that_everybody_reads() {
-        let text = "Timer List Version: v0.10\nnow at 7500000000 nsecs\n\ncpu: 0\n  .jiffies: no\n\
-                    jiffies: 4294893671\njiffies: 1\n";
-        let clock = clock_of(text.as_bytes(), 4_000_000).unwrap();
-        assert_eq!(clock.tick(4_294_893_671), tick(7_500_000_000));
-        assert_eq!(clock.tick(4_294_893_671 + 1_000), tick(11_500_000_000));
-        for text in [
-            "",
-            "now at x nsecs\njiffies: 5",
-            "jiffies: 5",
-            "now at 5 nsecs\n",
-        ] {
-            assert_eq!(clock_of(text.as_bytes(), 4_000_000), None, "{text:?}");
-        }
     }
 }

@@ -18,11 +18,12 @@ mod taking;
 #[path = "../../../../sni-router/src/datapath/bpf"]
 #[allow(dead_code, reason = "the router uses the rest")]
 mod loader {
-    pub mod inline;
+    mod inline;
     pub mod running;
     mod types;
 }
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +39,6 @@ use sni_router_tests::packet::{Segment, ether};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
 
-use loader::inline::inline;
 use loader::running::Running;
 
 /// The program, with one flow in its table.
@@ -72,20 +72,18 @@ struct Ran {
 impl Program {
     /// Loads it as the router does. Nothing is attached anywhere.
     fn load(family: Family) -> Self {
-        Self::load_on(family, &Running::find())
+        Self::load_as(family, true)
     }
 
-    /// The same on a kernel of which this much is known.
-    fn load_on(family: Family, running: &Running) -> Self {
-        let mut object = object();
+    /// The same; with `is_told` false on a kernel of which nothing is known.
+    fn load_as(family: Family, is_told: bool) -> Self {
+        let object = object();
+        let mut running = Running::find();
         let mut loader = EbpfLoader::new();
-        if let Some(clock) = &running.clock {
-            loader.override_global(names::GLOBAL_CLOCK, clock, true);
-        }
-        if let Some((summed, inlined)) = &running.summed {
-            loader.override_global(names::GLOBAL_SUMMED, summed, true);
-            object = inline(&object, inlined).expect("the calls are there");
-        }
+        let object = match is_told {
+            true => running.tell(&mut loader, &object),
+            false => Cow::Borrowed(&*object),
+        };
         loader.map_max_entries(names::MAP_ENDED, ENDED_RING_BYTES);
         // Large maps take long to make.
         for map in LARGE {

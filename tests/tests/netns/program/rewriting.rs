@@ -32,13 +32,9 @@ const UNKNOWN: [u8; 8] = [34, 4, 1, 2, 253, 4, 3, 4];
 #[case::v6(Family::V6)]
 fn packet_of_a_flow_becomes_one_of_the_other_connection(
     #[case] family: Family,
-    #[values(true, false)] is_kernel_known: bool,
+    #[values(true, false)] is_told: bool,
 ) {
-    let running = match is_kernel_known {
-        true => Running::find(),
-        false => Running::default(),
-    };
-    let program = Program::load_on(family, &running);
+    let program = Program::load_as(family, is_told);
     let sides = program.sides;
     let clocks = |value: u32, echo: u32| {
         let value = value.wrapping_add(UP_CLOCK);
