@@ -190,7 +190,7 @@ mod tests {
         let found = inline(OBJECT, &inlined).expect("the object has both");
         assert_eq!(found.len(), OBJECT.len());
         let changed = found.iter().zip(OBJECT).filter(|(a, b)| a != b);
-        // Of both programs, and of each call at least code, register, offset and number.
+        // Of three programs two calls each, and of each at least code, registers, offset and number.
         assert!((16..200).contains(&changed.count()));
         assert!(inline(&found, &inlined).is_none(), "they are gone");
         assert!(inline(&[], &inlined).is_none());
