@@ -103,6 +103,22 @@ pub fn send(mut to: &TcpStream, mut pattern: Pattern, len: u64) -> io::Result<Su
     Ok(sum.finish())
 }
 
+/// Sends a pattern: at least `len` bytes, and then on until `is_over`.
+pub fn send_until(
+    mut to: &TcpStream,
+    mut pattern: Pattern,
+    len: u64,
+    mut is_over: impl FnMut() -> bool,
+) -> io::Result<Sum> {
+    let mut sum = Summing::new();
+    while sum.len < len || !is_over() {
+        let bytes = pattern.next(usize::MAX);
+        to.write_all(bytes)?;
+        sum.update(bytes);
+    }
+    Ok(sum.finish())
+}
+
 /// Sends a pattern until the stream takes no more for `stall`, and then says what it took.
 pub fn send_until_stalled(mut to: &TcpStream, mut pattern: Pattern, stall: Duration) -> Sum {
     let mut sum = Summing::new();

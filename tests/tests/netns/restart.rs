@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
 use sni_router_common::flow::{Flow, FlowKey};
 use sni_router_common::names;
 use sni_router_tests::bpffs::Bpffs;
-use sni_router_tests::bulk::{Pattern, receive, send};
+use sni_router_tests::bulk::{Pattern, receive, send_until};
 use sni_router_tests::daemon::{Datapath, Router, binary};
 use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, write};
 use sni_router_tests::rig::{HOST, Lab, Pair, Rig, alone};
@@ -67,28 +68,44 @@ fn transfers_survive_the_kill_of_their_router_and_are_adopted() {
     let _alone = alone();
     let mut pinned = Pinned::start();
     let pairs: Vec<Pair> = (0..PAIRS).map(|_| pinned.open_left()).collect();
-    let arrived = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for (n, pair) in (0..).zip(&pairs) {
-            let arrived = &arrived;
+    let (going, is_killed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let lens: Vec<u64> = thread::scope(|scope| {
+        let (going, is_killed) = (&going, &is_killed);
+        let transfer = |(n, pair)| {
+            let Pair { client, server, .. }: &Pair = pair;
             let sender = scope.spawn(move || {
-                let sum = send(&pair.client, Pattern::new(n), LEN).expect("send");
-                pair.client.shutdown(Shutdown::Write).expect("shutdown");
+                let mut has_begun = false;
+                // All of them are in the middle, however fast they are.
+                let is_over = || {
+                    going.fetch_add(usize::from(!has_begun), Ordering::Relaxed);
+                    has_begun = true;
+                    is_killed.load(Ordering::Relaxed)
+                };
+                let sum = send_until(client, Pattern::new(n), LEN, is_over).expect("send");
+                client.shutdown(Shutdown::Write).expect("shutdown");
                 sum
             });
             scope.spawn(move || {
-                let (received, end) = receive(&pair.server, SOON);
-                arrived.fetch_add(1, Ordering::Relaxed);
+                let (received, end) = receive(server, SOON);
                 let sent = sender.join().expect("the sender");
+                let len = sent.len;
                 assert_eq!((received, end), (sent, End::Fin), "pair {n}");
-            });
+                len
+            })
+        };
+        let transfers: Vec<_> = (0..).zip(&pairs).map(transfer).collect();
+        let deadline = Instant::now() + SOON;
+        while going.load(Ordering::Relaxed) < pairs.len() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
         }
-        until("a transfer is over", SOON, || {
-            arrived.load(Ordering::Relaxed) > 0
-        });
+        let were_going = going.load(Ordering::Relaxed);
         pinned.rig.router.kill();
-        let before = arrived.load(Ordering::Relaxed);
-        assert!(before < pairs.len(), "all transfers were over");
+        is_killed.store(true, Ordering::Relaxed);
+        assert_eq!(were_going, pairs.len(), "not all transfers were under way");
+        let lens = transfers
+            .into_iter()
+            .map(|one| one.join().expect("it arrives"));
+        lens.collect()
     });
     // The other direction, with nobody there.
     for pair in &pairs {
@@ -100,10 +117,11 @@ fn transfers_survive_the_kill_of_their_router_and_are_adopted() {
     let status = pinned.rig.router.status();
     assert_eq!(status["connections"], PAIRS, "{status}");
     let mut addresses = Vec::new();
-    for pair in pairs {
+    for (pair, len) in pairs.into_iter().zip(lens) {
+        assert!(len >= LEN, "{len}");
         pair.server.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(read_to_end(&pair.client, SOON), (Vec::new(), End::Fin));
-        addresses.push((pair.address, pair.up + LEN, pair.down + 6));
+        addresses.push((pair.address, pair.up + len, pair.down + 6));
     }
     for (address, up, down) in addresses {
         let access = pinned.rig.access(address);
