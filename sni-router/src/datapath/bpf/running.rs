@@ -104,11 +104,14 @@ fn ask(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Told, Box<dyn std::
         // A signal was pending (`do_check()`, kernel/bpf/verifier.c).
         matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock)
     };
-    while let Err(error) = program.load() {
-        if !is_interrupted(&error) {
-            return Err(error.into());
+    let mut loaded = program.load();
+    for _ in 1..ATTEMPTS {
+        if !loaded.as_ref().is_err_and(is_interrupted) {
+            break;
         }
+        loaded = program.load();
     }
+    loaded?;
     let mut packet = [0; 64];
     let mut options = TestRunOptions::new();
     options.data_in = Some(&[0; 64]);
@@ -176,6 +179,8 @@ fn period() -> Option<u64> {
     let period = u64::try_from(period.tv_nsec).ok()?;
     (period > 0).then_some(period)
 }
+
+const ATTEMPTS: u32 = 10;
 
 /// Maps that the program that is run first does without, and how many entries they have for the others.
 const LARGE: [(&str, u32); 5] = [
