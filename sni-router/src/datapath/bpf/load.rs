@@ -122,23 +122,6 @@ where
         .map_err(LoadError::Program)
 }
 
-/// Loads a program, again if need be: the verifier gives up when a signal is pending
-/// (`do_check()`, kernel/bpf/verifier.c).
-pub(super) fn verified(
-    mut load: impl FnMut() -> Result<(), ProgramError>,
-) -> Result<(), LoadError> {
-    for _ in 1..ATTEMPTS {
-        match load() {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other.map_err(LoadError::Program),
-        }
-    }
-    load().map_err(LoadError::Program)
-}
-
-const ATTEMPTS: u32 = 10;
-
 /// Names the first capability that is missing. Effective ones of a user namespace do not count
 /// for the kernel, and loading then fails with EPERM all the same.
 fn check_capabilities() -> Result<(), LoadError> {

@@ -18,6 +18,7 @@ mod running;
 mod sockets;
 mod taken;
 mod types;
+mod verified;
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -43,7 +44,8 @@ pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
 pub use taken::{Taking, Until};
 
-use load::{array, map, program, verified};
+use load::{array, map, program};
+use verified::verified;
 
 /// The loaded object. The programs stay attached while this lives.
 pub struct Kernel {
@@ -61,9 +63,9 @@ impl Kernel {
         let mut ebpf = load::load(pins.as_deref())?;
         // Before any map is taken out: loading resolves map references to open descriptors.
         let lookup: &mut SkLookup = program(&mut ebpf, names::PROG_LOOKUP)?;
-        verified(|| lookup.load())?;
+        verified(|| lookup.load()).map_err(LoadError::Program)?;
         let verdict: &mut SkSkb = program(&mut ebpf, names::PROG_VERDICT)?;
-        verified(|| verdict.load())?;
+        verified(|| verdict.load()).map_err(LoadError::Program)?;
         let ebpf = Arc::new(Mutex::new(ebpf));
         let pinned = pins.as_ref().map(|pins| pins.dir());
         let facts = KernelFacts::new(pinned, Arc::clone(&ebpf));
@@ -82,7 +84,7 @@ impl Kernel {
         let ebpf = &mut *lock(&self.ebpf);
         for name in [names::PROG_TC_ETHER, names::PROG_TC_IP] {
             let classifier: &mut SchedClassifier = program(ebpf, name)?;
-            verified(|| classifier.load())?;
+            verified(|| classifier.load()).map_err(LoadError::Program)?;
         }
         let flows = Flows::new(
             map(ebpf, names::MAP_FLOWS)?,

@@ -1,10 +1,10 @@
 //! What the programs are told of the kernel that runs.
 
 use std::borrow::Cow;
-use std::{fs, io};
+use std::fs;
 
 use aya::EbpfLoader;
-use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use rustix::time::{ClockId, clock_getres};
 use sni_router_common::names::{self, GLOBAL_CLOCK, GLOBAL_SUMMED};
 use sni_router_common::running::{Clock, Summed, Told, inlined};
@@ -14,6 +14,7 @@ use zerocopy::FromBytes as _;
 
 use super::inline::{Inlined, Instruction, inline};
 use super::types::Types;
+use super::verified::verified;
 
 /// What is known. Without any of it the programs ask the kernel.
 #[derive(Debug, Default)]
@@ -22,8 +23,8 @@ pub struct Running {
     pub request: Option<Request>,
     /// Where the kernel notes what a checksum covers, and the instructions that get there.
     summed: Option<(Summed, Inlined)>,
-    /// How jiffies become the monotonic clock.
-    clock: Clock,
+    /// How jiffies become the monotonic clock, once the programs were told.
+    pub clock: Clock,
 }
 
 impl Running {
@@ -100,18 +101,7 @@ fn ask(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Told, Box<dyn std::
     let mut ebpf = loader.load(object)?;
     let program = ebpf.program_mut(names::PROG_ASK);
     let program: &mut SchedClassifier = program.ok_or("it is not there")?.try_into()?;
-    let is_interrupted = |error: &ProgramError| {
-        // A signal was pending (`do_check()`, kernel/bpf/verifier.c).
-        matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock)
-    };
-    let mut loaded = program.load();
-    for _ in 1..ATTEMPTS {
-        if !loaded.as_ref().is_err_and(is_interrupted) {
-            break;
-        }
-        loaded = program.load();
-    }
-    loaded?;
+    verified(|| program.load())?;
     let mut packet = [0; 64];
     let mut options = TestRunOptions::new();
     options.data_in = Some(&[0; 64]);
@@ -179,8 +169,6 @@ fn period() -> Option<u64> {
     let period = u64::try_from(period.tv_nsec).ok()?;
     (period > 0).then_some(period)
 }
-
-const ATTEMPTS: u32 = 10;
 
 /// Maps that the program that is run first does without, and how many entries they have for the others.
 const LARGE: [(&str, u32); 5] = [

@@ -21,6 +21,7 @@ mod loader {
     mod inline;
     pub mod running;
     mod types;
+    mod verified;
 }
 
 use std::borrow::Cow;
