@@ -140,15 +140,19 @@ impl Router {
 
     /// Its resident memory, in bytes.
     pub fn resident(&self) -> u64 {
+        let size = self.status_line("VmRSS");
+        let kilobytes = size.strip_suffix(" kB").and_then(|n| n.parse::<u64>().ok());
+        kilobytes.expect("VmRSS") * 1024
+    }
+
+    /// What the kernel says of it by this name (proc_pid_status(5)).
+    #[track_caller]
+    pub fn status_line(&self, name: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.expect("the router runs");
-        let mut lines = status.lines();
-        let kilobytes = lines
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|number| number.parse::<u64>().ok())
-            .expect("VmRSS");
-        kilobytes * 1024
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        let found = lines.find_map(|(key, value)| (key == name).then(|| value.trim().to_owned()));
+        found.unwrap_or_else(|| panic!("no {name}"))
     }
 
     /// How many file descriptors it has open.

@@ -119,3 +119,10 @@ fn reader_of_small_pieces_gets_everything(#[case] datapath: Datapath) {
     });
     finish(&rig, pair);
 }
+
+/// What a router needs does not go up and down by 2 MB while its connections need a few hundred bytes each.
+#[test]
+fn memory_comes_in_small_pages() {
+    let rig = Rig::start(Datapath::Userspace, &[]);
+    assert_eq!(rig.router.status_line("THP_enabled"), "0");
+}
