@@ -226,15 +226,21 @@ pub fn load_options(ctx: &TcContext, packet: &Packet, at: u32) -> Option<*mut Op
 }
 
 /// Bytes of options from `at` on; `None` if there are none.
-///
-/// The compiler knows that a header is at most 60 bytes long and would leave the check away, in
-/// some register or other; the verifier wants to see it on the number that a helper is given.
 #[inline(always)] // as above
 pub fn options_len(packet: &Packet, at: u32) -> Option<u32> {
-    let len = core::hint::black_box(u64::from(packet.header - at));
-    (1..=MAX_OPTIONS as u64)
-        .contains(&len)
-        .then_some(len as u32)
+    bounded(packet.header - at, MAX_OPTIONS as u32)
+}
+
+/// A number of bytes as a helper wants it, from one to `most`; `None` if it is not within.
+///
+/// The compiler knows some of it and would leave the check away, or make it in some register or other;
+/// the verifier wants to see it on the number that the helper is given. And on one less: that a number
+/// is not zero teaches it nothing before Linux 6.8, and what it learns of a sum, nothing of its parts
+/// before 6.10 (`reg_set_min_max()` and `sync_linked_regs()`, kernel/bpf/verifier.c).
+#[inline(always)] // as above
+pub fn bounded(bytes: u32, most: u32) -> Option<u32> {
+    let less = core::hint::black_box(u64::from(bytes).wrapping_sub(1));
+    (less < u64::from(most)).then(|| less as u32 + 1)
 }
 
 /// The packet's EtherType; 0 if it is not for us to look at.

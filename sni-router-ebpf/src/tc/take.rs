@@ -11,7 +11,7 @@ use sni_router_common::rule::{RuleKey, network_words};
 use sni_router_common::taken::{MAX_PAYLOAD, MOST_TAKEN, Taken, is_opening, kind, until};
 
 use super::observe::{Observed, Place, Sent, begin, facts, is_repeated, update};
-use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_FLAGS, TCP_SUM, URG};
+use super::packet::{ACK, FIN, Packet, RST, SYN, TCP_FLAGS, TCP_SUM, URG, bounded};
 use super::request::own_scale;
 use crate::maps::{BUFFER, RULES, TAKEN, UNTIL};
 
@@ -290,18 +290,24 @@ pub fn output(ctx: &TcContext, packet: &Packet) -> bool {
     let Some(buffer) = BUFFER.get_ptr_mut(0) else {
         return false;
     };
-    // The compiler must not know what the verifier wants to see.
-    let len = core::hint::black_box(u64::from(packet.payload));
-    if len > MAX_PAYLOAD as u64 {
-        return false;
-    }
     let at = packet.transport + packet.header;
-    // SAFETY: the entry belongs to this CPU, and has room for this many bytes.
-    let bytes = unsafe {
-        let payload = (&raw mut (*buffer).payload).cast();
-        if len > 0 && bpf_skb_load_bytes(ctx.skb.skb.cast(), at, payload, len as u32) != 0 {
+    let mut len = 0;
+    if packet.payload > 0 {
+        let Some(bytes) = bounded(packet.payload, MAX_PAYLOAD as u32) else {
+            return false;
+        };
+        len = bytes;
+        // SAFETY: the entry belongs to this CPU, and has room for this many bytes.
+        let loaded = unsafe {
+            let payload = (&raw mut (*buffer).payload).cast();
+            bpf_skb_load_bytes(ctx.skb.skb.cast(), at, payload, len)
+        };
+        if loaded != 0 {
             return false;
         }
+    }
+    // SAFETY: as above.
+    let bytes = unsafe {
         core::slice::from_raw_parts(buffer.cast::<u8>(), size_of::<Taken>() + len as usize)
     };
     TAKEN.output::<[u8]>(bytes, 0).is_ok()
