@@ -61,7 +61,7 @@ pub(super) fn programs(facts: &Facts) -> Outcome {
         Some(Ok(_)) => return Ok(vec![Finding::ok("the kernel takes all of them")]),
         Some(Err(error)) => error,
     };
-    let lost = Finding::at(facts.wanted.without_bpf(), brief(&chain(error))).costs(WITHOUT_BPF);
+    let lost = Finding::at(facts.wanted.without_bpf(), chain(error)).costs(WITHOUT_BPF);
     Err(match error {
         LoadError::Capability(capability) => {
             Finding::unknown(format!("not tried without {capability}")).mend(AS_ROOT)
@@ -112,19 +112,6 @@ pub(super) fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// The first line and the last two: the verifier tells thousands before it says why not.
-fn brief(text: &str) -> String {
-    let lines: Vec<_> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    match *lines.as_slice() {
-        [first, _, .., last_but_one, last] => format!("{first} … {last_but_one} {last}"),
-        _ => lines.join(" "),
-    }
 }
 
 /// Whether the kernel has said EPERM somewhere down the line.
@@ -236,15 +223,5 @@ mod tests {
         let found = sample.worst(programs);
         assert_eq!(found.level, Level::Error);
         assert!(found.mend.unwrap().contains("seccomp"));
-    }
-
-    #[test]
-    fn verifiers_log_is_cut_to_what_says_why() {
-        assert_eq!(brief("one\ntwo"), "one two");
-        let log = "refused: Verifier output:\n0: (b7) r0 = 0\n1: (95) exit\n\nR0 !read_ok\nprocessed 2 insns\n";
-        assert_eq!(
-            brief(log),
-            "refused: Verifier output: … R0 !read_ok processed 2 insns"
-        );
     }
 }

@@ -63,9 +63,9 @@ impl Kernel {
         let mut ebpf = load::load(pins.as_deref())?;
         // Before any map is taken out: loading resolves map references to open descriptors.
         let lookup: &mut SkLookup = program(&mut ebpf, names::PROG_LOOKUP)?;
-        verified(|| lookup.load()).map_err(LoadError::Program)?;
+        verified(|| lookup.load())?;
         let verdict: &mut SkSkb = program(&mut ebpf, names::PROG_VERDICT)?;
-        verified(|| verdict.load()).map_err(LoadError::Program)?;
+        verified(|| verdict.load())?;
         let ebpf = Arc::new(Mutex::new(ebpf));
         let pinned = pins.as_ref().map(|pins| pins.dir());
         let facts = KernelFacts::new(pinned, Arc::clone(&ebpf));
@@ -84,7 +84,7 @@ impl Kernel {
         let ebpf = &mut *lock(&self.ebpf);
         for name in [names::PROG_TC_ETHER, names::PROG_TC_IP] {
             let classifier: &mut SchedClassifier = program(ebpf, name)?;
-            verified(|| classifier.load()).map_err(LoadError::Program)?;
+            verified(|| classifier.load())?;
         }
         let flows = Flows::new(
             map(ebpf, names::MAP_FLOWS)?,
