@@ -17,6 +17,8 @@ use sni_router_tests::raw::{End, accept, read_exactly, read_to_end, write};
 use sni_router_tests::rig::{Lab, Pair, Rig};
 use sni_router_tests::wait::{SOON, until};
 
+use super::hooks::{in_tcx, own_filters};
+
 const CLSACT: [&str; 2] = ["--tc-attach", "clsact"];
 /// The number of the program's filter, behind its version.
 const FILTER: u32 = 0x534e;
@@ -68,21 +70,9 @@ impl Scene {
     fn assert_attached(&self, filters: usize, links: usize) {
         for interface in INTERFACES {
             assert_eq!(own_filters(self.ns(), interface), filters, "{interface}");
-            assert_eq!(own_links(self.ns(), interface), links, "{interface}");
+            assert_eq!(in_tcx(self.ns(), interface).len(), links, "{interface}");
         }
     }
-}
-
-/// How many filters of an interface run the program.
-fn own_filters(ns: &Namespace, interface: &str) -> usize {
-    let shown = ns.output("tc", &["filter", "show", "dev", interface, "ingress"]);
-    let is_own = |line: &&str| line.contains("handle") && line.contains("snir_tc_ether");
-    shown.lines().filter(is_own).count()
-}
-
-fn own_links(ns: &Namespace, interface: &str) -> usize {
-    let found = ns.run(|| SchedClassifier::query_tcx(interface, TcAttachType::Ingress));
-    found.expect("query").1.len()
 }
 
 /// A filter of somebody else's that copies TCP packets to another interface.

@@ -16,6 +16,8 @@ use sni_router_tests::raw::{accept, read_exactly, write};
 use sni_router_tests::rig::{Lab, Rig};
 use sni_router_tests::wait::{SOON, until};
 
+use super::hooks::in_tcx;
+
 /// Connections through the router, and of other programs.
 const ROUNDS: usize = 20;
 
@@ -68,7 +70,7 @@ fn foreign_program_sees_every_packet_that_is_not_of_a_flow(#[case] comes: Comes)
         Comes::Before | Comes::After => ["snir_tc_ether", "mark"],
         Comes::AfterButFirst => ["mark", "snir_tc_ether"],
     };
-    assert_eq!(chain(ns), expected);
+    assert_eq!(in_tcx(ns, INTERFACE), expected);
     ns.output("nft", &[COUNTERS]);
 
     let mut rig = Rig::of(router, listener, lab, Datapath::Tc);
@@ -82,7 +84,7 @@ fn foreign_program_sees_every_packet_that_is_not_of_a_flow(#[case] comes: Comes)
     assert_eq!(packets(&rig.lab.net.router, "unmarked"), 0);
 
     rig.router.terminate(SOON);
-    assert_eq!(chain(&rig.lab.net.router), ["mark"]);
+    assert_eq!(in_tcx(&rig.lab.net.router, INTERFACE), ["mark"]);
     connect_own(&rig, &own);
     assert!(packets(&rig.lab.net.router, "marked") > marked);
     drop(foreign);
@@ -220,17 +222,6 @@ pub(super) fn object_of(kind: &str, name: &str, code: &[[u8; 8]]) -> Vec<u8> {
         flags: SymbolFlags::None,
     });
     object.write().expect("an object")
-}
-
-/// The programs on the interface, in the order in which packets meet them.
-fn chain(ns: &Namespace) -> Vec<String> {
-    let found = ns.run(|| SchedClassifier::query_tcx(INTERFACE, TcAttachType::Ingress));
-    let (_, programs) = found.expect("query");
-    let name = |program: &aya::programs::ProgramInfo| program.name_as_str().map(str::to_owned);
-    programs
-        .iter()
-        .map(|program| name(program).expect("a name"))
-        .collect()
 }
 
 /// What a counter of [`COUNTERS`] has counted.

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use sni_router_tests::access::Access;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Router};
@@ -12,6 +11,8 @@ use sni_router_tests::rig::{BACKEND_PORT, Lab, Pair};
 use sni_router_tests::site::{PORT, Site};
 use sni_router_tests::topology::VIP4;
 use sni_router_tests::wait::{SOON, until};
+
+use super::hooks::{in_tcx, own_filters};
 
 const HOST: &str = "one.example.com";
 
@@ -85,8 +86,7 @@ impl Growing {
 
 /// How many programs are on the late interface, in the namespace where it is.
 fn attached(ns: &Namespace) -> usize {
-    let found = ns.run(|| SchedClassifier::query_tcx("late", TcAttachType::Ingress));
-    found.expect("query").1.len()
+    in_tcx(ns, "late").len() + own_filters(ns, "late")
 }
 
 fn late_endpoint() -> SocketAddr {

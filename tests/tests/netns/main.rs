@@ -27,6 +27,7 @@ mod foreign;
 mod full_rate;
 mod handover;
 mod hellos;
+mod hooks;
 mod hosts;
 mod interfaces;
 mod ipsec;

@@ -216,7 +216,18 @@ fn verifier_is_soon_through() {
     // Kernels before 5.16 do not tell.
     let followed = info.verified_instruction_count().unwrap_or(0);
     println!("{followed} instructions");
-    assert!(followed < 400_000, "{followed} instructions");
+    // Older ones follow more ways that come to the same.
+    let most = if linux() >= (6, 6) { 400_000 } else { 600_000 };
+    assert!(followed < most, "{followed} instructions");
+}
+
+/// The version of the kernel that runs.
+fn linux() -> (u32, u32) {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().expect("a version").parse().expect("digits");
+    (number(), number())
 }
 
 impl Ran {
