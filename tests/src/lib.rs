@@ -9,6 +9,7 @@
 //! - [`object`] is the kernel programs inside that binary, [`packet`] makes packets for them.
 //! - [`intruder`] sends such packets to the router as if from somebody else, and [`position`] tells which
 //!   sequence numbers would be right.
+//! - [`linux`] is the kernel that runs: older ones can less.
 //! - [`tls`] holds real TLS servers and clients: rustls, `openssl s_client` and curl.
 //! - [`wire`] impairs packets on their way; [`ways`] compares the way through the router with the
 //!   direct one.
@@ -30,6 +31,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod documented;
 pub mod intruder;
+pub mod linux;
 pub mod monitoring;
 pub mod netns;
 pub mod object;

@@ -1,23 +1,18 @@
 //! Which programs are on an interface's way in.
 
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, TcAttachType};
 use sni_router_common::names::PROG_TC_ETHER;
-
+use sni_router_tests::linux::has_tcx;
 use sni_router_tests::netns::Namespace;
 
-/// The names of those in TCX, in the order in which packets meet them; none before Linux 6.6, which has no TCX.
+/// The names of those in TCX, in the order in which packets meet them; none where there is no TCX.
 #[track_caller]
 pub fn in_tcx(ns: &Namespace, interface: &str) -> Vec<String> {
+    if !has_tcx() {
+        return Vec::new();
+    }
     let found = ns.run(|| SchedClassifier::query_tcx(interface, TcAttachType::Ingress));
-    let programs = match found {
-        Ok((_, programs)) => programs,
-        Err(ProgramError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::EINVAL) =>
-        {
-            return Vec::new();
-        }
-        Err(error) => panic!("query: {error}"),
-    };
+    let (_, programs) = found.expect("query");
     let names = programs.iter().map(|program| program.name_as_str());
     names.map(|name| name.expect("a name").to_owned()).collect()
 }

@@ -204,7 +204,15 @@ mod tests {
 
     #[test]
     fn this_kernel_says_what_a_checksum_covers() {
-        let (summed, _) = Running::find().summed.expect("Linux 6.2");
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+        let Some((summed, _)) = Running::find().summed else {
+            let is_before = |it| release.starts_with(it);
+            assert!(
+                ["5.", "6.0", "6.1."].into_iter().any(is_before),
+                "{release}"
+            );
+            return;
+        };
         assert_eq!(summed.mask, summed.partial);
         assert_eq!(summed.mask.count_ones(), 2);
         assert_eq!(summed.complete.count_ones(), 1);

@@ -35,6 +35,7 @@ use aya::{Ebpf, EbpfLoader};
 use sni_router_common::counter::{Counter, Counts};
 use sni_router_common::flow::{Addr, Flow, FlowKey, option, ports, v6};
 use sni_router_common::names;
+use sni_router_tests::linux::version;
 use sni_router_tests::object::object;
 use sni_router_tests::packet::{Segment, ether};
 use sni_router_tests::topology::Family;
@@ -217,17 +218,12 @@ fn verifier_is_soon_through() {
     let followed = info.verified_instruction_count().unwrap_or(0);
     println!("{followed} instructions");
     // Older ones follow more ways that come to the same.
-    let most = if linux() >= (6, 6) { 400_000 } else { 600_000 };
+    let most = if version() >= (6, 6) {
+        400_000
+    } else {
+        600_000
+    };
     assert!(followed < most, "{followed} instructions");
-}
-
-/// The version of the kernel that runs.
-fn linux() -> (u32, u32) {
-    let system = rustix::system::uname();
-    let release = system.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut number = || numbers.next().expect("a version").parse().expect("digits");
-    (number(), number())
 }
 
 impl Ran {
