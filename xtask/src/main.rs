@@ -11,6 +11,7 @@ mod command;
 mod control_plane;
 mod demo;
 mod dist;
+mod kernel;
 mod lab;
 mod lint;
 mod packages;
@@ -57,6 +58,8 @@ enum Verb {
     Test,
     /// Run the tests against a real Kubernetes API server; the first time, builds one with Go
     TestCluster,
+    /// Run tests under another kernel, in a virtual machine; without KVM that takes half an hour
+    TestKernel(kernel::Args),
     /// Test the admin API with programs of others: a browser, and a fuzzer that reads its description
     TestAdmin,
     /// Formatting, clippy for host and BPF, documentation, layers
@@ -87,6 +90,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Bench(args) => return bench::bench(&args),
         Verb::Test => return test::test(),
         Verb::TestAdmin => return admin::test(),
+        Verb::TestKernel(args) => return kernel::test(&args),
         Verb::TestCluster => return cluster::test(),
         Verb::Dist(args) => return dist::dist(&args),
         Verb::Lint => lint::lint()?,

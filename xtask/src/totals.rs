@@ -38,14 +38,23 @@ impl Totals {
         for bytes in BufReader::new(stdout).split(b'\n') {
             // A test may print anything, also what is not UTF-8.
             let bytes = bytes?;
-            let text = String::from_utf8_lossy(&bytes);
-            println!("{text}");
-            self.add(&text);
+            self.hear(&String::from_utf8_lossy(&bytes));
         }
         if !child.wait()?.success() && self.failed == failed {
-            self.broken.push(line(command));
+            self.missed(&line(command));
         }
         Ok(())
+    }
+
+    /// Shows a line that a test has printed, and adds it up.
+    pub fn hear(&mut self, line: &str) {
+        println!("{line}");
+        self.add(line);
+    }
+
+    /// Takes note of a command that failed without saying that a test failed.
+    pub fn missed(&mut self, line: &str) {
+        self.broken.push(line.to_owned());
     }
 
     /// Prints the line of totals; a success if something passed and nothing failed.

@@ -6,10 +6,10 @@
 mod apt;
 mod need;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use self::need::Need;
 use crate::command::{as_root, run, target_dir};
@@ -84,12 +84,22 @@ pub fn promtool() -> Result<PathBuf> {
     let dir = target_dir().join("promtool");
     let path = dir.join("usr/bin/promtool");
     if !path.is_file() {
-        if !apt::is_here() {
-            bail!("the program promtool is missing (it comes with Prometheus): put it on PATH");
-        }
-        apt::unpack("prometheus", &dir)?;
+        unpack("prometheus", &dir)
+            .context("the program promtool is missing (it comes with Prometheus)")?;
     }
     Ok(path)
+}
+
+/// Unpacks a package of Debian below a directory, without installing it.
+///
+/// # Errors
+///
+/// apt does not have it.
+pub fn unpack(package: &str, dir: &Path) -> Result<()> {
+    if !apt::is_here() {
+        bail!("this is not a Debian system, and has no package {package}");
+    }
+    apt::unpack(package, dir)
 }
 
 /// The route that is ready, or else is to be made so, and what is missing.
