@@ -4,6 +4,8 @@
 //! memory. On processors that lend themselves to guests it is as fast as the host; elsewhere QEMU emulates every
 //! instruction, and what takes the verifier a second here takes it half a minute there.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -150,57 +152,35 @@ impl Guest {
     ) -> Result<Self> {
         fs::create_dir_all(shared)?;
         let [script, log, console] = ["script", "log", "console"].map(|name| shared.join(name));
-        File::create(&log)?;
         let is_native = can_have_guests();
-        let slowness = if is_native { 1 } else { 10 };
-        let wanted = match tests {
-            [] => TESTS.join(" "),
-            tests => tests.join(" "),
-        };
-        // One at a time: the time of an emulated machine is short.
-        let text = format!(
-            "exec >{log} 2>&1\n\
-             mount -t bpf bpf /sys/fs/bpf\n\
-             ulimit -n 100000\n\
-             cd {tests}\n\
-             export {SLOWNESS}={slowness}\n\
-             exec {test} --test-threads=1 {wanted}\n",
-            log = log.display(),
-            tests = workspace().join("tests").display(),
-            test = test.display(),
-        );
-        fs::write(&script, text)?;
+        fs::write(&script, commands(test, tests, &log, is_native))?;
         let mut command = Command::new(vng);
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let programs = vng.parent().context("a path")?.to_owned();
-        let path = [programs]
-            .into_iter()
-            .chain(std::env::split_paths(&path).map(PathBuf::from));
-        command.env("PATH", std::env::join_paths(path)?);
+        command.env("PATH", with_siblings(vng)?);
         command.arg("--run").arg(&kernel.image);
         command.args(["--user", "root", "--cpus", "2", "--memory", "4G"]);
-        // The least that QEMU of every age can do.
-        command.args(["--force-9p", "--disable-microvm", "--verbose"]);
-        command.args(["--append", "mitigations=off"]);
+        // What QEMU can do of every age, on every host.
+        command.args(["--force-9p", "--disable-microvm"]);
+        command.args(["--verbose", "--append", "mitigations=off"]);
         command.arg("--overlay-rwdir").arg(target_dir());
         command.arg("--rwdir").arg(shared);
         if !is_native {
             command.arg("--disable-kvm");
         }
-        command
-            .arg("--exec")
-            .arg(format!("sh {}", script.display()));
-        println!("  $ {}", line(&command));
+        let script = format!("sh {}", script.display());
+        command.args(["--exec", &script]);
+        let line = line(&command);
+        println!("  $ {line}");
+        File::create(&log)?;
         let said = File::create(&console)?;
-        let child = command
+        command
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
-            .stderr(said)
-            .spawn()
-            .with_context(|| format!("cannot start {}", line(&command)))?;
+            .stderr(said);
+        let vng = command.spawn();
+        let vng = vng.with_context(|| format!("cannot start {line}"))?;
         Ok(Self {
-            vng: child,
-            line: line(&command),
+            vng,
+            line,
             log,
             console,
         })
@@ -231,6 +211,34 @@ impl Guest {
         }
         Ok(())
     }
+}
+
+/// What the guest's shell is to do; one test at a time, since an emulated machine is slow.
+fn commands(test: &Path, tests: &[String], log: &Path, is_native: bool) -> String {
+    let slowness = if is_native { 1 } else { 10 };
+    let wanted = match tests {
+        [] => TESTS.join(" "),
+        tests => tests.join(" "),
+    };
+    format!(
+        "exec >{log} 2>&1\n\
+         mount -t bpf bpf /sys/fs/bpf\n\
+         ulimit -n 100000\n\
+         cd {home}\n\
+         export {SLOWNESS}={slowness}\n\
+         exec {test} --test-threads=1 {wanted}\n",
+        log = log.display(),
+        home = workspace().join("tests").display(),
+        test = test.display(),
+    )
+}
+
+/// `PATH`, with the programs beside one in front.
+fn with_siblings(program: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let siblings = program.parent().context("a path")?.to_owned();
+    let dirs = [siblings].into_iter().chain(env::split_paths(&path));
+    Ok(env::join_paths(dirs)?)
 }
 
 /// Whether this processor can run guests, and this user may have them.
