@@ -19,7 +19,7 @@ use clap::Args as ClapArgs;
 use crate::command::{line, output, step, target_dir, workspace};
 use crate::packages::pypi;
 use crate::setup;
-use crate::test::{build_integration, check_machine};
+use crate::test::build_integration;
 use crate::totals::Totals;
 
 /// Which kernel, and which tests.
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(default_value = IMAGE, value_name = "PACKAGE")]
     kernel: String,
 
-    /// Tests in network namespaces, by how their names begin; some of each kind if none is named
+    /// Tests in network namespaces, by parts of their names; some of each kind if none is named
     #[arg(value_name = "TEST")]
     tests: Vec<String>,
 }
@@ -37,11 +37,12 @@ pub struct Args {
 /// Runs them, and ends with a line of totals.
 pub fn test(args: &Args) -> Result<ExitCode> {
     setup::ensure()?;
-    check_machine()?;
     let below = target_dir().join("kernels");
     let vng = step("a virtual machine", || {
         setup::ensure_program(QEMU.0, QEMU.1)?;
-        setup::ensure_program("depmod", "kmod")?;
+        if !Path::new(DEPMOD).exists() {
+            setup::ensure_program("depmod", "kmod")?;
+        }
         setup::ensure_program("busybox", "busybox-static")?;
         pypi(&below, VIRTME, "virtme_ng/__init__.py")?;
         Ok(below.join("venv/bin/vng"))
@@ -82,7 +83,9 @@ impl Kernel {
             false => image_of(package)?,
         };
         let dir = below.join(&name);
-        if let Ok(kernel) = Self::find(&dir) {
+        if let Ok(kernel) = Self::find(&dir)
+            && kernel.modules(&dir).join(LAST).is_file()
+        {
             return Ok(kernel);
         }
         if is_file {
@@ -93,14 +96,22 @@ impl Kernel {
             setup::unpack(&name, &dir)?;
         }
         let kernel = Self::find(&dir)?;
-        // Where virtme-ng looks for modules: above the image's directory.
-        let root = match dir.join("lib/modules").is_dir() {
-            true => dir,
-            false => dir.join("usr"),
-        };
-        let mut depmod = Command::new("depmod");
-        output(depmod.arg("--basedir").arg(root).arg(&kernel.release))?;
+        let mut depmod = Command::new(DEPMOD);
+        depmod.arg("--basedir").arg(Self::root(&dir));
+        output(depmod.arg(&kernel.release))?;
         Ok(kernel)
+    }
+
+    /// What has the modules' directory in it; virtme-ng finds it, too.
+    fn root(dir: &Path) -> PathBuf {
+        match dir.join("lib/modules").is_dir() {
+            true => dir.to_owned(),
+            false => dir.join("usr"),
+        }
+    }
+
+    fn modules(&self, dir: &Path) -> PathBuf {
+        Self::root(dir).join("lib/modules").join(&self.release)
     }
 
     fn find(dir: &Path) -> Result<Self> {
@@ -276,6 +287,12 @@ const QEMU: (&str, &str) = if cfg!(target_arch = "aarch64") {
 } else {
     ("qemu-system-x86_64", "qemu-system-x86")
 };
+
+/// What depmod writes, and so is there when all else is.
+const LAST: &str = "modules.dep";
+
+/// Not where every user looks for programs.
+const DEPMOD: &str = "/sbin/depmod";
 
 const VIRTME: &str = "virtme-ng==1.42";
 
