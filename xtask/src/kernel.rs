@@ -177,7 +177,7 @@ impl Guest {
         if !is_native {
             command.arg("--disable-kvm");
         }
-        let script = format!("sh {}", script.display());
+        let script = format!("sh '{}'", script.display());
         command.args(["--exec", &script]);
         let line = line(&command);
         println!("  $ {line}");
@@ -232,12 +232,12 @@ fn commands(test: &Path, tests: &[String], log: &Path, is_native: bool) -> Strin
         tests => tests.join(" "),
     };
     format!(
-        "exec >{log} 2>&1\n\
+        "exec >'{log}' 2>&1\n\
          mount -t bpf bpf /sys/fs/bpf\n\
          ulimit -n 100000\n\
-         cd {home}\n\
+         cd '{home}'\n\
          export {SLOWNESS}={slowness}\n\
-         exec {test} --test-threads=1 {wanted}\n",
+         exec '{test}' --test-threads=1 {wanted}\n",
         log = log.display(),
         home = workspace().join("tests").display(),
         test = test.display(),

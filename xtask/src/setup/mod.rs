@@ -84,8 +84,9 @@ pub fn promtool() -> Result<PathBuf> {
     let dir = target_dir().join("promtool");
     let path = dir.join("usr/bin/promtool");
     if !path.is_file() {
-        unpack("prometheus", &dir)
-            .context("the program promtool is missing (it comes with Prometheus)")?;
+        unpack("prometheus", &dir).context(
+            "the program promtool is missing (it comes with Prometheus): put it on PATH",
+        )?;
     }
     Ok(path)
 }
