@@ -215,7 +215,6 @@ impl Guest {
             has_ended = self.vng.try_wait()?.is_some();
             thread::sleep(PERIOD);
         }
-        self.vng.wait()?;
         if !has_result {
             println!("what the machine has said: {}", self.console.display());
             totals.missed(&self.line);

@@ -6,15 +6,15 @@ use aya::maps::{Map, MapData, MapError};
 use aya::pin::PinError;
 use aya::programs::links::LinkError;
 use aya::programs::{Program, ProgramError};
-use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use rustix::thread::{CapabilitySet, capabilities};
 use sni_router_common::names::GLOBAL_REQUEST;
 use thiserror::Error;
-use tracing::{Level, debug, info};
+use tracing::{Level, info};
 
 use super::pins::{self, Pins};
 use super::running::Running;
+use super::verified::Refusal;
 
 /// The kernel programs, as built by the build script; empty where it found no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sni-router-bpf"));
@@ -45,15 +45,9 @@ pub enum LoadError {
     /// A program was refused.
     #[error("the kernel refused a program")]
     Program(#[source] ProgramError),
-    /// A program was refused by the verifier, which has said why.
-    #[error("the kernel refused a program, \"{why}\"")]
-    Refused {
-        /// Its last words.
-        why: String,
-        /// What the system call failed with.
-        #[source]
-        error: io::Error,
-    },
+    /// A program was not loaded.
+    #[error("the kernel refused a program")]
+    Refused(#[from] Refusal),
     /// A filter was refused: of the first priority there is one of another kind, mostly.
     #[error(
         "the kernel refused the filter of priority 1 (if somebody's filter of another kind has that \
@@ -72,45 +66,6 @@ pub enum LoadError {
     /// An array that is shared with the programs could not be mapped.
     #[error("cannot map an array of the kernel programs")]
     Sockets(#[source] io::Error),
-}
-
-impl From<ProgramError> for LoadError {
-    fn from(error: ProgramError) -> Self {
-        match error {
-            ProgramError::LoadError {
-                io_error,
-                verifier_log,
-            } => {
-                let log = verifier_log.to_string();
-                debug!(log, "what the verifier says");
-                match last_words(&log) {
-                    why if why.is_empty() => Self::Program(
-                        SyscallError {
-                            call: "bpf_prog_load",
-                            io_error,
-                        }
-                        .into(),
-                    ),
-                    why => Self::Refused {
-                        why,
-                        error: io_error,
-                    },
-                }
-            }
-            other => Self::Program(other),
-        }
-    }
-}
-
-/// What the verifier says last, before its statistics: thousands of lines tell what it has followed until then.
-fn last_words(log: &str) -> String {
-    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
-    let is_statistics = |line: &&str| STATISTICS.iter().any(|it| line.starts_with(it));
-    let lines = log.lines().map(str::trim).rev();
-    let lines = lines.filter(|line| !line.is_empty() && !is_statistics(line));
-    let mut last: Vec<_> = lines.take(2).collect();
-    last.reverse();
-    last.join("; ")
 }
 
 /// Loads the object's maps and keeps its programs ready to load.
@@ -214,18 +169,6 @@ mod tests {
 
     use super::super::inline::{Instruction, inline};
     use super::*;
-
-    #[test]
-    fn refused_program_is_told_with_what_the_verifier_says_last() {
-        let log = "0: (b7) r0 = 0\n1: (95) exit\n\nfun()\n5310: (85) call unknown#160\ninvalid func unknown#160\n\
-            verification time 9 usec\nstack depth 224+0\nprocessed 24464 insns (limit 1000000)\n";
-        assert_eq!(
-            last_words(log),
-            "5310: (85) call unknown#160; invalid func unknown#160"
-        );
-        assert_eq!(last_words("R0 !read_ok\n"), "R0 !read_ok");
-        assert_eq!(last_words("\n"), "");
-    }
 
     #[test]
     fn instructions_take_the_place_of_the_calls_that_are_for_them() {
