@@ -31,6 +31,11 @@ pub struct Options {
     flags: Memory,
     tsval: Memory,
     tsecr: Memory,
+    /// What is added, and to what: as in [`Flow`].
+    ack_add: Memory,
+    ts_add: Memory,
+    ecr_add: Memory,
+    agreed: Memory,
     /// Nothing.
     _pad: u32,
 }
@@ -82,6 +87,10 @@ impl Options {
             flags: Memory::new(0),
             tsval: Memory::new(0),
             tsecr: Memory::new(0),
+            ack_add: Memory::new(0),
+            ts_add: Memory::new(0),
+            ecr_add: Memory::new(0),
+            agreed: Memory::new(0),
             _pad: 0,
         }
     }
@@ -89,9 +98,24 @@ impl Options {
     /// Rewrites timestamps (RFC 7323) and SACK blocks (RFC 2018). What follows a malformed option
     /// stays as it is.
     pub fn rewrite(&mut self, flow: &Flow) {
+        self.aim(flow);
+        self.walk();
+    }
+
+    /// Notes what there is to do to packets of a flow, for [`walk`](Self::walk), which knows no flow.
+    #[inline(always)] // four loads and stores
+    pub fn aim(&mut self, flow: &Flow) {
+        self.ack_add.store(flow.ack_add);
+        self.ts_add.store(flow.ts_add);
+        self.ecr_add.store(flow.ecr_add);
+        self.agreed.store(flow.options.into());
+    }
+
+    /// Does it: both together are [`rewrite`](Self::rewrite).
+    pub fn walk(&mut self) {
         self.start();
         for _ in 0..ROUNDS {
-            if !self.rewrite_one(flow) {
+            if !self.rewrite_one() {
                 break;
             }
         }
@@ -124,10 +148,11 @@ impl Options {
 
     /// One round; false at the end.
     #[inline(never)] // or the compiler unrolls the loop, and runs out of stack
-    fn rewrite_one(&mut self, flow: &Flow) -> bool {
+    fn rewrite_one(&mut self) -> bool {
         let at = self.at();
+        let agreed = self.agreed.load() as u8;
         if self.edges.load() > 0 {
-            self.add(at, flow.ack_add);
+            self.add(at, self.ack_add.load());
             self.at.store(at + 4);
             self.edges.store(self.edges.load() - 1);
             return true;
@@ -142,11 +167,11 @@ impl Options {
             return false;
         };
         match kind {
-            TIMESTAMPS if size == 10 && flow.options & option::TIMESTAMPS != 0 => {
-                self.add(at + 2, flow.ts_add);
-                self.add(at + 6, flow.ecr_add);
+            TIMESTAMPS if size == 10 && agreed & option::TIMESTAMPS != 0 => {
+                self.add(at + 2, self.ts_add.load());
+                self.add(at + 6, self.ecr_add.load());
             }
-            SACK if flow.options & option::NO_SACK != 0 => {
+            SACK if agreed & option::NO_SACK != 0 => {
                 self.at.store(at);
                 self.blanks.store(size);
             }

@@ -64,7 +64,7 @@ impl Packet {
             Cause::TooBig(mtu) => mtu.into(),
             Cause::Expired => 0,
         };
-        answer(ctx, self.network, self.is_v6(), mtu)
+        answer(ctx, self.network, self.is_v6, mtu)
     }
 }
 

@@ -4,7 +4,7 @@
 //! says must not be believed here either: a flipped bit makes a RST of an acknowledgement, and would
 //! end a flow whose two ends go on.
 
-use aya_ebpf::bindings::BPF_CSUM_LEVEL_QUERY;
+use aya_ebpf::bindings::{__sk_buff, BPF_CSUM_LEVEL_QUERY};
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_csum_level, bpf_skb_load_bytes};
 use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{Addr, FlowKey};
@@ -36,14 +36,19 @@ pub fn is_intact(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> bool {
         // Of a host that leaves it to its network card (CHECKSUM_PARTIAL): nothing is on a wire yet.
         return true;
     }
-    match sum(ctx, packet.transport, room) {
-        Some(sum) => fold16(fold32(pseudo + u64::from(sum))) == 0xffff,
-        None => true,
-    }
+    let sum = snir_sum(ctx.skb.skb, packet.transport, room);
+    sum == UNKNOWN || fold16(fold32(pseudo + sum)) == 0xffff
 }
 
-/// Adds up bytes of a packet, in the byte order of memory. `None` if there are too many, more than
-/// network cards send.
+/// Adds up bytes of a packet, in the byte order of memory. [`UNKNOWN`] if there are too many, more than network cards
+/// send, or fewer. A [global function](super).
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[allow(unsafe_code, reason = "the name is the linker's")]
+pub extern "C" fn snir_sum(skb: *mut __sk_buff, at: u32, len: u32) -> u64 {
+    sum(&TcContext::new(skb), at, len).map_or(UNKNOWN, u64::from)
+}
+
 #[inline(always)] // as above
 fn sum(ctx: &TcContext, at: u32, len: u32) -> Option<u32> {
     let chunk = CHUNK.get_ptr_mut(0)?;
@@ -131,6 +136,9 @@ fn fold16(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     ((once & 0xffff) + (once >> 16)) as u16
 }
+
+/// More than any sum.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Of a packet of 9,216 bytes, the most that network cards have.
 const MOST_CHUNKS: u32 = 18;

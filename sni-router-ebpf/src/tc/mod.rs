@@ -2,6 +2,12 @@
 //! connection, and leave. Everything else goes on to whoever is next.
 //!
 //! `docs/datapaths.md` has the states of a flow and their order.
+//!
+//! What the verifier follows anew for everything that may be known where it is called adds up to seconds: loops, and
+//! what comes after many decisions. Such functions are "global" (`do_check_subprogs()`, kernel/bpf/verifier.c): it
+//! follows them once, on their own, knowing nothing of their arguments but the types, and nothing of what they
+//! answer. Their types (BTF) say so, as the linker exports their names, `snir_…`. What they are given are numbers, the
+//! context, or pointers to structs without holes, which may be null (Linux 5.13).
 
 mod answer;
 mod ask;

@@ -1,5 +1,6 @@
 //! Remembering what handshakes and hellos look like, for the hand-over to come.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use sni_router_common::flow::{FlowKey, before};
@@ -14,6 +15,7 @@ use crate::maps::{OPTIONS, SEEN};
 
 /// What becomes of a packet that is of no flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Observed {
     /// It goes to the local stack.
     Passed,
@@ -28,10 +30,46 @@ pub enum Observed {
 /// Takes notes of a packet that goes to the local stack, or takes it.
 ///
 /// In steps, each a function of its own, one called after the other: a BPF function and those that it calls
-/// have 512 bytes of stack together. And the verifier walks what has a loop once for each place from
-/// which it is called.
-#[inline(always)] // calls others
+/// have 512 bytes of stack together.
+#[inline(always)] // one call
 pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Observed {
+    match snir_observe(ctx.skb.skb, key, packet) {
+        TAKEN => Observed::Taken,
+        ENDED => Observed::Ended,
+        EARLY => Observed::Early,
+        _ => Observed::Passed,
+    }
+}
+
+/// The same as a [global function](super).
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[allow(
+    unsafe_code,
+    reason = "pointers are all that it can be given, and the name is the linker's"
+)]
+pub extern "C" fn snir_observe(
+    skb: *mut __sk_buff,
+    key: *const FlowKey,
+    packet: *const Packet,
+) -> u32 {
+    // They are of references, but the verifier does not know.
+    // SAFETY: hence; here and below.
+    let key = unsafe { key.as_ref() };
+    // SAFETY: as above.
+    let packet = unsafe { packet.as_ref() };
+    let (Some(key), Some(packet)) = (key, packet) else {
+        return Observed::Passed as u32;
+    };
+    judge(&TcContext::new(skb), key, packet) as u32
+}
+
+const TAKEN: u32 = Observed::Taken as u32;
+const ENDED: u32 = Observed::Ended as u32;
+const EARLY: u32 = Observed::Early as u32;
+
+#[inline(always)] // as above
+fn judge(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Observed {
     let tag = tag(key);
     if tag == 0 {
         return Observed::Passed;
@@ -40,11 +78,10 @@ pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Observed {
     if slot == 0 && packet.flags & SYN == 0 {
         return Observed::Passed;
     }
-    let is_intact = slot == 0 || is_intact(ctx, key, packet);
-    read_options(ctx, packet);
-    if !is_intact {
+    if slot != 0 && !is_intact(ctx, key, packet) {
         return Observed::Passed;
     }
+    read_options(ctx, packet);
     match slot {
         0 => begin_oldest(ctx, key, packet, tag),
         slot => {
@@ -269,17 +306,31 @@ pub fn update(sent: &Sent, known: &Place, more: u32) {
 /// Reads a packet's options, to where [`facts`] finds what they say.
 #[inline(never)] // as above
 fn read_options(ctx: &TcContext, packet: &Packet) {
-    let Some(options) = OPTIONS.get_ptr_mut(0) else {
-        return;
-    };
-    let loaded = load_options(ctx, packet, TCP_HEADER).is_some();
-    // SAFETY: the entry belongs to this CPU.
-    #[allow(unsafe_code, reason = "map values are raw pointers")]
-    let options = unsafe { &mut *options };
-    if !loaded {
-        options.clear();
+    if load_options(ctx, packet, TCP_HEADER).is_none() {
+        let Some(options) = OPTIONS.get_ptr_mut(0) else {
+            return;
+        };
+        // SAFETY: the entry belongs to this CPU.
+        #[allow(unsafe_code, reason = "map values are raw pointers")]
+        unsafe { &mut *options }.clear();
     }
-    options.read();
+    snir_read_options();
+}
+
+/// Reads the options that lie in this CPU's place. A [global function](super).
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[allow(
+    unsafe_code,
+    reason = "map values are raw pointers, and the name is the linker's"
+)]
+pub extern "C" fn snir_read_options() -> u32 {
+    let Some(options) = OPTIONS.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    unsafe { &mut *options }.read();
+    0
 }
 
 #[inline(always)] // returns more than fits into a register

@@ -8,6 +8,7 @@ use sni_router_common::options::MAX_OPTIONS;
 use sni_router_common::rewrite;
 
 use super::packet::{Packet, TCP_HEADER, load_options, options_len, reach};
+use crate::maps::OPTIONS;
 
 /// Rewrites them; answers with the change of the checksum.
 #[inline(always)] // part of a program's one fast path
@@ -82,27 +83,41 @@ fn walk(ctx: &TcContext, packet: &Packet, at: u32, flow: &Flow) -> u64 {
     let Some(options) = load_options(ctx, packet, at) else {
         return 0;
     };
-    // SAFETY: the entry belongs to this CPU.
-    let options = unsafe { &mut *options };
-    let before = options.sum();
-    options.rewrite(flow);
-    let after = options.sum();
+    // SAFETY: the entry belongs to this CPU; here and below.
+    let before = unsafe { &*options }.sum();
+    // SAFETY: as above.
+    unsafe { &mut *options }.aim(flow);
+    snir_walk_options();
+    // SAFETY: as above.
+    let after = unsafe { &*options }.sum();
     let Some(len) = options_len(packet, at) else {
         return 0;
     };
     let at = packet.transport + at;
+    // SAFETY: as above.
+    let words = unsafe { &raw const (*options).words };
     // SAFETY: `len` bytes of the buffer are there.
     unsafe {
-        bpf_skb_store_bytes(
-            ctx.skb.skb.cast(),
-            at,
-            options.words.as_ptr().cast(),
-            len,
-            0,
-        );
+        bpf_skb_store_bytes(ctx.skb.skb.cast(), at, words.cast(), len, 0);
     }
     // What was taken out counts as its complement, word by word.
     after + u64::from(u32::MAX) * (MAX_OPTIONS as u64 / 4) - before
+}
+
+/// Rewrites the options that lie in this CPU's place. A [global function](super).
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[allow(
+    unsafe_code,
+    reason = "map values are raw pointers, and names the linker's"
+)]
+pub extern "C" fn snir_walk_options() -> u32 {
+    let Some(options) = OPTIONS.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the entry belongs to this CPU.
+    unsafe { &mut *options }.walk();
+    0
 }
 
 /// Bytes of a timestamps option with two NOPs.

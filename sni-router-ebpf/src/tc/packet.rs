@@ -9,7 +9,8 @@ use sni_router_common::rewrite::{Ipv4, Ipv6, Tcp};
 use crate::maps::OPTIONS;
 
 /// Where things are in a packet, and what its TCP header says. Offsets are in bytes from the start
-/// of the packet's data.
+/// of the packet's data. In memory as here, without holes: a global function has the verifier look at all of it.
+#[repr(C)]
 pub struct Packet {
     /// Of the IP header.
     pub network: u32,
@@ -29,17 +30,12 @@ pub struct Packet {
     pub has_ae: bool,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// Whether it is IPv6.
+    pub is_v6: bool,
     /// The window's field.
     pub window: u16,
     /// The checksum, as in memory.
     pub sum: u16,
-}
-
-impl Packet {
-    /// Whether it is IPv6.
-    pub const fn is_v6(&self) -> bool {
-        self.transport - self.network == IPV6_HEADER
-    }
 }
 
 pub const FIN: u8 = 1;
@@ -169,6 +165,7 @@ fn tcp(
         flags,
         has_ae: offset & 1 != 0,
         ttl,
+        is_v6: transport - network == IPV6_HEADER,
         window: u16::from_be_bytes([w0, w1]),
         sum: u16::from_ne_bytes([sum0, sum1]),
     };

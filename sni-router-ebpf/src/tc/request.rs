@@ -31,7 +31,7 @@ pub fn own_scale(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Option<u8> 
     // include/uapi/linux/bpf.h). The socket is released before anything else is done. The buffer belongs
     // to this CPU, and has room.
     let read = unsafe {
-        let sock = if packet.is_v6() {
+        let sock = if packet.is_v6 {
             let tuple = core::ptr::from_ref(key).cast_mut().cast();
             bpf_skc_lookup_tcp(skb, tuple, size_of::<FlowKey>() as u32, CURRENT_NETNS, 0)
         } else {

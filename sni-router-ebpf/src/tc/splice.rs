@@ -146,7 +146,7 @@ fn must_drop(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
 #[inline(always)] // as above
 #[allow(unsafe_code, reason = "packet pointers are raw")]
 fn is_marked(ctx: &TcContext, packet: &Packet) -> bool {
-    if packet.is_v6() {
+    if packet.is_v6 {
         let header = reach::<Ipv6>(ctx, packet.network);
         // SAFETY: `reach` has checked that the bytes are there; here and below.
         header.is_some_and(|header| rewrite::is_marked_v6(unsafe { &*header }))
@@ -362,7 +362,7 @@ fn tell(flow: &Flow, back: &Flow, end: End) {
 #[inline(always)] // as above
 #[allow(unsafe_code, reason = "packet pointers are raw")]
 fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
-    let addresses = if packet.is_v6() {
+    let addresses = if packet.is_v6 {
         let header: *mut Ipv6 = reach(ctx, packet.network)?;
         // SAFETY: `reach` has checked that the bytes are there; here and below.
         let header = unsafe { &mut *header };
@@ -399,7 +399,7 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
 #[allow(unsafe_code, reason = "packet pointers are raw")]
 fn ask(ctx: &TcContext, packet: &Packet, at: u32, addresses: u64, rest: u64) -> Option<()> {
     let pseudo = u64::from(BPF_F_PSEUDO_HDR);
-    let with_v6 = if packet.is_v6() {
+    let with_v6 = if packet.is_v6 {
         pseudo | BPF_F_IPV6
     } else {
         pseudo

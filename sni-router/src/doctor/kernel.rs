@@ -20,7 +20,7 @@ pub(super) fn kernel(facts: &Facts) -> Outcome {
     };
     let (wanted, linux) = (&facts.wanted, format!("Linux {release}"));
     if wanted.uses_tc() && version < TC {
-        let what = format!("{linux}: the tc datapath needs 5.11");
+        let what = format!("{linux}: the tc datapath needs 5.13");
         return Err(Finding::at(wanted.without_tc(), what)
             .costs(WITHOUT_TC)
             .mend("a newer kernel"));
@@ -129,8 +129,8 @@ const WITHOUT_BPF: &str = "every VIP has to be bound, every byte passes through 
 
 const JIT: &str = "net.core.bpf_jit_enable";
 
-/// bpf_ktime_get_coarse_ns().
-const TC: (u32, u32) = (5, 11);
+/// Pointers as arguments of global functions.
+const TC: (u32, u32) = (5, 13);
 
 /// Verdict programs without a parser.
 const SOCKMAP: (u32, u32) = (5, 10);

@@ -3,6 +3,7 @@
 use rstest::rstest;
 use rustix::time::{ClockId, clock_gettime};
 use sni_router_common::flow::tick;
+use sni_router_tests::linux::version;
 
 use super::*;
 
@@ -29,7 +30,7 @@ fn flow_says_when_its_last_packet_came(#[case] is_told: bool) {
 fn programs_are_told_of_this_kernel() {
     let (object, mut running) = (object(), Running::find());
     let has_instructions = {
-        let told = running.tell(&mut EbpfLoader::new(), &object);
+        let told = running.tell(&mut EbpfLoader::new(), object);
         matches!(told, Cow::Owned(_))
     };
     assert_eq!(has_instructions, version() >= (6, 2));
@@ -39,7 +40,7 @@ fn programs_are_told_of_this_kernel() {
 #[test]
 fn kernel_that_refuses_them_gets_the_object_without() {
     let (object, mut running) = (object(), Running::wrong());
-    let told = running.tell(&mut EbpfLoader::new(), &object);
+    let told = running.tell(&mut EbpfLoader::new(), object);
     assert!(matches!(told, Cow::Borrowed(_)), "it was not refused");
 }
 

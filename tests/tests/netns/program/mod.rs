@@ -35,7 +35,6 @@ use aya::{Ebpf, EbpfLoader};
 use sni_router_common::counter::{Counter, Counts};
 use sni_router_common::flow::{Addr, Flow, FlowKey, option, ports, v6};
 use sni_router_common::names;
-use sni_router_tests::linux::version;
 use sni_router_tests::object::object;
 use sni_router_tests::packet::{Segment, ether};
 use sni_router_tests::topology::Family;
@@ -83,8 +82,8 @@ impl Program {
         let mut running = Running::find();
         let mut loader = EbpfLoader::new();
         let object = match is_told {
-            true => running.tell(&mut loader, &object),
-            false => Cow::Borrowed(&*object),
+            true => running.tell(&mut loader, object),
+            false => Cow::Borrowed(object),
         };
         loader.map_max_entries(names::MAP_ENDED, ENDED_RING_BYTES);
         // Large maps take long to make.
@@ -217,13 +216,8 @@ fn verifier_is_soon_through() {
     // Kernels before 5.16 do not tell.
     let followed = info.verified_instruction_count().unwrap_or(0);
     println!("{followed} instructions");
-    // Older ones follow more ways that come to the same.
-    let most = if version() >= (6, 6) {
-        400_000
-    } else {
-        600_000
-    };
-    assert!(followed < most, "{followed} instructions");
+    // It takes 2 ms for 1,000, and gives up at a million.
+    assert!(followed < 100_000, "{followed} instructions");
 }
 
 impl Ran {
