@@ -278,7 +278,9 @@ async fn expect_end(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
 /// A stream in which every shift of less than a period is visible.
 fn pattern(len: usize) -> Vec<u8> {
     let period: Vec<u8> = (0..PERIOD).map(|at| (at ^ (at >> 8)) as u8).collect();
-    period.into_iter().cycle().take(len).collect()
+    let mut pattern = period.repeat(len.div_ceil(PERIOD));
+    pattern.truncate(len);
+    pattern
 }
 
 const PERIOD: usize = 64 * 1024;
