@@ -150,7 +150,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     let tc = chosen.tc.clone();
     if let Some(tc) = &tc {
         if let Some(pins) = &pins {
-            tc.tolerate(Arc::clone(pins));
+            tc.tolerate(Arc::clone(pins), predecessor.is_none()).await;
         }
         takeover::adopt(tc, &proxy, predecessor.is_none());
         let doors = control.workers.iter().map(Worker::door).collect();

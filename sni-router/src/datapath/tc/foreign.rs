@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::{FlowKey, address};
+use sni_router_common::taken::until;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -42,6 +43,14 @@ pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
         tables.push((dir, held));
     }
     tables
+}
+
+/// Returns when no program of another version takes clients any more: one whose router was killed does so for a while,
+/// and nobody would serve them.
+pub(super) async fn outlast(pins: &Pins) {
+    if !pins.foreign().is_empty() {
+        sleep(Duration::from_millis(until::MOST.into())).await;
+    }
 }
 
 /// Removes each table once its last flow has ended. Returns when there is none left.
