@@ -25,7 +25,8 @@ use crate::totals::Totals;
 /// Which kernel, and which tests.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// A Debian package of a kernel: the name of one that apt has, or a file
+    /// A Debian package of a kernel: the name of one that apt has, or a file; or a directory into which packages
+    /// of a kernel and its modules were unpacked (`dpkg-deb --extract`)
     #[arg(default_value = IMAGE, value_name = "PACKAGE")]
     kernel: String,
 
@@ -73,6 +74,11 @@ impl Kernel {
     /// Gets it, unless it is here already.
     fn get(package: &str, below: &Path) -> Result<Self> {
         let file = Path::new(package);
+        if file.is_dir() {
+            let kernel = Self::find(file)?;
+            kernel.index_modules(file)?;
+            return Ok(kernel);
+        }
         let is_file = package.ends_with(".deb");
         let name = match is_file {
             true => file
@@ -96,10 +102,14 @@ impl Kernel {
             setup::unpack(&name, &dir)?;
         }
         let kernel = Self::find(&dir)?;
-        let mut depmod = Command::new(DEPMOD);
-        depmod.arg("--basedir").arg(Self::root(&dir));
-        output(depmod.arg(&kernel.release))?;
+        kernel.index_modules(&dir)?;
         Ok(kernel)
+    }
+
+    fn index_modules(&self, dir: &Path) -> Result<()> {
+        let mut depmod = Command::new(DEPMOD);
+        depmod.arg("--basedir").arg(Self::root(dir));
+        output(depmod.arg(&self.release)).map(drop)
     }
 
     /// What has the modules' directory in it; virtme-ng finds it, too.

@@ -38,6 +38,8 @@ pub struct Packet {
     pub sum: u16,
 }
 
+const _: () = assert!(size_of::<Packet>() == 6 * 4 + 4 + 2 * 2, "a hole");
+
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
