@@ -167,7 +167,10 @@ fn log_level() -> u8 {
 mod tests {
     use sni_router_common::running::inlined;
 
+    use object::{File, Object as _};
+
     use super::super::inline::{Instruction, inline};
+    use super::super::untyped::untyped;
     use super::*;
 
     #[test]
@@ -181,5 +184,18 @@ mod tests {
         assert!((16..200).contains(&changed.count()));
         assert!(inline(&found, &inlined).is_none(), "they are gone");
         assert!(inline(&[], &inlined).is_none());
+    }
+
+    #[test]
+    fn types_are_hidden_and_nothing_else() {
+        let sections = |object: &[u8]| {
+            let file = File::parse(object).expect("an object");
+            [".BTF", ".BTF.ext", "classifier"].map(|name| file.section_by_name(name).is_some())
+        };
+        assert_eq!(sections(OBJECT), [true, true, true]);
+        let found = untyped(OBJECT).expect("the object has types");
+        assert_eq!(sections(&found), [false, false, true]);
+        assert!(untyped(&found).is_none(), "they are gone");
+        assert!(untyped(&[]).is_none());
     }
 }

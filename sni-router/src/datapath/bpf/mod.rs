@@ -18,6 +18,7 @@ mod running;
 mod sockets;
 mod taken;
 mod types;
+mod untyped;
 mod verified;
 
 use std::io;

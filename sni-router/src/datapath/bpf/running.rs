@@ -14,6 +14,7 @@ use zerocopy::FromBytes as _;
 
 use super::inline::{Inlined, Instruction, inline};
 use super::types::Types;
+use super::untyped::untyped;
 use super::verified::verified;
 
 /// What is known. Without any of it the programs ask the kernel.
@@ -25,6 +26,8 @@ pub struct Running {
     summed: Option<(Summed, Inlined)>,
     /// How jiffies become the monotonic clock, once the programs were told.
     pub clock: Clock,
+    /// Whether the kernel has types, by which it knows a context where it is an argument.
+    has_types: bool,
 }
 
 impl Running {
@@ -36,6 +39,7 @@ impl Running {
             request: types.as_ref().and_then(request),
             summed: types.as_ref().and_then(summed),
             clock: Clock::default(),
+            has_types: types.is_some(),
         }
     }
 
@@ -44,7 +48,12 @@ impl Running {
     /// First a small one of them is run: whether the kernel takes instructions that depend on its version shows where
     /// only they are lost if it does not.
     pub fn tell<'a>(&'a mut self, loader: &mut EbpfLoader<'a>, object: &'a [u8]) -> Cow<'a, [u8]> {
-        let Self { summed, clock, .. } = self;
+        let Self {
+            summed,
+            clock,
+            has_types,
+            ..
+        } = self;
         for (map, _) in LARGE {
             // They take long to make.
             loader.map_max_entries(map, 1);
@@ -78,7 +87,10 @@ impl Running {
         for (map, entries) in LARGE {
             loader.map_max_entries(map, entries);
         }
-        found
+        match untyped(&found) {
+            Some(untyped) if !*has_types => Cow::Owned(untyped),
+            _ => found,
+        }
     }
 }
 
