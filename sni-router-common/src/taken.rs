@@ -117,7 +117,7 @@ pub mod until {
         (word >> 32) as u32 == ifindex && ahead != 0 && ahead <= MOST
     }
 
-    /// How far ahead that is at most, in ms.
+    /// How far ahead that is at most, in ms; for all versions, since one waits for what another has left.
     pub const MOST: u32 = 2_000;
 }
 

@@ -150,7 +150,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     let tc = chosen.tc.clone();
     if let Some(tc) = &tc {
         if let Some(pins) = &pins {
-            tc.tolerate(Arc::clone(pins), predecessor.is_none()).await;
+            tc.tolerate(Arc::clone(pins));
         }
         takeover::adopt(tc, &proxy, predecessor.is_none());
         let doors = control.workers.iter().map(Worker::door).collect();
@@ -210,6 +210,9 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         let adopter: Arc<dyn Adopt> = Arc::new(Arc::clone(&proxy));
         Some((predecessor?, tc, adopter))
     });
+    if let (Some(tc), Some(pins), None) = (&tc, &pins, &inheritance) {
+        tc.outlast(pins).await;
+    }
     loop {
         let why = follow(
             &mut control,

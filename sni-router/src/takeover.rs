@@ -62,6 +62,10 @@ impl Predecessor {
         }
     }
 
+    fn is_there(&self) -> bool {
+        test_kill_process(self.pid).is_ok()
+    }
+
     /// It is not needed any more. Returns when it has ended, and what it was still handing over when
     /// it let go has been adopted.
     pub async fn end(self, tc: Arc<Tc>, adopter: Arc<dyn Adopt>) {
@@ -72,7 +76,7 @@ impl Predecessor {
         if let Err(error) = told {
             warn!(%error, "the router before this one has ended by itself");
         }
-        while test_kill_process(self.pid).is_ok() {
+        while self.is_there() {
             sleep(LATE_TICK).await;
             adopt(&tc, &*adopter, false);
         }
@@ -114,7 +118,8 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let owner = match Pins::own(dir) {
-            Ok(pins) => return Ok((pins, predecessor)),
+            // One that was killed meanwhile has let go of nothing.
+            Ok(pins) => return Ok((pins, predecessor.filter(Predecessor::is_there))),
             Err(PinError::Owned(pid)) => pid,
             Err(error) => return Err(error.into()),
         };

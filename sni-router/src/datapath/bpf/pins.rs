@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, FlockOperation, access, flock, statfs};
 use rustix::io::Errno;
@@ -31,6 +32,8 @@ pub struct Pins {
     root: PathBuf,
     /// `None` once another process may have it.
     lock: Mutex<Option<File>>,
+    /// Since when nobody else has it.
+    since: Instant,
 }
 
 /// Why nothing can be pinned.
@@ -69,9 +72,15 @@ impl Pins {
         let _ = fs::remove_file(&owner);
         symlink(std::process::id().to_string(), &owner).map_err(failed)?;
         let lock = Mutex::new(Some(lock));
-        let this = Self { root, lock };
+        let since = Instant::now();
+        let this = Self { root, lock, since };
         fs::create_dir_all(this.dir()).map_err(failed)?;
         Ok(this)
+    }
+
+    /// For how long no other process has owned it.
+    pub fn owned_for(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Where this version's maps and links are.

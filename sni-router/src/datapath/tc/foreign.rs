@@ -49,7 +49,7 @@ pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
 /// and nobody would serve them.
 pub(super) async fn outlast(pins: &Pins) {
     if !pins.foreign().is_empty() {
-        sleep(Duration::from_millis(until::MOST.into())).await;
+        sleep(A_WHILE.saturating_sub(pins.owned_for())).await;
     }
 }
 
@@ -137,3 +137,4 @@ fn port(key: &FlowKey, ports: &Ports) -> Port {
 }
 
 const TICK: Duration = Duration::from_secs(5);
+const A_WHILE: Duration = Duration::from_millis(until::MOST as u64);

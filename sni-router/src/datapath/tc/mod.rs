@@ -152,14 +152,16 @@ impl Tc {
     }
 
     /// Leaves alone what a router of another version has pinned, and removes it in the end. Its ports
-    /// are known when this returns, and its program takes no client any more. To be called before there are new ones;
-    /// `is_alone` if no router has let go of the pins for this one.
-    pub async fn tolerate(&self, pins: Arc<Pins>, is_alone: bool) {
-        if is_alone {
-            foreign::outlast(&pins).await;
-        }
+    /// are known when this returns.
+    pub fn tolerate(&self, pins: Arc<Pins>) {
         let held = foreign::hold(&pins, &self.ports);
         tokio::spawn(foreign::watch(held, Arc::clone(&self.ports)));
+    }
+
+    /// Returns when the program of another version takes no clients, if no router has let go of the pins for this one.
+    /// To be called before there are any.
+    pub async fn outlast(&self, pins: &Pins) {
+        foreign::outlast(pins).await;
     }
 
     /// Opens no connection without sockets from now on; those that are being opened get sockets.
