@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 
 use crate::command::{line, output, step, target_dir, workspace};
@@ -76,7 +76,9 @@ impl Kernel {
         let file = Path::new(package);
         if file.is_dir() {
             let kernel = Self::find(file)?;
-            kernel.index_modules(file)?;
+            if !kernel.modules(file).join(LAST).is_file() {
+                kernel.index_modules(file)?;
+            }
             return Ok(kernel);
         }
         let is_file = package.ends_with(".deb");
@@ -133,6 +135,11 @@ impl Kernel {
         let (release, name) = images
             .next()
             .with_context(|| format!("no kernel in {}", boot.display()))?;
+        ensure!(
+            images.next().is_none(),
+            "more than one kernel in {}",
+            boot.display()
+        );
         Ok(Self {
             release,
             image: boot.join(name),
