@@ -87,10 +87,10 @@ impl Running {
         for (map, entries) in LARGE {
             loader.map_max_entries(map, entries);
         }
-        match untyped(&found) {
-            Some(untyped) if !*has_types => Cow::Owned(untyped),
-            _ => found,
+        if *has_types {
+            return found;
         }
+        untyped(&found).map_or(found, Cow::Owned)
     }
 }
 
