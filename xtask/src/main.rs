@@ -58,7 +58,7 @@ enum Verb {
     Test,
     /// Run the tests against a real Kubernetes API server; the first time, builds one with Go
     TestCluster,
-    /// Run tests under another kernel, in a virtual machine; without KVM that takes half an hour
+    /// Run tests under another kernel, in a virtual machine; without KVM that takes ten minutes
     TestKernel(kernel::Args),
     /// Test the admin API with programs of others: a browser, and a fuzzer that reads its description
     TestAdmin,
