@@ -106,10 +106,10 @@ impl TcpState {
 
 const _: () = assert!(size_of::<TcpState>() == 232);
 
-/// Has the connection's next socket never send a segment larger than this, nor ask for one. To be
-/// set before it connects.
+/// Has the connection's next socket never send a segment larger than this, nor ask for one, as far as the
+/// kernel can be told. To be set before it connects.
 pub fn limit_segment(socket: impl AsFd, bytes: u32) -> io::Result<()> {
-    let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+    let bytes = bytes.clamp(LEAST_SEGMENT, MOST_SEGMENT) as c_int;
     set(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &bytes)
 }
 
@@ -125,7 +125,7 @@ pub fn silence(socket: impl AsFd) -> io::Result<()> {
 /// checksums and neighbours are the kernel's business. Needs a host that has `from`, or may bind
 /// to it nonetheless.
 pub fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
-    let socket = place(from, to, seq, ack)?;
+    let socket = place(from, to, seq, ack, None)?;
     set(
         &socket,
         libc::IPPROTO_TCP,
@@ -170,7 +170,7 @@ pub fn accept(
     let Unaccepted {
         local, peer, seq, ..
     } = *connection;
-    let socket = place(local, peer, seq, connection.ack)?;
+    let socket = place(local, peer, seq, connection.ack, Some(connection.segment))?;
     let scales = connection.peer_scale as u32 | (connection.own_scale as u32) << 16;
     let options = [
         [TCPOPT_MAXSEG, connection.segment],
@@ -222,7 +222,17 @@ struct Windows {
 }
 
 /// Puts a socket into the middle of a connection: it sends nothing as long as it is being repaired.
-fn place(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result<Socket> {
+///
+/// Without a `segment`, it would for good send what every host takes (536 bytes; 1220 with IPv6), unless the
+/// path's MTU changes: the option of `TCP_REPAIR_OPTIONS` raises the limit, but what fits is only worked out at
+/// connect(2) (tcp_repair_options_est, net/ipv4/tcp.c; tcp_connect_init, net/ipv4/tcp_output.c).
+fn place(
+    from: SocketAddr,
+    to: SocketAddr,
+    seq: u32,
+    ack: u32,
+    segment: Option<u32>,
+) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(to),
         Type::STREAM.nonblocking(),
@@ -231,6 +241,9 @@ fn place(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result<Soc
     socket.set_reuse_address(true)?;
     freebind(&socket, to.is_ipv6())?;
     silence(&socket)?;
+    if let Some(segment) = segment {
+        limit_segment(&socket, segment)?;
+    }
     socket.bind(&from.into())?;
     for (queue, position) in [(SEND_QUEUE, seq), (RECEIVE_QUEUE, ack)] {
         set(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, &queue)?;
@@ -239,6 +252,10 @@ fn place(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> io::Result<Soc
     socket.connect(&to.into())?;
     Ok(socket)
 }
+
+/// What `TCP_MAXSEG` takes (`TCP_MIN_MSS`, `MAX_TCP_WINDOW`, include/net/tcp.h).
+const LEAST_SEGMENT: u32 = 88;
+const MOST_SEGMENT: u32 = 32_767;
 
 // include/uapi/linux/tcp.h
 const REPAIR_ON: c_int = 1;

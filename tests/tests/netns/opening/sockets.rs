@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, try_accept, write};
-use sni_router_tests::rig::{HOST, Lab, Rig};
+use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
 use sni_router_tests::site::{PORT, Site};
 use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
@@ -190,6 +190,35 @@ fn made_socket_knows_how_much_its_client_can_take() {
             .output("ss", &["-Htino", "dst", &address]);
         made.lines().any(|line| line.contains(&address)) && made.lines().any(has_window)
     });
+}
+
+/// And so does an endpoint that is connected to for it, though nothing was known of its path.
+#[rstest]
+#[case::v4(Family::V4, 1500 - 20 - 20 - 12)]
+#[case::v6(Family::V6, 1500 - 40 - 20 - 12)]
+fn made_socket_sends_segments_as_large_as_its_client_takes(
+    #[case] family: Family,
+    #[case] largest: u32,
+) {
+    const OTHER: &str = "other.example.com";
+    let lab = Lab::new(1);
+    let [at, other_at] = [8443, 8444].map(|port| lab.net.endpoint(0, family, port));
+    let [endpoint, other] = [at, other_at].map(|at| lab.net.backends[0].listen(at));
+    Site::new()
+        .vip(family.vip())
+        .route(HOST, "one")
+        .service("one", [at])
+        .route(OTHER, "other")
+        .service("other", [other_at])
+        .write_to(&lab.manifests());
+    let router = lab.start(Datapath::Tc, &[]);
+    let rig = Rig::of(router, endpoint, lab, Datapath::Tc);
+    warm(&rig, family);
+    let before = taken(&rig);
+    let pair = Pair::greet(rig.lab.connect(family), &hello(OTHER), &other).answered();
+    assert!(taken(&rig) > before, "its client was taken first");
+    let segment = SockRef::from(&pair.server).tcp_mss().expect("TCP_MAXSEG");
+    assert_eq!(segment, largest);
 }
 
 /// Also of a client for which nothing could be done, there is a record.
