@@ -5,7 +5,7 @@ use std::env;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::bulk::Random;
@@ -28,6 +28,10 @@ const PORTS: usize = 500;
 
 /// A port towards an endpoint rests for a second, so there are some of these.
 const ENDPOINTS: u16 = 4;
+
+/// As long as each client takes for a connection, at least: on a fast machine all ports would rest. So there are
+/// 1,333 connections a second, for which [`PORTS`] towards [`ENDPOINTS`] are enough.
+const TURN: Duration = Duration::from_millis(6);
 
 /// Bytes of a request: the number of the connection.
 const REQUEST: usize = 8;
@@ -69,11 +73,13 @@ fn connections_through_few_ports_do_not_fail_and_leave_nothing() {
             if number >= count {
                 return;
             }
+            let begun = Instant::now();
             let client = lab.connect(Family::V4);
             write(&client, &[&hello[..], &number.to_be_bytes()].concat());
             let (got, end) = read_to_end(&client, SOON);
             assert_eq!(end, End::Fin, "{number}");
             assert!(got == answer(number), "{number}: {} bytes", got.len());
+            thread::sleep(TURN.saturating_sub(begun.elapsed()));
         }
     };
     thread::scope(|scope| {
