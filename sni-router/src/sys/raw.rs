@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd as _;
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::sockopt::set;
+use super::sockopt::{freebind, set};
 
 /// Raw sockets, by which packets leave as the kernel's own do: by routes, firewalls and neighbours.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ impl Raw {
             let socket = Socket::new_raw(domain, kind, Some(Protocol::from(libc::IPPROTO_RAW)))?;
             // It is all connections', and what has no room is lost. Where that is refused, more is lost.
             let _ = set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &ROOM);
+            // A VIP may be a local route alone, which is no source that IPv6 takes (ip6_datagram_send_ctl,
+            // net/ipv6/datagram.c).
+            freebind(&socket, domain == Domain::IPV6)?;
             io::Result::Ok(socket)
         };
         let v4 = open(Domain::IPV4)?;

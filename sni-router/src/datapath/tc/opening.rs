@@ -8,14 +8,16 @@
 //!                   a socket is made for the client, and the rest is as for any other client
 //! ```
 //!
-//! Nothing that a client has sent is acknowledged before the endpoint does so. A hello that is lost on the way to the
-//! endpoint is sent again from here; what is lost before, by the client.
+//! A whole hello is not acknowledged before the endpoint does so. One that is lost on the way to the endpoint is sent
+//! again from here; what is lost before, by the client. So that it does, a part of one is acknowledged
+//! while the rest is awaited.
 
 mod balance;
 mod clients;
 mod endpoints;
 mod hellos;
 mod masters;
+mod parts;
 mod sizes;
 
 use std::future::pending;
@@ -166,9 +168,10 @@ impl Openings {
             deadlines,
             repeats,
             retries,
+            parts,
             ..
         } = self;
-        for waiting in [deadlines, repeats, retries] {
+        for waiting in [deadlines, repeats, retries, parts] {
             waiting.shrink_to(FEW);
         }
     }

@@ -12,9 +12,9 @@ use sni_router_tests::packet::{ACK, SYN, Segment};
 use sni_router_tests::raw::{
     End, Hello, accept, hello, read_exactly, read_to_end, try_accept, write,
 };
-use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
+use sni_router_tests::rig::{BACKEND_PORT, HOST, Lab, Pair, Rig};
 use sni_router_tests::site::{PORT, Site};
-use sni_router_tests::topology::Family;
+use sni_router_tests::topology::{Family, Topology};
 use sni_router_tests::wait::{SOON, until};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -30,6 +30,20 @@ fn taken(rig: &Rig) -> f64 {
 fn event(rig: &Rig, event: &str) -> f64 {
     let labels = [("program", "tc"), ("event", event)];
     rig.router.metric("sni_router_kernel_events_total", &labels)
+}
+
+/// A router with a listener and an endpoint of this family.
+fn start(family: Family) -> Rig {
+    let lab = Lab::new(1);
+    let at = lab.net.endpoint(0, family, BACKEND_PORT);
+    let endpoint = lab.net.backends[0].listen(at);
+    Site::new()
+        .vip(family.vip())
+        .route(HOST, "one")
+        .service("one", [at])
+        .write_to(&lab.manifests());
+    let router = lab.start(Datapath::Tc, &[]);
+    Rig::of(router, endpoint, lab, Datapath::Tc)
 }
 
 /// One connection with sockets: the next ones, for a second, need none.
@@ -121,6 +135,83 @@ fn hello_may_come_in_pieces(#[case] cuts: &[usize]) {
     }
 }
 
+/// For the namespace of a client.
+const LOSES_THE_FIRST_ACKNOWLEDGEMENT: &str = "
+    table inet loss {
+        counter lost { }
+        chain input {
+            type filter hook prerouting priority raw;
+            tcp sport 443 tcp flags == ack meta length < 100 numgen inc mod 1000 0 counter name lost drop
+        }
+    }";
+
+/// A client whose timer has run out sends the oldest segment again, and nothing else before it hears of that one. Here
+/// it waits for it, also where the first word of it is lost, and where a firewall thinks that there is no
+/// such connection.
+#[rstest]
+#[case::v4(Family::V4, None, None)]
+#[case::v6(Family::V6, None, None)]
+#[case::lost(Family::V4, Some(LOSES_THE_FIRST_ACKNOWLEDGEMENT), None)]
+#[case::tracked(Family::V4, None, Some(DROPS_INVALID))]
+fn part_of_a_hello_is_acknowledged(
+    #[case] family: Family,
+    #[case] at_client: Option<&str>,
+    #[case] at_router: Option<&str>,
+) {
+    let rig = start(family);
+    warm(&rig, family);
+    let Topology { client, router, .. } = &rig.lab.net;
+    for (namespace, rules) in [(client, at_client), (router, at_router)] {
+        if let Some(rules) = rules {
+            namespace.output("nft", &[rules]);
+        }
+    }
+    let before = taken(&rig);
+    let hello = hello(HOST);
+    let stream = rig.lab.connect(family);
+    let (part, rest) = hello.split_at(50);
+    write(&stream, part);
+    let queued = || {
+        let sockets = client.output("ss", &["-Htn", "dport", "443"]);
+        let queued = sockets.split_whitespace().nth(2).map(str::to_owned);
+        queued.expect("State Recv-Q Send-Q")
+    };
+    until("the part is acknowledged", SOON, || queued() == "0");
+    let left = sockets(&rig);
+    assert!(!left.contains("ESTAB"), "it has a socket: {left}");
+    write(&stream, rest);
+    let server = rig.accept();
+    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
+    write(&server, b"!");
+    assert_eq!(read_exactly(&stream, 1, SOON), b"!");
+    // The end of the handshake, both pieces, and the endpoint's answer.
+    assert_eq!(taken(&rig) - before, 4.0, "it was opened without sockets");
+    if at_client.is_some() {
+        assert_eq!(counted(client, "loss", "lost"), 1);
+    }
+    if at_router.is_some() {
+        let tracked = router.output("conntrack", &["-L", "-p", "tcp"]);
+        assert!(!tracked.contains("ESTABLISHED"), "{tracked}");
+    }
+    let address = stream.local_addr().expect("a socket");
+    drop((stream, server));
+    let access = rig.access(address);
+    assert_eq!(access.bytes_up, hello.len() as u64);
+}
+
+/// For the namespace of a router.
+const DROPS_INVALID: &str = "
+    table inet firewall {
+        chain input {
+            type filter hook input priority filter;
+            ct state invalid drop
+        }
+        chain output {
+            type filter hook output priority filter;
+            ct state invalid drop
+        }
+    }";
+
 /// Whoever has not seen this host's SYN-ACK does not know the number in it: without it, nobody is connected
 /// to an endpoint in somebody else's name.
 #[test]
@@ -196,16 +287,7 @@ fn killed_router_takes_nobody_with_it() {
 #[test]
 fn ipv6_is_opened_as_well() {
     let family = Family::V6;
-    let lab = Lab::new(1);
-    let at = lab.net.endpoint(0, family, 8443);
-    let endpoint = lab.net.backends[0].listen(at);
-    Site::new()
-        .vip(family.vip())
-        .route(HOST, "one")
-        .service("one", [at])
-        .write_to(&lab.manifests());
-    let router = lab.start(Datapath::Tc, &[]);
-    let rig = Rig::of(router, endpoint, lab, Datapath::Tc);
+    let rig = start(family);
     warm(&rig, family);
     let pairs: Vec<_> = (0..20).map(|_| greet(&rig, family, &hello(HOST))).collect();
     let count = taken(&rig);

@@ -38,6 +38,8 @@ pub(super) struct Openings {
     pub(super) repeats: Deadlines,
     /// When a socket is tried to be made once more for some.
     pub(super) retries: Deadlines,
+    /// When some are told that a part of their hello has come.
+    pub(super) parts: Deadlines,
     pub(super) patience: Duration,
     pub(super) hellos: Hellos,
     pub(super) masters: Masters,
@@ -67,6 +69,13 @@ pub(super) struct Opening {
     pub(super) awaited: Option<Awaited>,
     /// Its socket could not be made yet.
     pub(super) stuck: Option<Past>,
+}
+
+impl Opening {
+    /// Whether its hello is not whole yet.
+    pub(super) fn is_gathering(&self) -> bool {
+        self.awaited.is_none() && self.stuck.is_none()
+    }
 }
 
 /// How far it had come when it was given up.
@@ -129,6 +138,7 @@ impl Openings {
             deadlines: VecDeque::new(),
             repeats: VecDeque::new(),
             retries: VecDeque::new(),
+            parts: VecDeque::new(),
             next: 0,
             balance: Balance::default(),
             random: RandomState::new(),
@@ -196,7 +206,7 @@ impl Openings {
         opening.pieces += 1;
         if opening.received.len() > MOST_RECEIVED || opening.pieces > MOST_PIECES {
             self.fall_back(taken.key);
-        } else if opening.awaited.is_none() && opening.stuck.is_none() {
+        } else if opening.is_gathering() {
             self.judge(taken.key);
         }
     }
@@ -214,6 +224,9 @@ impl Openings {
                 if opening.place.is_none() {
                     // Who has a socket is refused for that, and told.
                     self.fall_back(key);
+                } else if opening.pieces == 1 {
+                    let number = opening.number;
+                    self.acknowledge_soon(key, number);
                 }
             }
             Welcome::Socket => self.fall_back(key),
@@ -234,7 +247,14 @@ impl Openings {
             let opening = clients.get(key);
             opening.is_none_or(|opening| opening.number != *number)
         };
-        let queues = [&mut self.deadlines, &mut self.repeats, &mut self.retries];
+        let Self {
+            deadlines,
+            repeats,
+            retries,
+            parts,
+            ..
+        } = self;
+        let queues = [deadlines, repeats, retries, parts];
         let next = queues.into_iter().filter_map(|queue| {
             while queue.pop_front_if(is_over).is_some() {}
             queue.front().map(|(when, ..)| *when)
@@ -254,6 +274,10 @@ impl Openings {
             let is_due = |(when, ..): &mut (Instant, FlowKey, u64)| *when <= now;
             if let Some((_, key, _)) = self.repeats.pop_front_if(is_due) {
                 self.send_syn_again(&key);
+                continue;
+            }
+            if let Some((_, key, number)) = self.parts.pop_front_if(is_due) {
+                self.acknowledge(key, number);
                 continue;
             }
             let due = self.retries.pop_front_if(is_due);
