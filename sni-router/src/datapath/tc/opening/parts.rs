@@ -49,13 +49,10 @@ impl Opener {
             syn: None,
             payload: &[],
         };
-        // Connection tracking takes it for a part of what a RST has closed; and of what it makes of it, it would
-        // not hear the end.
-        self.conntrack.forget_client(client, vip);
+        // Connection tracking takes it for a part of what a RST has closed, and lets it pass.
         if let Err(error) = self.send_raw(&segment) {
             debug!(%error, %client, "a part of a hello could not be acknowledged");
         }
-        self.conntrack.forget_client(client, vip);
     }
 }
 
