@@ -135,6 +135,15 @@ fn hello_may_come_in_pieces(#[case] cuts: &[usize]) {
     }
 }
 
+/// Bytes that the only client there is has sent and not heard of.
+#[track_caller]
+fn queued(rig: &Rig) -> String {
+    let client = &rig.lab.net.client;
+    let sockets = client.output("ss", &["-Htn", "dport", "443"]);
+    let queued = sockets.split_whitespace().nth(2).map(str::to_owned);
+    queued.expect("State Recv-Q Send-Q")
+}
+
 /// For the namespace of a client.
 const LOSES_THE_FIRST_ACKNOWLEDGEMENT: &str = "
     table inet loss {
@@ -171,12 +180,7 @@ fn part_of_a_hello_is_acknowledged(
     let stream = rig.lab.connect(family);
     let (part, rest) = hello.split_at(50);
     write(&stream, part);
-    let queued = || {
-        let sockets = client.output("ss", &["-Htn", "dport", "443"]);
-        let queued = sockets.split_whitespace().nth(2).map(str::to_owned);
-        queued.expect("State Recv-Q Send-Q")
-    };
-    until("the part is acknowledged", SOON, || queued() == "0");
+    until("the part is acknowledged", SOON, || queued(&rig) == "0");
     let left = sockets(&rig);
     assert!(!left.contains("ESTAB"), "it has a socket: {left}");
     write(&stream, rest);

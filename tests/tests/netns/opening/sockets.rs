@@ -15,7 +15,7 @@ use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{greet, taken, warm};
+use super::{greet, queued, taken, warm};
 
 /// What comes too late for an opening gets a socket with what has come before.
 #[test]
@@ -192,6 +192,27 @@ fn made_socket_knows_how_much_its_client_can_take() {
     });
 }
 
+/// Has an endpoint of which nothing is known yet.
+const OTHER: &str = "other.example.com";
+
+/// A router that takes clients, and where [`OTHER`] leads to.
+fn start_with_other(family: Family, args: &[&str]) -> (Rig, SocketAddr) {
+    let lab = Lab::new(1);
+    let [at, other] = [8443, 8444].map(|port| lab.net.endpoint(0, family, port));
+    let endpoint = lab.net.backends[0].listen(at);
+    Site::new()
+        .vip(family.vip())
+        .route(HOST, "one")
+        .service("one", [at])
+        .route(OTHER, "other")
+        .service("other", [other])
+        .write_to(&lab.manifests());
+    let router = lab.start(Datapath::Tc, args);
+    let rig = Rig::of(router, endpoint, lab, Datapath::Tc);
+    warm(&rig, family);
+    (rig, other)
+}
+
 /// And so does an endpoint that is connected to for it, though nothing was known of its path.
 #[rstest]
 #[case::v4(Family::V4, 1500 - 20 - 20 - 12)]
@@ -200,25 +221,34 @@ fn made_socket_sends_segments_as_large_as_its_client_takes(
     #[case] family: Family,
     #[case] largest: u32,
 ) {
-    const OTHER: &str = "other.example.com";
-    let lab = Lab::new(1);
-    let [at, other_at] = [8443, 8444].map(|port| lab.net.endpoint(0, family, port));
-    let [endpoint, other] = [at, other_at].map(|at| lab.net.backends[0].listen(at));
-    Site::new()
-        .vip(family.vip())
-        .route(HOST, "one")
-        .service("one", [at])
-        .route(OTHER, "other")
-        .service("other", [other_at])
-        .write_to(&lab.manifests());
-    let router = lab.start(Datapath::Tc, &[]);
-    let rig = Rig::of(router, endpoint, lab, Datapath::Tc);
-    warm(&rig, family);
+    let (rig, other) = start_with_other(family, &[]);
+    let other = rig.lab.net.backends[0].listen(other);
     let before = taken(&rig);
     let pair = Pair::greet(rig.lab.connect(family), &hello(OTHER), &other).answered();
     assert!(taken(&rig) > before, "its client was taken first");
     let segment = SockRef::from(&pair.server).tcp_mss().expect("TCP_MAXSEG");
     assert_eq!(segment, largest);
+}
+
+/// Or it would send that again while the endpoint is slow. Here it does not answer at all.
+#[rstest]
+#[case::v4(Family::V4, "1.2.3.4/32 via 192.168.10.1")]
+#[case::v6(Family::V6, "fd00:53::4/128 via fd00:10::1")]
+fn client_is_told_at_once_what_its_made_socket_has(#[case] family: Family, #[case] route: &str) {
+    const SILENT: &str = "
+        table inet silent {
+            chain input { type filter hook input priority filter; tcp dport 8444 drop; }
+        }";
+    let (rig, _) = start_with_other(family, &["--connect-timeout", "60s"]);
+    rig.lab.net.backends[0].output("nft", &[SILENT]);
+    // It sends nothing again, so what it hears, it hears at once.
+    let route = format!("route replace {route} rto_min 60s\n");
+    rig.lab.net.client.batch(&route);
+    let before = taken(&rig);
+    let client = rig.lab.connect(family);
+    write(&client, &hello(OTHER));
+    until("the hello is acknowledged", SOON, || queued(&rig) == "0");
+    assert!(taken(&rig) > before, "it was taken first");
 }
 
 /// Also of a client for which nothing could be done, there is a record.

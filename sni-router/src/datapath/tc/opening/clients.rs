@@ -337,6 +337,8 @@ impl Openings {
         opening.place = None;
         match self.opener.accept(&key, &opening) {
             Ok(socket) => {
+                // The socket says nothing of it before it has something to send.
+                self.opener.acknowledge(&key, &opening);
                 let before = past.before(opening.begun);
                 let (client, _) = sides(&key);
                 self.opener.doorman.serve(socket, client, before);

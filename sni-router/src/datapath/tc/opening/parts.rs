@@ -33,7 +33,8 @@ impl Openings {
 }
 
 impl Opener {
-    fn acknowledge(&self, key: &FlowKey, opening: &Opening) {
+    /// Tells a client how far its hello has come.
+    pub(super) fn acknowledge(&self, key: &FlowKey, opening: &Opening) {
         let (client, vip) = sides(key);
         let last = &opening.last;
         let received = opening.received.len() as u32;
@@ -51,7 +52,7 @@ impl Opener {
         };
         // Connection tracking takes it for a part of what a RST has closed, and lets it pass.
         if let Err(error) = self.send_raw(&segment) {
-            debug!(%error, %client, "a part of a hello could not be acknowledged");
+            debug!(%error, %client, "a hello could not be acknowledged");
         }
     }
 }
