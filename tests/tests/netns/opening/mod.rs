@@ -14,8 +14,9 @@ use sni_router_tests::raw::{
 };
 use sni_router_tests::rig::{BACKEND_PORT, HOST, Lab, Pair, Rig};
 use sni_router_tests::site::{PORT, Site};
-use sni_router_tests::topology::{Family, Topology};
+use sni_router_tests::topology::{Family, Leg, Topology};
 use sni_router_tests::wait::{SOON, until};
+use sni_router_tests::wire::{Layer, Rates, Wire};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::foreign::counted;
@@ -201,6 +202,38 @@ fn part_of_a_hello_is_acknowledged(
     drop((stream, server));
     let access = rig.access(address);
     assert_eq!(access.bytes_up, hello.len() as u64);
+}
+
+/// Then the endpoint's clock goes on from what the client had heard before: what it has heard since must not be
+/// later.
+#[test]
+fn part_is_acknowledged_while_the_rest_is_on_its_way() {
+    let lab = Lab::new(1);
+    let endpoint = lab.listen(0);
+    let wire = Wire::lay(&lab.net, Leg::Client, Layer::Ether, 1);
+    Rig::site(&lab).write_to(&lab.manifests());
+    let router = lab.start(Datapath::Tc, &[]);
+    let rig = Rig::of(router, endpoint, lab, Datapath::Tc);
+    warm(&rig, Family::V4);
+    wire.impair(Rates {
+        delay: Duration::from_millis(100),
+        ..Rates::default()
+    });
+    let before = taken(&rig);
+    let hello = hello(HOST);
+    let client = rig.lab.connect(Family::V4);
+    client.set_nodelay(true).expect("set TCP_NODELAY");
+    let (part, rest) = hello.split_at(50);
+    write(&client, part);
+    // It is at the router after 100 ms, and 100 ms later the router says so.
+    sleep(Duration::from_millis(200));
+    write(&client, rest);
+    let server = rig.accept();
+    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
+    write(&server, b"!");
+    assert_eq!(read_exactly(&client, 1, SOON), b"!");
+    assert_eq!(taken(&rig) - before, 4.0, "it was opened without sockets");
+    assert_eq!(counter(&rig.lab.net.client, "PAWSEstab"), Some(0));
 }
 
 /// For the namespace of a router.

@@ -4,14 +4,12 @@
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::FlowKey;
-use sni_router_common::handshake::millis;
 use tracing::debug;
 
 use super::super::registry::sides;
 use super::super::segment::{ACK, Segment};
 use super::Opener;
 use super::clients::{Opening, Openings};
-use crate::monotonic::now_ns;
 
 impl Openings {
     /// A part has come, and if the rest does not come soon, the client is told so.
@@ -38,7 +36,6 @@ impl Opener {
         let (client, vip) = sides(key);
         let last = &opening.last;
         let received = opening.received.len() as u32;
-        let passed = millis(now_ns()).wrapping_sub(last.since);
         let segment = Segment {
             from: vip,
             to: client,
@@ -46,7 +43,9 @@ impl Opener {
             ack: opening.start.wrapping_add(received),
             flags: ACK,
             window: (WINDOW.saturating_sub(received) >> opening.own_scale) as u16,
-            clocks: [last.tsecr.wrapping_add(passed + 1), last.tsval],
+            // Of this host's clock, nothing later than its SYN-ACK had: the endpoint's goes on from what the last
+            // piece echoes, which may have met this on its way.
+            clocks: [last.tsecr, last.tsval],
             syn: None,
             payload: &[],
         };
