@@ -14,8 +14,9 @@ use super::sockopt::{freebind, set};
 #[derive(Debug)]
 pub struct Raw {
     v4: Socket,
-    /// `None` on a host without IPv6.
+    /// `None` on a host without IPv6; this and the next.
     v6: Option<Socket>,
+    vip6: Option<Socket>,
 }
 
 impl Raw {
@@ -26,25 +27,48 @@ impl Raw {
             let socket = Socket::new_raw(domain, kind, Some(Protocol::from(libc::IPPROTO_RAW)))?;
             // It is all connections', and what has no room is lost. Where that is refused, more is lost.
             let _ = set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &ROOM);
-            // A VIP may be a local route alone, which is no source that IPv6 takes (ip6_datagram_send_ctl,
-            // net/ipv6/datagram.c).
-            freebind(&socket, domain == Domain::IPV6)?;
             io::Result::Ok(socket)
         };
         let v4 = open(Domain::IPV4)?;
-        let v6 = open(Domain::IPV6).and_then(|v6| {
+        let open_v6 = || {
+            let v6 = open(Domain::IPV6)?;
             v6.set_header_included_v6(true)?;
-            Ok(v6)
-        });
-        Ok(Self { v4, v6: v6.ok() })
+            io::Result::Ok(v6)
+        };
+        let vip6 = || {
+            let v6 = open_v6()?;
+            freebind(&v6, true)?;
+            io::Result::Ok(v6)
+        };
+        Ok(Self {
+            v4,
+            v6: open_v6().ok(),
+            vip6: vip6().ok(),
+        })
     }
 
     /// Sends a packet with its IP header, in which the kernel fills in the header's checksum. `from` and `to` are
     /// those of the header, by which the kernel finds the route.
     pub fn send(&self, packet: &[u8], from: IpAddr, to: IpAddr) -> io::Result<()> {
+        self.send_by(self.v6.as_ref(), packet, from, to)
+    }
+
+    /// The same, from an address that may be a local route alone, as a VIP. Of others IPv6 takes none that the host
+    /// does not have (ip6_datagram_send_ctl, net/ipv6/datagram.c), which then is known at once.
+    pub fn send_from_vip(&self, packet: &[u8], vip: IpAddr, to: IpAddr) -> io::Result<()> {
+        self.send_by(self.vip6.as_ref(), packet, vip, to)
+    }
+
+    fn send_by(
+        &self,
+        v6: Option<&Socket>,
+        packet: &[u8],
+        from: IpAddr,
+        to: IpAddr,
+    ) -> io::Result<()> {
         let socket = match to {
             IpAddr::V4(_) => &self.v4,
-            IpAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?,
+            IpAddr::V6(_) => v6.ok_or(io::ErrorKind::Unsupported)?,
         };
         // Of IPv6, a port other than zero would have to be the protocol's number.
         let to = SockAddr::from(SocketAddr::new(to, 0));

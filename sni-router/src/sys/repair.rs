@@ -225,7 +225,8 @@ struct Windows {
 ///
 /// Without a `segment`, it would for good send what every host takes (536 bytes; 1220 with IPv6), unless the
 /// path's MTU changes: the option of `TCP_REPAIR_OPTIONS` raises the limit, but what fits is only worked out at
-/// connect(2) (tcp_repair_options_est, net/ipv4/tcp.c; tcp_connect_init, net/ipv4/tcp_output.c).
+/// connect(2) (tcp_repair_options_est, net/ipv4/tcp.c; tcp_connect_init, net/ipv4/tcp_output.c). It also bounds what
+/// the socket takes for a full segment of the peer's, which accept(2) would not.
 fn place(
     from: SocketAddr,
     to: SocketAddr,

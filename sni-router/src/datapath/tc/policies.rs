@@ -6,6 +6,7 @@
 mod selector;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,11 @@ impl Ipsec {
         self.0
             .load()
             .cover(&[(sides.client, sides.vip), (sides.endpoint, sides.source)])
+    }
+
+    /// The same, of what this host sends to a client by itself.
+    pub(super) fn covers_client(&self, client: SocketAddr, vip: SocketAddr) -> bool {
+        self.0.load().cover(&[(client, vip)])
     }
 
     async fn follow(self: Arc<Self>, changes: OwnedFd) {

@@ -15,7 +15,7 @@ use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{greet, queued, taken, warm};
+use super::{counter, greet, queued, taken, warm};
 
 /// What comes too late for an opening gets a socket with what has come before.
 #[test]
@@ -244,16 +244,21 @@ fn client_is_told_at_once_what_its_made_socket_has(#[case] family: Family, #[cas
     // It sends nothing again, so what it hears, it hears at once.
     let route = format!("route replace {route} rto_min 60s\n");
     rig.lab.net.client.batch(&route);
-    let before = taken(&rig);
+    let again = || ["TCPTimeouts", "TCPLossProbes"].map(|name| counter(&rig.lab.net.client, name));
+    let (before, before_again) = (taken(&rig), again());
     let client = rig.lab.connect(family);
     write(&client, &hello(OTHER));
     until("the hello is acknowledged", SOON, || queued(&rig) == "0");
     assert!(taken(&rig) > before, "it was taken first");
+    assert_eq!(again(), before_again, "it was sent again");
 }
 
-/// Also of a client for which nothing could be done, there is a record.
-#[test]
-fn client_whose_socket_cannot_be_made_is_reset_and_recorded() {
+/// Also of a client for which nothing could be done, there is a record. One that has nothing to send again does not
+/// wait for ever.
+#[rstest]
+#[case::whole(usize::MAX)]
+#[case::part(50)]
+fn client_whose_socket_cannot_be_made_is_reset_and_recorded(#[case] len: usize) {
     let rig = Rig::start(Datapath::Tc, &[]);
     warm(&rig, Family::V4);
     let client = rig.lab.connect(Family::V4);
@@ -267,7 +272,8 @@ fn client_whose_socket_cannot_be_made_is_reset_and_recorded() {
         assert!(set.expect("the lab needs `prlimit`").success());
     };
     limit("3");
-    write(&client, &hello("other.example.com"));
+    let hello = hello("other.example.com");
+    write(&client, &hello[..len.min(hello.len())]);
     let (answer, end) = read_to_end(&client, SOON);
     assert_eq!((answer.len(), end), (0, End::Reset));
     let access = rig.router.log().access_of(address, SOON);

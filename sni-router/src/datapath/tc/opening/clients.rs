@@ -15,6 +15,7 @@ use tracing::debug;
 use super::super::known::{Front, Path};
 use super::super::learn::{SYN as ONE, Sides};
 use super::super::registry::sides;
+use super::super::segment::{ACK, RST};
 use super::super::source::SourcePort;
 use super::Opener;
 use super::balance::Balance;
@@ -276,14 +277,15 @@ impl Openings {
                 self.send_syn_again(&key);
                 continue;
             }
-            if let Some((_, key, number)) = self.parts.pop_front_if(is_due) {
-                self.acknowledge(key, number);
-                continue;
-            }
             let due = self.retries.pop_front_if(is_due);
             let due = due.or_else(|| self.deadlines.pop_front_if(is_due));
             if let Some((_, key, _)) = due {
                 self.fall_back(key);
+                continue;
+            }
+            // Last, since each is due again soon.
+            if let Some((_, key, number)) = self.parts.pop_front_if(is_due) {
+                self.acknowledge(key, number);
             }
         }
     }
@@ -337,14 +339,15 @@ impl Openings {
         opening.place = None;
         match self.opener.accept(&key, &opening) {
             Ok(socket) => {
-                // The socket says nothing of it before it has something to send.
-                self.opener.acknowledge(&key, &opening);
+                // What the socket has said already, a client takes for out of order (RFC 9293, section 3.10.7.4).
+                self.opener.tell(&key, &opening, ACK);
                 let before = past.before(opening.begun);
                 let (client, _) = sides(&key);
                 self.opener.doorman.serve(socket, client, before);
             }
             Err(error) if is_last => {
                 debug!(%error, "a socket could not be made");
+                self.opener.tell_without_socket(&key, &opening, RST | ACK);
                 let isn = opening.start.wrapping_sub(ONE);
                 self.fail(&key, isn, past.before(opening.begun));
             }
@@ -363,7 +366,7 @@ impl Openings {
         }
     }
 
-    /// Of no use to a client: what it sends again the stack answers with a RST.
+    /// Of no use to a client: what it sends from now on the stack answers with a RST.
     fn fail(&self, key: &FlowKey, isn: u32, before: Before) {
         self.opener.flows.handshakes().forget(key, Some(isn));
         let (client, vip) = sides(key);

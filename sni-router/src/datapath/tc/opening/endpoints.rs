@@ -278,7 +278,7 @@ impl Opener {
 }
 
 impl Opener {
-    pub(super) fn send_raw(&self, segment: &Segment<'_>) -> io::Result<()> {
+    fn send_raw(&self, segment: &Segment<'_>) -> io::Result<()> {
         let (from, to) = (segment.from.ip(), segment.to.ip());
         self.raw.send(&segment.packet(), from, to)
     }

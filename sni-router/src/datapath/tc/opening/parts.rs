@@ -1,5 +1,5 @@
-//! Telling clients that a part of their hello has come. One whose timer has run out sends the oldest bytes again,
-//! and what was lost behind them not before it hears of those.
+//! Telling clients how much of their hello has come. One whose timer has run out sends the oldest bytes again, and
+//! what was lost behind them not before it hears of those.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ impl Openings {
         self.parts.push_back((Instant::now() + SOON, key, number));
     }
 
-    /// Tells a client how far its hello has come, unless that is whole by now: then its endpoint does.
+    /// Tells a client how much of its hello has come, unless that is whole by now: then its endpoint does.
     pub(super) fn acknowledge(&mut self, key: FlowKey, number: u64) {
         let Some(opening) = self.clients.get(&key) else {
             return;
         };
-        if opening.is_gathering() {
-            self.opener.acknowledge(&key, opening);
+        if opening.is_gathering() && self.opener.is_there(&key, opening) {
+            self.opener.tell_without_socket(&key, opening, ACK);
             // It may be lost.
             self.acknowledge_soon(key, number);
         }
@@ -31,9 +31,25 @@ impl Openings {
 }
 
 impl Opener {
-    /// Tells a client how far its hello has come.
-    pub(super) fn acknowledge(&self, key: &FlowKey, opening: &Opening) {
+    /// Tells a client how much of its hello has come; with a RST, that it cannot be served: of what was acknowledged it
+    /// sends nothing again.
+    pub(super) fn tell_without_socket(&self, key: &FlowKey, opening: &Opening, flags: u8) {
         let (client, vip) = sides(key);
+        // Connection tracking has seen a RST in the place of the first piece, and no other: it would take this for
+        // invalid. Of a connection that it does not know, it takes the middle for the beginning, and would not
+        // hear the end.
+        self.conntrack.forget_client(client, vip);
+        self.tell(key, opening, flags);
+        self.conntrack.forget_client(client, vip);
+    }
+
+    /// The same, of a client that may have a socket.
+    pub(super) fn tell(&self, key: &FlowKey, opening: &Opening, flags: u8) {
+        let (client, vip) = sides(key);
+        if self.ipsec.covers_client(client, vip) {
+            // It would leave as it is. A socket's packets do not.
+            return;
+        }
         let last = &opening.last;
         let received = opening.received.len() as u32;
         let segment = Segment {
@@ -41,7 +57,7 @@ impl Opener {
             to: client,
             seq: last.ack,
             ack: opening.start.wrapping_add(received),
-            flags: ACK,
+            flags,
             window: (WINDOW.saturating_sub(received) >> opening.own_scale) as u16,
             // Of this host's clock, nothing later than its SYN-ACK had: the endpoint's goes on from what the last
             // piece echoes, which may have met this on its way.
@@ -49,14 +65,16 @@ impl Opener {
             syn: None,
             payload: &[],
         };
-        // Connection tracking takes it for a part of what a RST has closed, and lets it pass.
-        if let Err(error) = self.send_raw(&segment) {
-            debug!(%error, %client, "a hello could not be acknowledged");
+        let sent = self
+            .raw
+            .send_from_vip(&segment.packet(), vip.ip(), client.ip());
+        if let Err(error) = sent {
+            debug!(%error, %client, "a client could not be told how much of its hello has come");
         }
     }
 }
 
-/// Less than the least time after which a client sends something again (`TCP_RTO_MIN`, include/net/tcp.h).
+/// Less than the least time after which a client's timer runs out (`TCP_RTO_MIN`, include/net/tcp.h).
 const SOON: Duration = Duration::from_millis(100);
 
 /// Bytes that a client may send: about as many as its SYN-ACK has said, and no more than a socket that is made for it
