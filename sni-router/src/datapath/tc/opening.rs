@@ -19,6 +19,7 @@ mod hellos;
 mod masters;
 mod parts;
 mod sizes;
+mod timers;
 
 use std::future::pending;
 use std::io;
@@ -164,14 +165,7 @@ impl Openings {
         self.clients.shrink_to(FEW);
         self.endpoints.shrink_to(FEW);
         self.hellos.fit();
-        let Self {
-            deadlines,
-            repeats,
-            retries,
-            parts,
-            ..
-        } = self;
-        for waiting in [deadlines, repeats, retries, parts] {
+        for waiting in self.timers.all() {
             waiting.shrink_to(FEW);
         }
     }

@@ -1,6 +1,6 @@
 //! Clients whose connections are being opened.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -22,6 +22,7 @@ use super::balance::Balance;
 use super::hellos::Hellos;
 use super::masters::Masters;
 use super::sizes::{most_of, segment_of};
+use super::timers::Timers;
 use crate::carry::{Before, Guest, Loss, Welcome};
 use crate::monotonic::now_ns;
 use crate::sys::repair::{self, Unaccepted};
@@ -33,14 +34,7 @@ pub(super) struct Openings {
     pub(super) clients: HashMap<FlowKey, Opening>,
     /// By the key of the endpoint's: whose it is.
     pub(super) endpoints: HashMap<FlowKey, FlowKey>,
-    /// When each is given up.
-    pub(super) deadlines: Deadlines,
-    /// When a SYN is sent once more for each.
-    pub(super) repeats: Deadlines,
-    /// When a socket is tried to be made once more for some.
-    pub(super) retries: Deadlines,
-    /// When some are told that a part of their hello has come.
-    pub(super) parts: Deadlines,
+    pub(super) timers: Timers,
     pub(super) patience: Duration,
     pub(super) hellos: Hellos,
     pub(super) masters: Masters,
@@ -98,9 +92,6 @@ impl Past {
     }
 }
 
-/// Moments, the first one first, keys and numbers of openings.
-type Deadlines = VecDeque<(Instant, FlowKey, u64)>;
-
 /// An endpoint that was sent a SYN.
 pub(super) struct Awaited {
     pub(super) guest: Box<dyn Guest>,
@@ -136,10 +127,7 @@ impl Openings {
             opener,
             clients: HashMap::new(),
             endpoints: HashMap::new(),
-            deadlines: VecDeque::new(),
-            repeats: VecDeque::new(),
-            retries: VecDeque::new(),
-            parts: VecDeque::new(),
+            timers: Timers::default(),
             next: 0,
             balance: Balance::default(),
             random: RandomState::new(),
@@ -186,7 +174,7 @@ impl Openings {
         if let Some(before) = self.clients.insert(taken.key, opening) {
             self.lose(&taken.key, before);
         }
-        self.deadlines.push_back(deadline);
+        self.timers.deadlines.push_back(deadline);
         if self.clients.len() > MOST_OPENINGS {
             return self.fall_back(taken.key);
         }
@@ -248,15 +236,8 @@ impl Openings {
             let opening = clients.get(key);
             opening.is_none_or(|opening| opening.number != *number)
         };
-        let Self {
-            deadlines,
-            repeats,
-            retries,
-            parts,
-            ..
-        } = self;
-        let queues = [deadlines, repeats, retries, parts];
-        let next = queues.into_iter().filter_map(|queue| {
+        let queues = self.timers.all().into_iter();
+        let next = queues.filter_map(|queue| {
             while queue.pop_front_if(is_over).is_some() {}
             queue.front().map(|(when, ..)| *when)
         });
@@ -273,18 +254,18 @@ impl Openings {
                 return;
             }
             let is_due = |(when, ..): &mut (Instant, FlowKey, u64)| *when <= now;
-            if let Some((_, key, _)) = self.repeats.pop_front_if(is_due) {
+            if let Some((_, key, _)) = self.timers.repeats.pop_front_if(is_due) {
                 self.send_syn_again(&key);
                 continue;
             }
-            let due = self.retries.pop_front_if(is_due);
-            let due = due.or_else(|| self.deadlines.pop_front_if(is_due));
+            let due = self.timers.retries.pop_front_if(is_due);
+            let due = due.or_else(|| self.timers.deadlines.pop_front_if(is_due));
             if let Some((_, key, _)) = due {
                 self.fall_back(key);
                 continue;
             }
             // Last, since each is due again soon.
-            if let Some((_, key, number)) = self.parts.pop_front_if(is_due) {
+            if let Some((_, key, number)) = self.timers.parts.pop_front_if(is_due) {
                 self.acknowledge(key, number);
             }
         }
@@ -355,7 +336,7 @@ impl Openings {
                 // The stack may not have come to the RST yet, by which its own request ends.
                 opening.stuck = Some(past);
                 let retry = (Instant::now() + A_MOMENT, key, opening.number);
-                self.retries.push_back(retry);
+                self.timers.retries.push_back(retry);
                 self.clients.insert(key, opening);
                 return;
             }

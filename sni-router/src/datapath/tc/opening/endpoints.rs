@@ -88,7 +88,7 @@ impl Openings {
         opening.awaited = Some(awaited);
         self.endpoints.insert(down, key);
         let again = (since + SYN_AGAIN, key, opening.number);
-        self.repeats.push_back(again);
+        self.timers.repeats.push_back(again);
         Ok(())
     }
 

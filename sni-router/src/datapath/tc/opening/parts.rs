@@ -14,7 +14,8 @@ use super::clients::{Opening, Openings};
 impl Openings {
     /// A part has come, and if the rest does not come soon, the client is told so.
     pub(super) fn acknowledge_soon(&mut self, key: FlowKey, number: u64) {
-        self.parts.push_back((Instant::now() + SOON, key, number));
+        let soon = (Instant::now() + SOON, key, number);
+        self.timers.parts.push_back(soon);
     }
 
     /// Tells a client how much of its hello has come, unless that is whole by now: then its endpoint does.
