@@ -145,15 +145,19 @@ fn queued(rig: &Rig) -> String {
     queued.expect("State Recv-Q Send-Q")
 }
 
-/// For the namespace of a client.
+/// For the namespace of a client, of [`PORTS`].
 const LOSES_THE_FIRST_ACKNOWLEDGEMENT: &str = "
     table inet loss {
         counter lost { }
         chain input {
             type filter hook prerouting priority raw;
-            tcp sport 443 tcp flags == ack meta length < 100 numgen inc mod 1000 0 counter name lost drop
+            tcp dport 30000-30499 tcp flags == ack meta length < 100 numgen inc mod 1000 0 counter name lost drop
         }
     }";
+
+/// What a client's ports are from, once it is to lose something: clients are taken for a second, and `nft` may take as
+/// long.
+const PORTS: &str = "30000 30499";
 
 /// A client whose timer has run out sends the oldest segment again, and nothing else before it hears of that one. Here
 /// it waits for it, also where the first word of it is lost, and where a firewall thinks that there is no
@@ -169,13 +173,14 @@ fn part_of_a_hello_is_acknowledged(
     #[case] at_router: Option<&str>,
 ) {
     let rig = start(family);
-    warm(&rig, family);
     let Topology { client, router, .. } = &rig.lab.net;
     for (namespace, rules) in [(client, at_client), (router, at_router)] {
         if let Some(rules) = rules {
             namespace.output("nft", &[rules]);
         }
     }
+    warm(&rig, family);
+    client.sysctl("ipv4/ip_local_port_range", PORTS);
     let before = taken(&rig);
     let hello = hello(HOST);
     let stream = rig.lab.connect(family);
