@@ -82,7 +82,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     }
     let pins = pins.map(Arc::new);
     let wanted = settings.datapath;
-    let meter = Meter::new(settings.workers + 1);
+    // For workers, and for those who open connections, of which there are no more.
+    let meter = Meter::new(settings.workers * 2);
     let mut chosen = choose(wanted, &settings.tc_ports, pins.clone(), limits, &meter).await?;
     if let Some(kernel) = &chosen.kernel {
         forward_logs(kernel);
@@ -154,8 +155,9 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         }
         takeover::adopt(tc, &proxy, predecessor.is_none());
         let doors = control.workers.iter().map(Worker::door).collect();
-        tc.open(Arc::new(Doors::new(Arc::clone(&proxy), doors)))
-            .context("cannot start the thread that opens connections")?;
+        let doors = Doors::new(Arc::clone(&proxy), doors);
+        tc.open(Arc::new(doors), settings.workers)
+            .context("cannot start the threads that open connections")?;
     }
     let bytes = Bytes {
         meter,

@@ -153,7 +153,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = NonZeroU32::MIN)]
     access_log_sample: NonZeroU32,
 
-    /// Worker threads [default: one per CPU]
+    /// Worker threads. About half as many others, at most eight, open connections of the `tc` datapath
+    /// [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 

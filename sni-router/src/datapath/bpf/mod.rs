@@ -43,7 +43,7 @@ pub use pins::{PinError, Pins, Survey, remove_all, survey, version_of};
 pub use probe::{Taken, probe, program_names};
 pub use rules::Rules;
 pub use sockets::{Sockets, StreamView};
-pub use taken::{Taking, Until};
+pub use taken::{Ring, Taking, Until};
 
 use load::{array, map, program};
 use verified::verified;

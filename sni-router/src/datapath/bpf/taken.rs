@@ -62,11 +62,6 @@ impl Ring {
         let ring = self.0.get_mut();
         let _ = (0..AT_ONCE).all(|_| read(ring, &mut each));
     }
-
-    /// The same with all that are there, if any, without waiting.
-    pub fn rest(&mut self, mut each: impl FnMut(&Taken, &[u8])) {
-        while read(self.0.get_mut(), &mut each) {}
-    }
 }
 
 /// Calls `each` with the next one. False where there is none.

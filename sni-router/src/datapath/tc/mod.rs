@@ -41,7 +41,7 @@ pub use self::foreign::pinned_vips;
 use self::handover::{Host, Outside};
 use self::known::Known;
 use self::occupied::Occupied;
-use self::opening::Opener;
+use self::opening::{Opener, Rank};
 use self::policies::Ipsec;
 pub use self::ports::Ports;
 use self::registry::Registry;
@@ -111,8 +111,8 @@ impl Tc {
     }
 
     /// Opens connections without sockets where that was prepared, and it can be done. `doorman` says where
-    /// clients go.
-    pub fn open(&self, doorman: Arc<dyn Doorman>) -> io::Result<()> {
+    /// clients go, and `workers` how many threads serve those that get sockets.
+    pub fn open(&self, doorman: Arc<dyn Doorman>, workers: usize) -> io::Result<()> {
         let Some((raw, taking)) = registry::lock(&self.raw).take() else {
             return Ok(());
         };
@@ -123,10 +123,12 @@ impl Tc {
             conntrack: Arc::clone(&self.conntrack),
             ipsec: Arc::clone(&self.ipsec),
             doorman,
-            raw,
+            raw: Arc::new(raw),
             retired: Arc::clone(&self.closed),
+            common: Arc::default(),
+            rank: Rank::ALONE,
         };
-        opener.start(taking)
+        opener.start(taking, workers)
     }
 
     /// Notices flows that end, and removes them once nobody asks for them any more. Runs as long

@@ -14,26 +14,33 @@
 
 mod balance;
 mod clients;
+mod common;
 mod endpoints;
 mod hellos;
 mod masters;
 mod parts;
+mod shares;
 mod sizes;
 mod timers;
 
-use std::future::pending;
+use std::future::{Future, pending};
 use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sni_router_common::flow::FlowKey;
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::error;
 
 use self::clients::Openings;
+use self::common::{Common, Has};
+pub(super) use self::shares::Rank;
+use self::shares::{Batch, Intake, shares};
+
 use super::conntrack::Conntrack;
 use super::known::Known;
 use super::policies::Ipsec;
@@ -43,7 +50,8 @@ use crate::datapath::bpf::{Flows, Taking};
 use crate::sys::allocator;
 use crate::sys::raw::Raw;
 
-/// What opening needs.
+/// One that opens connections, and what it needs.
+#[derive(Clone)]
 pub(super) struct Opener {
     pub(super) flows: Arc<Flows>,
     pub(super) registry: Arc<Registry>,
@@ -51,32 +59,55 @@ pub(super) struct Opener {
     pub(super) conntrack: Arc<Conntrack>,
     pub(super) ipsec: Arc<Ipsec>,
     pub(super) doorman: Arc<dyn Doorman>,
-    pub(super) raw: Raw,
+    pub(super) raw: Arc<Raw>,
     pub(super) retired: Arc<Notify>,
+    pub(super) common: Arc<Common>,
+    pub(super) rank: Rank,
 }
 
 impl Opener {
-    /// Opens connections on a thread of its own until the datapath is retired.
-    pub(super) fn start(self, taking: Taking) -> io::Result<()> {
+    /// Opens connections until the datapath is retired, on threads of their own: as many as a router with so many
+    /// workers needs.
+    pub(super) fn start(self, taking: Taking, workers: usize) -> io::Result<()> {
+        let mut openers = Rank::all(workers).map(|rank| Self {
+            rank,
+            ..self.clone()
+        });
+        let (helpers, shares) = shares(openers.len());
+        let first = openers.next().unwrap_or_else(|| self.clone());
+        for (helper, share) in openers.zip(shares) {
+            helper.spawn(async move |helper| helper.run(Intake::Share(share)).await)?;
+        }
+        first.spawn(async move |first| {
+            let (ring, until) = taking.start()?;
+            first.known.start(until);
+            first.run(Intake::Ring(ring, helpers)).await
+        })
+    }
+
+    fn spawn<F>(self, run: impl FnOnce(Self) -> F + Send + 'static) -> io::Result<()>
+    where
+        F: Future<Output = io::Result<()>>,
+    {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()?;
-        let thread = thread::Builder::new().name("openings".to_owned());
+        let thread = thread::Builder::new().name(format!("opener-{}", self.rank));
         thread.spawn(move || {
-            if let Err(error) = runtime.block_on(self.run(taking)) {
+            if let Err(error) = runtime.block_on(run(self)) {
                 error!(%error, "connections are opened with sockets from now on");
             }
         })?;
         Ok(())
     }
 
-    async fn run(self, taking: Taking) -> io::Result<()> {
-        let (mut ring, until) = taking.start()?;
+    async fn run(self, mut intake: Intake) -> io::Result<()> {
         let retired = Arc::clone(&self.retired);
+        let is_first = self.rank.is_first();
         let stopping = Stopping(Arc::clone(&self.known));
-        self.known.start(until);
         let mut openings = Openings::new(self);
+        let mut batch = Batch::new();
         let mut rush = Rush::default();
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,37 +122,43 @@ impl Opener {
                 }
             };
             tokio::select! {
-                // The ring comes last: under load it is always ready.
+                // Packets come last: under load there are always some.
                 biased;
-                () = retired.notified() => break Ok(()),
+                () = retired.notified(), if is_first => break Ok(()),
                 () = overdue => {
                     rush.read();
                     openings.expire(Instant::now());
-                    ring.some(|taken, payload| openings.hear(taken, payload));
+                    intake.some(&mut batch);
                 }
                 _ = looks.tick() => {
                     if rush.is_over() {
                         openings.fit();
+                        batch.shrink_to(FEW);
                         allocator::give_back();
                     }
                 }
-                read = ring.next(|taken, payload| openings.hear(taken, payload)) => {
+                read = intake.next(&mut batch) => {
                     rush.read();
-                    if read.is_err() {
-                        break read;
+                    match read {
+                        Ok(true) => {}
+                        Ok(false) => break Ok(()),
+                        Err(error) => break Err(error),
                     }
                 }
             }
+            openings.hear_mine(&mut intake, &mut batch).await;
         };
+        let _busy = openings.opener.doorman.busy();
         // What has been taken is served by sockets.
         drop(stopping);
-        ring.rest(|taken, payload| openings.hear(taken, payload));
+        openings.hear_rest(&mut intake, &mut batch).await;
         openings.give_up();
+        intake.end().await;
         // Another CPU may have been about to take one more.
         sleep(A_MOMENT).await;
-        ring.rest(|taken, payload| openings.hear(taken, payload));
+        openings.hear_rest(&mut intake, &mut batch).await;
         openings.give_up();
-        let _busy = openings.opener.doorman.busy();
+        drop(intake);
         openings.settle().await;
         ended
     }
@@ -160,6 +197,34 @@ impl Rush {
 }
 
 impl Openings {
+    /// Hears what is this opener's of a batch, and gives the rest to others, before that.
+    async fn hear_mine(&mut self, intake: &mut Intake, batch: &mut Batch) {
+        let is_mine = |key: &FlowKey| self.clients.contains_key(key);
+        intake.share(batch, is_mine).await;
+        batch.drain(..).for_each(|packet| self.hear(packet));
+        let opener = &self.opener;
+        opener.common.totals.say(opener.rank, self.has());
+    }
+
+    /// The same with all that are there.
+    async fn hear_rest(&mut self, intake: &mut Intake, batch: &mut Batch) {
+        loop {
+            intake.some(batch);
+            if batch.is_empty() {
+                return;
+            }
+            self.hear_mine(intake, batch).await;
+        }
+    }
+
+    /// What it has now.
+    fn has(&self) -> Has {
+        Has {
+            openings: self.clients.len(),
+            bytes: self.hellos.bytes(),
+        }
+    }
+
     /// Gives back what is not needed any more.
     fn fit(&mut self) {
         self.clients.shrink_to(FEW);

@@ -21,6 +21,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::foreign::counted;
 
+mod openers;
 mod sockets;
 
 /// Packets that the program has taken for the router.
@@ -418,11 +419,13 @@ fn hello_that_is_lost_needs_no_client_to_arrive() {
 
 /// One of the stack's counters. `None` where it has none of this name.
 fn counter(namespace: &Namespace, name: &str) -> Option<u64> {
-    let counters = namespace.output("cat", &["/proc/net/netstat"]);
-    let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:"));
-    let mut values = || lines.next().expect("a line").split_whitespace();
-    let (names, values) = (values(), values());
-    let (_, value) = names.zip(values).find(|(found, _)| *found == name)?;
+    let counters = namespace.output("cat", &["/proc/net/snmp", "/proc/net/netstat"]);
+    let lines: Vec<_> = counters.lines().map(str::split_whitespace).collect();
+    let mut pairs = lines.chunks_exact(2).flat_map(|pair| {
+        let [names, values] = [0, 1].map(|index| pair[index].clone());
+        names.zip(values)
+    });
+    let (_, value) = pairs.find(|(found, _)| *found == name)?;
     Some(value.parse().expect("a number"))
 }
 

@@ -1,7 +1,6 @@
 //! Clients whose connections are being opened.
 
 use std::collections::HashMap;
-use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -14,13 +13,13 @@ use tracing::debug;
 
 use super::super::known::{Front, Path};
 use super::super::learn::{SYN as ONE, Sides};
-use super::super::registry::sides;
+use super::super::registry::{lock, sides};
 use super::super::segment::{ACK, RST};
 use super::super::source::SourcePort;
 use super::Opener;
-use super::balance::Balance;
 use super::hellos::Hellos;
 use super::masters::Masters;
+use super::shares::Packet;
 use super::sizes::{most_of, segment_of};
 use super::timers::Timers;
 use crate::carry::{Before, Guest, Loss, Welcome};
@@ -39,8 +38,6 @@ pub(super) struct Openings {
     pub(super) hellos: Hellos,
     pub(super) masters: Masters,
     pub(super) next: u64,
-    pub(super) balance: Balance,
-    pub(super) random: RandomState,
 }
 
 /// One of them.
@@ -129,24 +126,23 @@ impl Openings {
             endpoints: HashMap::new(),
             timers: Timers::default(),
             next: 0,
-            balance: Balance::default(),
-            random: RandomState::new(),
         }
     }
 
     /// A packet was taken.
-    pub(super) fn hear(&mut self, taken: &Taken, payload: &[u8]) {
-        let payload = payload.get(..taken.len.into()).unwrap_or_default();
+    pub(super) fn hear(&mut self, packet: Packet) {
+        let Packet { taken, payload } = packet;
+        let taken = &taken;
         match taken.kind {
             kind::FIRST => self.begin(taken, payload),
-            kind::NEXT => self.go_on(taken, payload),
+            kind::NEXT => self.go_on(taken, &payload),
             kind::ANSWER => self.answered(taken),
             kind::REFUSAL => self.refused(taken),
             _ => {}
         }
     }
 
-    pub(super) fn begin(&mut self, taken: &Taken, payload: &[u8]) {
+    pub(super) fn begin(&mut self, taken: &Taken, payload: Vec<u8>) {
         let Some(front) = self.opener.known.front(taken.ifindex) else {
             debug!("a client was taken whose socket cannot be made");
             let before = Past::default().before(Instant::now());
@@ -160,7 +156,7 @@ impl Openings {
             begun,
             last: *taken,
             start: taken.seq,
-            received: payload.to_vec(),
+            received: payload,
             pieces: 1,
             own_scale: taken.own_scale as i8,
             front,
@@ -175,16 +171,29 @@ impl Openings {
             self.lose(&taken.key, before);
         }
         self.timers.deadlines.push_back(deadline);
-        if self.clients.len() > MOST_OPENINGS {
+        let Opener { rank, common, .. } = &self.opener;
+        let count = self.clients.len();
+        if common
+            .totals
+            .exceed(*rank, count, MOST_OPENINGS, |has| has.openings)
+        {
             return self.fall_back(taken.key);
         }
         self.judge(taken.key);
     }
 
     pub(super) fn go_on(&mut self, taken: &Taken, payload: &[u8]) {
-        let Some(opening) = self.clients.get_mut(&taken.key) else {
+        let opening = self.clients.get_mut(&taken.key);
+        // Another opener may have had a later connection from the same port.
+        let opening = opening.filter(|opening| opening.last.since == taken.since);
+        let Some(opening) = opening else {
             // The program had read that this client is taken before it was given back, and written that again.
-            return self.opener.flows.handshakes().give_back(&taken.key, None);
+            let handshakes = self.opener.flows.handshakes();
+            let seen = handshakes.seen(&taken.key);
+            if let Some(seen) = seen.filter(|seen| seen.since == taken.since) {
+                handshakes.give_back(&taken.key, Some(seen.isn));
+            }
+            return;
         };
         let end = opening.start.wrapping_add(opening.received.len() as u32);
         if taken.seq != end {
@@ -341,7 +350,7 @@ impl Openings {
                 return;
             }
         }
-        if self.balance.fell_back() {
+        if lock(&self.opener.common.balance).fell_back() {
             debug!("most clients need sockets: for a while all get them");
             self.opener.known.pause();
         }
@@ -383,11 +392,13 @@ impl Openings {
 
 impl Opener {
     /// Whether this is still the client's connection, and it has not reset it. Where others needed its place,
-    /// nothing is known that speaks against it.
+    /// nothing is known that speaks against it, but for a later connection which another opener has opened.
     pub(super) fn is_there(&self, key: &FlowKey, opening: &Opening) -> bool {
         let isn = opening.start.wrapping_sub(ONE);
-        let seen = self.flows.handshakes().seen(key);
-        !seen.is_some_and(|seen| seen.isn != isn || seen.flags & seen::RST != 0)
+        match self.flows.handshakes().seen(key) {
+            Some(seen) => seen.isn == isn && seen.flags & seen::RST == 0,
+            None => self.flows.table().flow(key).is_none(),
+        }
     }
 
     /// Makes a socket of what is known of a client, and gives the client back to the stack.

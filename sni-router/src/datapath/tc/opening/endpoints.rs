@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::super::known::{Front, Path};
 use super::super::learn::{Half, SYN as ONE, Sides, Terms, join};
-use super::super::registry::{Carried, sides};
+use super::super::registry::{Carried, lock, sides};
 use super::super::segment::{ACK, CLOCKS, RST, SYN, Segment};
 use super::super::source::SourcePort;
 use super::Opener;
@@ -65,8 +65,14 @@ impl Openings {
         };
         // As the kernel chooses them (RFC 9293, section 3.4.1): a clock of 64 ns, and what nobody can guess.
         let isn = (now_ns() >> 6) as u32;
-        let isn = isn.wrapping_add(self.random.hash_one((sides.source, sides.endpoint)) as u32);
-        let clock = clock(&self.random, &sides).wrapping_sub(opening.last.tsval);
+        let isn = isn.wrapping_add(
+            opener
+                .common
+                .random
+                .hash_one((sides.source, sides.endpoint)) as u32,
+        );
+        let isn = opener.rank.sign(isn);
+        let clock = clock(&opener.common.random, &sides).wrapping_sub(opening.last.tsval);
         let (down, since) = (sides.down(), Instant::now());
         source.used();
         opener.flows.handshakes().wait_for(&down, isn);
@@ -125,7 +131,7 @@ impl Openings {
         };
         if let Some((carried, hello)) = carried {
             self.hellos.push(hello, carried.number());
-            self.balance.opened();
+            lock(&self.opener.common.balance).opened();
             let (begun, took) = (opening.begun, awaited.since.elapsed());
             self.clients.remove(&key);
             return awaited.guest.opened(begun, took, Box::new(carried));
@@ -155,7 +161,10 @@ impl Openings {
             ack: answer.seq.wrapping_add(ONE),
             flags: RST | ACK,
             window: 0,
-            clocks: [clock(&self.random, &awaited.sides), answer.tsval],
+            clocks: [
+                clock(&self.opener.common.random, &awaited.sides),
+                answer.tsval,
+            ],
             syn: None,
             payload: &[],
         };

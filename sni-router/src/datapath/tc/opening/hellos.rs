@@ -89,6 +89,11 @@ impl Hellos {
         self.sent.push_back((Instant::now() + LOOK, sent));
     }
 
+    /// How many bytes they have.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// When to look next: a little later than the first one is due, so that many are looked at at once.
     pub(super) fn next_look(&self) -> Option<Instant> {
         self.sent.front().map(|(when, _)| *when + TOGETHER)
@@ -106,7 +111,13 @@ impl Hellos {
             return true;
         }
         sent.looks += 1;
-        if sent.looks > MOST_LOOKS || self.bytes > MOST_BYTES {
+        let are_many = || {
+            let Opener { rank, common, .. } = opener;
+            common
+                .totals
+                .exceed(*rank, self.bytes, MOST_BYTES, |has| has.bytes)
+        };
+        if sent.looks > MOST_LOOKS || are_many() {
             debug!(endpoint = %sent.hello.sides.endpoint, "a hello was not acknowledged");
             self.bytes -= sent.hello.bytes.len();
             end(opener, &sent);
