@@ -81,7 +81,7 @@ impl Opener {
         first.spawn(async move |first| {
             let (ring, until) = taking.start()?;
             first.known.start(until);
-            first.run(Intake::Ring(ring, helpers)).await
+            first.run(Intake::Ring(Box::new(ring), helpers)).await
         })
     }
 

@@ -47,7 +47,7 @@ pub(in crate::datapath::tc) struct Rank {
 /// Where an opener has its packets from.
 pub(super) enum Intake {
     /// The program.
-    Ring(Ring, Helpers),
+    Ring(Box<Ring>, Helpers),
     /// Who reads the ring.
     Share(Share),
 }
