@@ -21,6 +21,7 @@ mod masters;
 mod parts;
 mod shares;
 mod sizes;
+mod sockets;
 mod timers;
 
 use std::future::{Future, pending};

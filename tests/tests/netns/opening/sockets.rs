@@ -15,7 +15,8 @@ use sni_router_tests::topology::Family;
 use sni_router_tests::wait::{SOON, until};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{counter, greet, queued, taken, warm};
+use super::parts::queued;
+use super::{counter, greet, taken, warm};
 
 /// What comes too late for an opening gets a socket with what has come before.
 #[test]

@@ -1,30 +1,25 @@
 //! Clients whose connections are being opened.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sni_router_common::flow::FlowKey;
-use sni_router_common::handshake::{self, seen};
 use sni_router_common::taken::{Taken, kind};
 use tokio::time::sleep_until;
 use tracing::debug;
 
 use super::super::known::{Front, Path};
 use super::super::learn::{SYN as ONE, Sides};
-use super::super::registry::{lock, sides};
-use super::super::segment::{ACK, RST};
+use super::super::registry::sides;
 use super::super::source::SourcePort;
 use super::Opener;
 use super::hellos::Hellos;
 use super::masters::Masters;
 use super::shares::Packet;
-use super::sizes::{most_of, segment_of};
+use super::sockets::Past;
 use super::timers::Timers;
-use crate::carry::{Before, Guest, Loss, Welcome};
-use crate::monotonic::now_ns;
-use crate::sys::repair::{self, Unaccepted};
+use crate::carry::{Guest, Welcome};
 
 /// All connections that are being opened.
 pub(super) struct Openings {
@@ -67,25 +62,6 @@ impl Opening {
     /// Whether its hello is not whole yet.
     pub(super) fn is_gathering(&self) -> bool {
         self.awaited.is_none() && self.stuck.is_none()
-    }
-}
-
-/// How far it had come when it was given up.
-#[derive(Default)]
-pub(super) struct Past {
-    pub(super) guest: Option<Box<dyn Guest>>,
-    /// When the guest's endpoint was sent a SYN.
-    pub(super) asked: Option<Instant>,
-}
-
-impl Past {
-    fn before(self, begun: Instant) -> Before {
-        let Self { guest, asked } = self;
-        Before {
-            begun,
-            guest,
-            asked,
-        }
     }
 }
 
@@ -292,142 +268,7 @@ impl Openings {
             while self.hellos.look(&self.opener, Instant::now()) {}
         }
     }
-
-    /// Serves a client by a socket, whatever has become of it so far.
-    pub(super) fn fall_back(&mut self, key: FlowKey) {
-        let Some(opening) = self.clients.get_mut(&key) else {
-            return;
-        };
-        let (awaited, stuck) = (opening.awaited.take(), opening.stuck.take());
-        match (awaited, stuck) {
-            (Some(awaited), _) => {
-                // Whatever is the matter, the next one finds out with a socket.
-                let known = &self.opener.known;
-                known.forget(awaited.from, awaited.sides.endpoint);
-                let past = self.drop_awaited(awaited);
-                self.serve(key, past);
-            }
-            (None, Some(past)) => self.attempt(key, past, true),
-            (None, None) => self.serve(key, Past::default()),
-        }
-    }
-
-    /// Makes a socket for a client.
-    pub(super) fn serve(&mut self, key: FlowKey, past: Past) {
-        self.attempt(key, past, false);
-    }
-
-    fn attempt(&mut self, key: FlowKey, past: Past, is_last: bool) {
-        let Some(mut opening) = self.clients.remove(&key) else {
-            return;
-        };
-        if !self.opener.is_there(&key, &opening) {
-            opening.stuck = Some(past);
-            return self.lose(&key, opening);
-        }
-        // The socket takes one of its own.
-        opening.place = None;
-        match self.opener.accept(&key, &opening) {
-            Ok(socket) => {
-                // What the socket has said already, a client takes for out of order (RFC 9293, section 3.10.7.4).
-                self.opener.tell(&key, &opening, ACK);
-                let before = past.before(opening.begun);
-                let (client, _) = sides(&key);
-                self.opener.doorman.serve(socket, client, before);
-            }
-            Err(error) if is_last => {
-                debug!(%error, "a socket could not be made");
-                self.opener.tell_without_socket(&key, &opening, RST | ACK);
-                let isn = opening.start.wrapping_sub(ONE);
-                self.fail(&key, isn, past.before(opening.begun));
-            }
-            Err(_) => {
-                // The stack may not have come to the RST yet, by which its own request ends.
-                opening.stuck = Some(past);
-                let retry = (Instant::now() + A_MOMENT, key, opening.number);
-                self.timers.retries.push_back(retry);
-                self.clients.insert(key, opening);
-                return;
-            }
-        }
-        if lock(&self.opener.common.balance).fell_back() {
-            debug!("most clients need sockets: for a while all get them");
-            self.opener.known.pause();
-        }
-    }
-
-    /// Of no use to a client: what it sends from now on the stack answers with a RST.
-    fn fail(&self, key: &FlowKey, isn: u32, before: Before) {
-        self.opener.flows.handshakes().forget(key, Some(isn));
-        let (client, vip) = sides(key);
-        let doorman = &self.opener.doorman;
-        doorman.lost(client, vip, before, Loss::NoSocket);
-    }
-
-    /// A client has left, or begun anew.
-    pub(super) fn lose(&mut self, key: &FlowKey, opening: Opening) {
-        let isn = opening.start.wrapping_sub(ONE);
-        self.opener.flows.handshakes().forget(key, Some(isn));
-        let past = match opening.awaited {
-            Some(awaited) => self.drop_awaited(awaited),
-            None => opening.stuck.unwrap_or_default(),
-        };
-        let before = past.before(opening.begun);
-        let (client, vip) = sides(key);
-        self.opener.doorman.lost(client, vip, before, Loss::Left);
-    }
-
-    fn drop_awaited(&mut self, awaited: Awaited) -> Past {
-        self.endpoints.remove(&awaited.sides.down());
-        self.forget(&awaited);
-        awaited.past()
-    }
-
-    pub(super) fn forget(&self, awaited: &Awaited) {
-        let handshakes = self.opener.flows.handshakes();
-        handshakes.forget(&awaited.sides.down(), Some(awaited.isn));
-        self.opener.conntrack.forget(&awaited.sides);
-    }
 }
-
-impl Opener {
-    /// Whether this is still the client's connection, and it has not reset it. Where others needed its place,
-    /// nothing is known that speaks against it, but for a later connection which another opener has opened.
-    pub(super) fn is_there(&self, key: &FlowKey, opening: &Opening) -> bool {
-        let isn = opening.start.wrapping_sub(ONE);
-        match self.flows.handshakes().seen(key) {
-            Some(seen) => seen.isn == isn && seen.flags & seen::RST == 0,
-            None => self.flows.table().flow(key).is_none(),
-        }
-    }
-
-    /// Makes a socket of what is known of a client, and gives the client back to the stack.
-    fn accept(&self, key: &FlowKey, opening: &Opening) -> io::Result<TcpStream> {
-        let (client, vip) = sides(key);
-        let last = &opening.last;
-        let passed = handshake::millis(now_ns()).wrapping_sub(last.since);
-        let unaccepted = Unaccepted {
-            local: vip,
-            peer: client,
-            seq: last.ack,
-            ack: opening.start,
-            segment: segment_of(opening.front.mtu, client.ip()).min(most_of(last.flags)),
-            window: u32::from(last.window) << seen::scale(last.flags),
-            peer_scale: seen::scale(last.flags),
-            own_scale: opening.own_scale,
-            clock: last.tsecr.wrapping_add(passed + 1),
-        };
-        self.conntrack.forget_client(client, vip);
-        // What the client answers is for the socket.
-        let isn = opening.start.wrapping_sub(ONE);
-        let give_back = || self.flows.handshakes().give_back(key, Some(isn));
-        let socket = repair::accept(&unaccepted, &opening.received, give_back)?;
-        Ok(socket.into())
-    }
-}
-
-/// Longer than a packet takes from the program to the stack.
-const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// Openings that are given up before others have their turn.
 const AT_ONCE: usize = 64;
