@@ -41,7 +41,6 @@ use self::clients::Openings;
 use self::common::{Common, Has};
 pub(super) use self::shares::Rank;
 use self::shares::{Batch, Intake, shares};
-
 use super::conntrack::Conntrack;
 use super::known::Known;
 use super::policies::Ipsec;

@@ -109,7 +109,7 @@ fn client_that_begins_anew_is_not_disturbed_by_what_another_opener_knows() {
     let address = |client: &TcpStream| client.local_addr().expect("a socket");
     let addresses: Vec<_> = clients.iter().map(address).collect();
     clients.into_iter().for_each(reset);
-    // One after the other: few at a time are the first opener's. A part, since all of it has to be done within a second.
+    // One after the other: few at a time are the first opener's. Not all, since it has to be done within a second.
     let pairs = addresses.into_iter().take(16).map(|address| {
         let client = connect_from(&rig, address);
         Pair::greet(client, &hello, &rig.endpoint).answered()

@@ -64,15 +64,11 @@ impl Openings {
             return Err(guest);
         };
         // As the kernel chooses them (RFC 9293, section 3.4.1): a clock of 64 ns, and what nobody can guess.
+        let random = &opener.common.random;
         let isn = (now_ns() >> 6) as u32;
-        let isn = isn.wrapping_add(
-            opener
-                .common
-                .random
-                .hash_one((sides.source, sides.endpoint)) as u32,
-        );
+        let isn = isn.wrapping_add(random.hash_one((sides.source, sides.endpoint)) as u32);
         let isn = opener.rank.sign(isn);
-        let clock = clock(&opener.common.random, &sides).wrapping_sub(opening.last.tsval);
+        let clock = clock(random, &sides).wrapping_sub(opening.last.tsval);
         let (down, since) = (sides.down(), Instant::now());
         source.used();
         opener.flows.handshakes().wait_for(&down, isn);
@@ -154,6 +150,7 @@ impl Openings {
 
     /// Tells an endpoint that its SYN-ACK was in vain.
     pub(super) fn refuse(&self, awaited: &Awaited, answer: &Taken) {
+        let random = &self.opener.common.random;
         let rst = Segment {
             from: awaited.sides.source,
             to: awaited.sides.endpoint,
@@ -161,10 +158,7 @@ impl Openings {
             ack: answer.seq.wrapping_add(ONE),
             flags: RST | ACK,
             window: 0,
-            clocks: [
-                clock(&self.opener.common.random, &awaited.sides),
-                answer.tsval,
-            ],
+            clocks: [clock(random, &awaited.sides), answer.tsval],
             syn: None,
             payload: &[],
         };
