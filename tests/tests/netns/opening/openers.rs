@@ -100,31 +100,39 @@ fn clients_that_come_together_are_shared_out(#[case] workers: &str, #[case] coun
 /// Whoever has heard of the former connection gives it up later.
 #[test]
 fn client_that_begins_anew_is_not_disturbed_by_what_another_opener_knows() {
-    let (rig, clients, hello) = crowd(&["--workers", "2"]);
+    let (rig, mut clients, hello) = crowd(&["--workers", "2"]);
     let pending = || rig.router.metric("sni_router_hellos_pending", &[]);
-    let all = f64::from(CLIENTS);
-    begin_together(&rig, &clients, &hello);
-    rig.router.signal(Signal::CONT);
-    until("all are gathered", SOON, || pending() == all);
-    let address = |client: &TcpStream| client.local_addr().expect("a socket");
-    let addresses: Vec<_> = clients.iter().map(address).collect();
-    clients.into_iter().for_each(reset);
-    // One after the other: few at a time are the first opener's. Not all, since it has to be done within a second.
-    let pairs = addresses.into_iter().take(16).map(|address| {
-        let client = connect_from(&rig, address);
-        Pair::greet(client, &hello, &rig.endpoint).answered()
-    });
-    let pairs: Vec<_> = pairs.collect();
     let open = || sockets(&rig).matches("ESTAB").count();
-    until("those with sockets are handed over", SOON, || open() == 0);
-    assert!(pending() > 0.0, "the other opener knows of some");
-    until("the former ones are given up", SOON, || {
-        assert_eq!(open(), 0, "a socket was made of what is over");
-        pending() == 0.0
+    // All of it has to be done within a second, for which a slow machine needs more attempts, and so do more clients.
+    let has_met = (0..5).any(|_| {
+        begin_together(&rig, &clients, &hello);
+        rig.router.signal(Signal::CONT);
+        until("all are gathered", SOON, || pending() == f64::from(CLIENTS));
+        let address = |client: &TcpStream| client.local_addr().expect("a socket");
+        let addresses: Vec<_> = clients.iter().take(8).map(address).collect();
+        clients.drain(..).for_each(reset);
+        // One after the other: few at a time are the first opener's.
+        let pairs = addresses.into_iter().map(|address| {
+            let client = connect_from(&rig, address);
+            Pair::greet(client, &hello, &rig.endpoint).answered()
+        });
+        let pairs: Vec<_> = pairs.collect();
+        until("those with sockets are handed over", SOON, || open() == 0);
+        let is_known_to_another = pending() > 0.0;
+        until("the former ones are given up", SOON, || {
+            assert_eq!(open(), 0, "a socket was made of what is over");
+            pending() == 0.0
+        });
+        for pair in &pairs {
+            pair.exchange();
+        }
+        if !is_known_to_another {
+            warm(&rig, Family::V4);
+            clients = many(&rig);
+        }
+        is_known_to_another
     });
-    for pair in &pairs {
-        pair.exchange();
-    }
+    assert!(has_met, "no other opener knew of them");
 }
 
 fn connect_from(rig: &Rig, from: SocketAddr) -> TcpStream {
