@@ -1,6 +1,5 @@
 //! What all openers have together.
 
-use std::array;
 use std::hash::RandomState;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,14 +60,18 @@ impl Totals {
 
     fn others(&self, rank: Rank, of: fn(&Has) -> usize) -> usize {
         let Self(totals) = self;
-        let has = array::from_fn::<_, MOST_OPENERS, _>(|index| match index == rank.index() {
-            true => Has::default(),
-            false => Has {
-                openings: totals[index].openings.load(Ordering::Relaxed),
-                bytes: totals[index].bytes.load(Ordering::Relaxed),
-            },
-        });
-        has.iter().map(of).sum()
+        let others = totals.iter().enumerate();
+        let others = others.filter(|(index, _)| *index != rank.index());
+        others.map(|(_, total)| of(&total.has())).sum()
+    }
+}
+
+impl Total {
+    fn has(&self) -> Has {
+        Has {
+            openings: self.openings.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
     }
 }
 
