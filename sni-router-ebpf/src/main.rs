@@ -108,7 +108,7 @@ fn verdict_of(fate: Fate) -> i32 {
         Fate::Ours(Spliced::TooBig(verdict)) => (Counter::TcTooBig, verdict as i32),
         Fate::Ours(Spliced::Marked) => (Counter::TcMarked, TC_ACT_SHOT),
         Fate::Ours(Spliced::Failed) => (Counter::TcFailed, TC_ACT_SHOT),
-        Fate::Opens(Observed::Passed) => return TC_ACT_UNSPEC,
+        Fate::Opens(Observed::Passed | Observed::Unknown) => return TC_ACT_UNSPEC,
         Fate::Opens(Observed::Taken) => (Counter::TcTaken, TC_ACT_SHOT),
         Fate::Opens(Observed::Ended) => (Counter::TcTaken, TC_ACT_UNSPEC),
         Fate::Opens(Observed::Early) => (Counter::TcEarly, TC_ACT_SHOT),

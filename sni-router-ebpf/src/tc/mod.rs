@@ -57,16 +57,22 @@ pub fn judge(ctx: &TcContext, l2: u32) -> Fate {
     }
     // Not a copy of it.
     let place = &key;
-    match FLOWS.get_ptr_mut(place) {
-        Some(flow) => match splice::splice(ctx, &key, &packet, flow) {
-            Spliced::Reopened => {
-                observe::observe(ctx, &key, &packet);
-                Fate::Ours(Spliced::Reopened)
-            }
-            other => Fate::Ours(other),
+    let (observed, flow) = match FLOWS.get_ptr_mut(place) {
+        None => match observe::observe(ctx, &key, &packet) {
+            // A flow may be there by now: the daemon makes it, and then forgets the handshake. The stack knows neither.
+            Observed::Unknown => (Observed::Unknown, FLOWS.get_ptr_mut(place)),
+            observed => (observed, None),
         },
-        None => Fate::Opens(observe::observe(ctx, &key, &packet)),
+        flow => (Observed::Unknown, flow),
+    };
+    let Some(flow) = flow else {
+        return Fate::Opens(observed);
+    };
+    let spliced = splice::splice(ctx, &key, &packet, flow);
+    if matches!(spliced, Spliced::Reopened) {
+        observe::observe(ctx, &key, &packet);
     }
+    Fate::Ours(spliced)
 }
 
 /// Whether a packet's port is one of ours. Keeps everybody else's packets out of the hash maps.

@@ -19,6 +19,8 @@ use crate::maps::{OPTIONS, SEEN};
 pub enum Observed {
     /// It goes to the local stack.
     Passed,
+    /// The same, if there is no flow: nothing is known of what its sender has said before.
+    Unknown,
     /// The daemon has it, or needs nothing of it; the stack does not get it.
     Taken,
     /// The same, but the stack gets a RST instead of it, which ends what it knows of the connection.
@@ -37,6 +39,7 @@ pub fn observe(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Observed {
         TAKEN => Observed::Taken,
         ENDED => Observed::Ended,
         EARLY => Observed::Early,
+        UNKNOWN => Observed::Unknown,
         _ => Observed::Passed,
     }
 }
@@ -67,6 +70,7 @@ pub extern "C" fn snir_observe(
 const TAKEN: u32 = Observed::Taken as u32;
 const ENDED: u32 = Observed::Ended as u32;
 const EARLY: u32 = Observed::Early as u32;
+const UNKNOWN: u32 = Observed::Unknown as u32;
 
 #[inline(always)] // as above
 fn judge(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Observed {
@@ -76,7 +80,7 @@ fn judge(ctx: &TcContext, key: &FlowKey, packet: &Packet) -> Observed {
     }
     let slot = find(tag);
     if slot == 0 && packet.flags & SYN == 0 {
-        return Observed::Passed;
+        return Observed::Unknown;
     }
     if slot != 0 && !is_intact(ctx, key, packet) {
         return Observed::Passed;
@@ -132,7 +136,11 @@ fn begin_oldest(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64) -> Ob
     if let Some(place) = Place::oldest(Tag::from_bits(tag), sent.now) {
         begin(&sent, &place);
     }
-    Observed::Passed
+    match packet.flags & ACK {
+        0 => Observed::Passed,
+        // An endpoint's, which may have come before.
+        _ => Observed::Unknown,
+    }
 }
 
 /// Notes a packet of a handshake that is known. `place` is its slot and, in the upper half, [what](What) it is.

@@ -31,6 +31,8 @@ pub enum What {
     Lost,
     /// It comes by once more, by another interface: then it is judged.
     Passing,
+    /// The daemon has forgotten the handshake since it was found.
+    Forgotten,
     /// Of this [kind]; of the first one of a client, the scale of our windows is in the upper half.
     Is(u32),
 }
@@ -47,6 +49,7 @@ impl What {
             Self::Greets => 18,
             Self::Lost => 19,
             Self::Passing => 20,
+            Self::Forgotten => 21,
         }
     }
 
@@ -60,6 +63,7 @@ impl What {
             18 => Self::Greets,
             19 => Self::Lost,
             20 => Self::Passing,
+            21 => Self::Forgotten,
             kind => Self::Is(kind),
         }
     }
@@ -81,7 +85,7 @@ fn kind_of(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64, slot: u32)
     let sent = Sent::new(ctx, key, packet, &facts);
     let read = [word::FLAGS, word::ISN, word::SINCE].map(|index| known.read(index));
     let [Some(seen), Some(isn), Some(since)] = read else {
-        return 0;
+        return What::Forgotten.bits() as u32;
     };
     let age = sent.now.wrapping_sub(since);
     let what = if seen & seen::AWAITED != 0 {
@@ -113,6 +117,7 @@ pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
             update(sent, known, 0);
             Observed::Passed
         }
+        What::Forgotten => Observed::Unknown,
         // It is sent again.
         What::Lost if is_taken(known) => Observed::Early,
         What::Noted => {

@@ -51,7 +51,8 @@ impl Handshakes {
             if seen.is_some_and(|seen| isn.is_none_or(|isn| isn == seen.isn)) {
                 for index in [word::ISN, word::END] {
                     let word = self.word(tag.first() as usize + way, index);
-                    word.store(0, Ordering::Relaxed);
+                    // Behind the flow that was made: who does not find this any more finds that.
+                    word.store(0, Ordering::Release);
                 }
             }
         }

@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::foreign::counted;
 
+mod late;
 mod openers;
 mod parts;
 mod sockets;

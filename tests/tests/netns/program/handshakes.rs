@@ -1,11 +1,16 @@
 //! What is remembered of handshakes.
 
+use std::sync::atomic::Ordering;
+
+use aya::maps::Map;
 use rstest::rstest;
-use sni_router_common::handshake::{Seen, Slot, Tag, WAYS, seen};
+use rustix::param::page_size;
+use sni_router_common::handshake::{self, Seen, Slot, Tag, WAYS, seen, word};
 use sni_router_tests::packet::{ACK, FIN, SYN};
 use sni_router_tests::topology::Family;
 
 use super::ecn::with_ae;
+use super::shared::SharedArray;
 use super::*;
 
 const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
@@ -18,6 +23,8 @@ const CLOCKS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
 pub(super) struct Memory {
     pub(super) program: Program,
     slots: Array<MapData, Slot>,
+    /// The same.
+    shared: SharedArray,
 }
 
 impl Memory {
@@ -25,8 +32,16 @@ impl Memory {
         let mut program = Program::load(family);
         program.remove();
         let slots = program.ebpf.take_map(names::MAP_SEEN).expect("the map");
-        let slots = Array::try_from(slots).expect("an array");
-        Self { program, slots }
+        let Map::Array(slots) = slots else {
+            panic!("no array");
+        };
+        let bytes = handshake::ENTRIES as usize * size_of::<Slot>();
+        let shared = SharedArray::map(slots.fd(), bytes.next_multiple_of(page_size()));
+        Self {
+            program,
+            slots: Array::try_from(Map::Array(slots)).expect("an array"),
+            shared: shared.expect("map the array"),
+        }
     }
 
     /// What the daemon does first.
@@ -69,6 +84,15 @@ impl Memory {
         self.slots
             .set(tag.first(), seen.slot(tag), 0)
             .expect("set a slot");
+    }
+
+    /// Forgets what was [put](Self::put), as the daemon does.
+    pub(super) fn forget(&self, segment: &Segment) {
+        let slot = tag(segment).first() as usize * size_of::<Slot>();
+        for index in [word::ISN, word::END] {
+            let word = self.shared.word(slot + index * size_of::<u64>());
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The slots in which a key can be.

@@ -2,6 +2,7 @@
 //! which counter says so, and that no packet is too strange for it.
 
 mod answers;
+mod between;
 mod bytes;
 mod clock;
 mod damaged;
@@ -24,6 +25,11 @@ mod loader {
     mod untyped;
     mod verified;
 }
+
+/// The same of what it shares with it.
+#[path = "../../../../sni-router/src/sys/shared.rs"]
+#[allow(dead_code, unsafe_code, reason = "as there")]
+mod shared;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -173,9 +179,7 @@ impl Program {
         options.data_in = Some(packet);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
-        let program = self.ebpf.program(names::PROG_TC_ETHER);
-        let program: &SchedClassifier = program.expect("it").try_into().expect("a classifier");
-        let result = program.test_run(options).expect("run the program");
+        let result = self.loaded().test_run(options).expect("run the program");
         out.truncate(result.data_size_out as usize);
         let after = self.counters();
         let count = |counter: Counter| after[counter.as_str()] - before[counter.as_str()];
@@ -207,12 +211,20 @@ impl Program {
 
     /// How many instructions the verifier has followed. Kernels before 5.16 do not tell.
     fn followed(&self) -> Option<u32> {
-        let loaded = self.ebpf.program(names::PROG_TC_ETHER);
-        let loaded: &SchedClassifier = loaded.expect("it").try_into().expect("a classifier");
-        loaded
-            .info()
-            .expect("it is loaded")
-            .verified_instruction_count()
+        let info = self.loaded().info().expect("it is loaded");
+        info.verified_instruction_count()
+    }
+
+    /// The same program, for another thread.
+    fn again(&self) -> SchedClassifier {
+        let info = self.loaded().info().expect("it is loaded");
+        let name = names::PROG_TC_ETHER.into();
+        SchedClassifier::from_program_info(info, name).expect("a classifier")
+    }
+
+    fn loaded(&self) -> &SchedClassifier {
+        let program = self.ebpf.program(names::PROG_TC_ETHER);
+        program.expect("it").try_into().expect("a classifier")
     }
 
     /// A direction as it is now.

@@ -14,13 +14,13 @@ use super::handshakes::{ISN, Memory};
 use super::*;
 
 /// A place in memory where the daemon, or an earlier packet, has put flags.
-struct Flagged {
-    memory: Memory,
+pub(super) struct Flagged {
+    pub(super) memory: Memory,
     ring: RingBuf<MapData>,
 }
 
 impl Flagged {
-    fn new(family: Family) -> Self {
+    pub(super) fn new(family: Family) -> Self {
         let mut memory = Memory::with_secret(family);
         let ring = memory.program.ebpf.take_map(names::MAP_TAKEN);
         let ring = RingBuf::try_from(ring.expect("the map")).expect("a ring");
@@ -28,7 +28,7 @@ impl Flagged {
     }
 
     /// Has the sender of `segment` have sent a SYN `age` ms ago, and then everything before it.
-    fn flag(&mut self, segment: &Segment, flags: u32, age: u32) {
+    pub(super) fn flag(&mut self, segment: &Segment, flags: u32, age: u32) {
         let now = clock_gettime(ClockId::Monotonic);
         let now = millis(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64);
         self.memory.put(
