@@ -2,7 +2,7 @@
 //! follows is no TLS. So a test sees every byte, every FIN and every RST itself.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,13 @@ pub fn try_accept(listener: &TcpListener, limit: Duration) -> Option<TcpStream> 
     let (stream, _) = listener.accept().expect("accept");
     stream.set_nodelay(true).expect("set TCP_NODELAY");
     Some(stream)
+}
+
+/// Closes a listener. New connections are refused at once, also while a child that another test has just started
+/// still has the descriptor.
+pub fn refuse(listener: TcpListener) {
+    // Fails only where it does not listen.
+    let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
 }
 
 /// Writes all of it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rstest::rstest;
 use sni_router_tests::access::Access;
 use sni_router_tests::daemon::{Datapath, Router};
-use sni_router_tests::raw::{hello, try_accept, write};
+use sni_router_tests::raw::{hello, refuse, try_accept, write};
 use sni_router_tests::rig::{HOST, Lab, Pair};
 use sni_router_tests::site::Site;
 use sni_router_tests::topology::Family;
@@ -92,7 +92,7 @@ fn local_cluster_is_preferred_until_it_refuses(#[case] datapath: Datapath) {
         let access = carried(&lab, &router, HOST, &west);
         access.assert_carried(datapath, &[]);
     }
-    drop(west);
+    refuse(west);
     let first = carried(&lab, &router, HOST, &east);
     assert_eq!(first.retries, 1, "{first:?}");
     assert!(first.failed.contains("refused"), "{first:?}");
@@ -115,7 +115,7 @@ fn connections_fail_over_in_order(#[case] datapath: Datapath) {
     let (east, west) = (lab.listen(0), lab.listen(1));
     let router = start(&lab, datapath, &policy, &[]);
     carried(&lab, &router, HOST, &west);
-    drop(west);
+    refuse(west);
     let access = carried(&lab, &router, HOST, &east);
     assert_eq!(access.retries, 1, "{access:?}");
 }

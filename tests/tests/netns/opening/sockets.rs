@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use sni_router_tests::daemon::Datapath;
-use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, try_accept, write};
+use sni_router_tests::raw::{End, hello, read_exactly, read_to_end, refuse, try_accept, write};
 use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
 use sni_router_tests::site::{PORT, Site};
 use sni_router_tests::topology::Family;
@@ -125,7 +125,7 @@ fn endpoint_that_is_gone_is_passed_over(#[case] refuses: bool) {
         router.log().access_of(address, SOON);
     }
     let [gone, stays] = listeners;
-    drop(gone);
+    refuse(gone);
     if !refuses {
         lab.net.backends[0].batch("link set eth0 down\n");
     }
