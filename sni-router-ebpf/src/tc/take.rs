@@ -141,6 +141,9 @@ pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
         }
         What::Unusual | What::Lost => {
             if sent.packet.flags & SYN == 0 {
+                if known.read(word::ISN).is_none() {
+                    return Observed::Unknown;
+                }
                 update(sent, known, seen::PASSED);
             } else if !is_repeated(sent.packet, known) && !is_awaited(sent, known) {
                 begin(sent, known);
