@@ -93,7 +93,11 @@ fn kind_of(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64, slot: u32)
     } else if seen & seen::TAKEN != 0 {
         next(&sent, isn, age, seen, &known)
     } else {
-        first(ctx, &sent, isn, age, seen, &known)
+        match first(ctx, &sent, isn, age, seen, &known) {
+            // Another CPU has taken one meanwhile, which has ended the stack's request.
+            What::Unusual if has(&known, seen::TAKEN) => What::Early,
+            what => what,
+        }
     };
     match what {
         What::Is(kind) => {
@@ -107,10 +111,6 @@ fn kind_of(ctx: &TcContext, key: &FlowKey, packet: &Packet, tag: u64, slot: u32)
 /// Notes what has become of a packet.
 #[inline(always)] // the verifier follows map pointers through one function only
 pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
-    let is_taken = |known: &Place| {
-        let flags = known.read(word::FLAGS).unwrap_or(0);
-        flags & (seen::TAKEN | seen::AWAITED) != 0
-    };
     match what {
         What::Early => Observed::Early,
         What::Passing => {
@@ -119,7 +119,7 @@ pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
         }
         What::Forgotten => Observed::Unknown,
         // It is sent again.
-        What::Lost if is_taken(known) => Observed::Early,
+        What::Lost if has(known, seen::TAKEN | seen::AWAITED) => Observed::Early,
         What::Noted => {
             update(sent, known, 0);
             Observed::Early
@@ -132,12 +132,14 @@ pub fn note(sent: &Sent, known: &Place, what: What) -> Observed {
             known.note(word::FLAGS, seen::TAKEN);
             Observed::Taken
         }
-        What::Is(kind) => {
+        What::Is(kind::FIRST) => {
             update(sent, known, seen::TAKEN);
-            match kind {
-                kind::FIRST => Observed::Ended,
-                _ => Observed::Taken,
-            }
+            Observed::Ended
+        }
+        What::Is(_) => {
+            // The daemon may have given the client back since.
+            update(sent, known, 0);
+            Observed::Taken
         }
         What::Unusual | What::Lost => {
             if sent.packet.flags & SYN == 0 {
@@ -231,6 +233,12 @@ fn is_older(sent: &Sent, known: &Place) -> bool {
     known
         .read(word::TSVAL)
         .is_none_or(|tsval| before(sent.facts.tsval, tsval))
+}
+
+/// Whether a handshake has one of these flags by now.
+#[inline(always)] // as above
+fn has(known: &Place, flags: u32) -> bool {
+    known.read(word::FLAGS).unwrap_or(0) & flags != 0
 }
 
 /// Whether the daemon waits for an answer here: a SYN of somebody else's does not end that.
