@@ -26,27 +26,34 @@ impl Registry {
         })?;
         let mut adopted = 0;
         for (key, up) in ups {
-            if lock(&self.entries).contains(up.id) {
+            let keys = [key, FlowKey::answers(&up)];
+            if self.knows(up.id, &keys[1]) {
                 // Ours; its other direction may have come when the walk was past it.
                 continue;
             }
-            let keys = [key, FlowKey::answers(&up)];
             match downs.remove(&keys[1]) {
                 Some(down) if down.id == up.id => {
                     adopted += usize::from(self.adopt_one(keys, &up, &down, adopter, is_alone));
                 }
                 // Killed between the two, in one order or the other.
-                _ if is_alone => self.flows.table().remove(&key),
+                _ if is_alone => self.remove([key], up.id),
                 _ => {}
             }
         }
         for (key, down) in downs {
-            let is_known = lock(&self.entries).contains(down.id);
-            if is_alone && !is_known {
-                self.flows.table().remove(&key);
+            if is_alone && !self.knows(down.id, &key) {
+                self.remove([key], down.id);
             }
         }
         Ok(adopted)
+    }
+
+    /// Whether a flow with this key of its endpoint's direction lives here, or lingers.
+    fn knows(&self, id: u32, key: &FlowKey) -> bool {
+        let (endpoint, source) = sides(key);
+        let port = self.ports.port(source, endpoint);
+        // In the order in which it goes from one to the other.
+        lock(&self.entries).contains(id) || lock(&self.lingering).has(port, id)
     }
 
     /// False for one that is known, over, or was left in the middle of its hand-over.
@@ -59,7 +66,7 @@ impl Registry {
         is_alone: bool,
     ) -> bool {
         let id = up.id;
-        if lock(&self.entries).contains(id) {
+        if self.knows(id, &keys[1]) {
             return false;
         }
         // Far ahead of whoever still hands over, having been told to leave.
@@ -70,9 +77,6 @@ impl Registry {
         }
         let (endpoint, source) = sides(&keys[1]);
         let port = self.ports.port(source, endpoint);
-        if lock(&self.lingering).has(port, id) {
-            return false;
-        }
         self.ports.hold(port);
         if up.closed != 0 {
             self.linger(id, keys);

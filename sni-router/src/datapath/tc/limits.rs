@@ -125,18 +125,22 @@ impl Registry {
 
     /// Ends a flow that was left alone: nothing is passed on any more, and both sides are told.
     pub(super) fn end(&self, id: u32, end: End) {
-        let Some(entry) = lock(&self.entries).remove(id) else {
-            return;
+        let (entry, keys) = {
+            let mut entries = lock(&self.entries);
+            let Some(entry) = entries.remove(id) else {
+                return;
+            };
+            let keys = entry.keys();
+            // The endpoint may still remember the connection.
+            self.linger(id, keys);
+            (entry, keys)
         };
-        let keys = entry.keys();
         let both = self.both(id, &keys);
         let bytes = both.map(|flow| flow.map_or(0, |flow| flow.bytes()));
         if let [Some(up), Some(down)] = both {
-            keys.iter().for_each(|key| self.flows.table().remove(key));
+            self.remove(keys, id);
             reset_both(&up, &down);
         }
-        // The endpoint may still remember the connection.
-        self.linger(id, keys);
         if let Some(seat) = entry.seat {
             self.tell(seat, &keys, end, bytes);
         }

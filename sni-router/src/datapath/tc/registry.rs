@@ -118,6 +118,10 @@ impl Registry {
         let leaving = {
             let mut entries = lock(&self.entries);
             match entries.leave(id, seat) {
+                Leaving::Ended(seat, ended) => {
+                    self.linger(id, keys);
+                    Leaving::Ended(seat, ended)
+                }
                 Leaving::Left if self.is_retired() => {
                     let seat = entries.remove(id).and_then(|entry| entry.seat);
                     seat.map_or(Leaving::Left, Leaving::Gone)
@@ -127,7 +131,7 @@ impl Registry {
         };
         match leaving {
             Leaving::Left => {}
-            Leaving::Ended(seat, ended) => self.finish(keys, seat, &ended),
+            Leaving::Ended(seat, ended) => self.finish(&keys, seat, &ended),
             Leaving::Gone(seat) => {
                 if let Some(keeper) = self.keeper.get() {
                     keeper.left(seat, ends(&keys));
@@ -145,20 +149,21 @@ impl Registry {
     pub(super) fn ended(&self, batch: &[Ended]) {
         let over: Vec<_> = {
             let mut entries = lock(&self.entries);
-            let over = batch.iter().map(|ended| (entries.end(ended), ended));
+            let over = batch.iter().filter_map(|ended| {
+                let (seat, keys) = entries.end(ended)?;
+                self.linger(ended.id, keys);
+                Some((seat, keys, ended))
+            });
             over.collect()
         };
-        for (of, ended) in over {
-            if let Some((seat, keys)) = of {
-                self.finish(keys, seat, ended);
-            }
+        for (seat, keys, ended) in over {
+            self.finish(&keys, seat, ended);
         }
     }
 
-    /// Tells the keeper, and lets the entries in the kernel linger.
-    fn finish(&self, keys: [FlowKey; 2], seat: Seat, ended: &Ended) {
-        self.linger(ended.id, keys);
-        self.tell(seat, &keys, end(ended), [ended.up, ended.down]);
+    /// Tells the keeper what the program has said.
+    fn finish(&self, keys: &[FlowKey; 2], seat: Seat, ended: &Ended) {
+        self.tell(seat, keys, end(ended), [ended.up, ended.down]);
     }
 
     /// Tells the keeper.
@@ -169,7 +174,8 @@ impl Registry {
         }
     }
 
-    /// The entries in the kernel stay a while for what is still under way, and the port with them.
+    /// The entries in the kernel stay a while for what is still under way, and the port with them. To be called
+    /// before others can look whether the flow is known: else somebody adopts it.
     pub(super) fn linger(&self, id: u32, keys: [FlowKey; 2]) {
         let (endpoint, source) = sides(&keys[1]);
         let port = self.ports.port(source, endpoint);
@@ -203,7 +209,7 @@ impl Registry {
 
     /// Only what is this flow's: the client may have opened a new connection from the same port
     /// meanwhile, and our port may have been needed.
-    fn remove(&self, keys: [FlowKey; 2], id: u32) {
+    pub(super) fn remove(&self, keys: impl IntoIterator<Item = FlowKey>, id: u32) {
         let table = self.flows.table();
         for key in keys {
             if table.flow(&key).is_some_and(|flow| flow.id == id) {
@@ -214,7 +220,6 @@ impl Registry {
 
     /// Entries of ours in the kernel's table, those that linger included.
     pub(super) fn table_entries(&self) -> u64 {
-        // One lock after the other: none is taken while another is held.
         let living = lock(&self.entries).len();
         let lingering = lock(&self.lingering).len();
         2 * (living + lingering) as u64
@@ -257,18 +262,19 @@ impl Carried {
     /// The endpoint's direction as it is now; `None` once the flow has ended, also if nobody has
     /// said so yet.
     pub(super) fn living(&self) -> Option<Flow> {
-        let is_ours = |down: &Flow| down.id == self.id && down.closed == 0;
-        self.down().filter(is_ours)
+        self.down().filter(|down| down.closed == 0)
     }
 
     /// The client's direction as it is now.
     pub(super) fn up(&self) -> Option<Flow> {
-        self.registry.flows.table().flow(&self.sides.up())
+        let up = self.registry.flows.table().flow(&self.sides.up());
+        up.filter(|flow| flow.id == self.id)
     }
 
     /// The endpoint's direction as it is now.
     pub(super) fn down(&self) -> Option<Flow> {
-        self.registry.flows.table().flow(&self.sides.down())
+        let down = self.registry.flows.table().flow(&self.sides.down());
+        down.filter(|flow| flow.id == self.id)
     }
 
     /// Changes both directions by hand. Only while neither side has anything to say.
@@ -287,8 +293,8 @@ impl Carried {
 
     /// Nothing is passed on any more.
     pub(super) fn forget(&self) {
-        self.registry.flows.table().remove(&self.sides.up());
-        self.registry.flows.table().remove(&self.sides.down());
+        let keys = [self.sides.up(), self.sides.down()];
+        self.registry.remove(keys, self.id);
     }
 }
 
@@ -310,8 +316,8 @@ impl Drop for Carried {
     fn drop(&mut self) {
         // Given up in the middle: the sockets tell both sides, and the port rests.
         if self.source.take().is_some() {
-            lock(&self.registry.entries).remove(self.id);
             self.forget();
+            lock(&self.registry.entries).remove(self.id);
         }
     }
 }
