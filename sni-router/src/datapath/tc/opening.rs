@@ -159,6 +159,11 @@ impl Opener {
         openings.hear_rest(&mut intake, &mut batch).await;
         openings.give_up();
         drop(intake);
+        while !openings.clients.is_empty() {
+            // The stack was not ready for a socket of theirs.
+            sleep(A_MOMENT).await;
+            openings.give_up();
+        }
         openings.settle().await;
         ended
     }

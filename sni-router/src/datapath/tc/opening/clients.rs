@@ -86,6 +86,7 @@ impl Awaited {
         Past {
             guest: Some(self.guest),
             asked: Some(self.since),
+            failures: 0,
         }
     }
 }
@@ -124,6 +125,11 @@ impl Openings {
             let before = Past::default().before(Instant::now());
             return self.fail(&taken.key, taken.seq.wrapping_sub(ONE), before);
         };
+        let known = self.clients.get(&taken.key);
+        if known.is_some_and(|it| it.start == taken.seq && it.last.since == taken.since) {
+            // The same on two CPUs, at the same time.
+            return;
+        }
         let number = self.next;
         self.next += 1;
         let begun = Instant::now();
@@ -207,8 +213,11 @@ impl Openings {
             Welcome::Endpoint(guest) => {
                 opening.place = None;
                 if let Err(guest) = self.send_syn(key, guest) {
-                    let guest = Some(guest);
-                    self.serve(key, Past { guest, asked: None });
+                    let past = Past {
+                        guest: Some(guest),
+                        ..Past::default()
+                    };
+                    self.serve(key, past);
                 }
             }
         }

@@ -24,11 +24,13 @@ pub(super) struct Past {
     pub(super) guest: Option<Box<dyn Guest>>,
     /// When the guest's endpoint was sent a SYN.
     pub(super) asked: Option<Instant>,
+    /// How often a socket could not be made.
+    pub(super) failures: u32,
 }
 
 impl Past {
     pub(super) fn before(self, begun: Instant) -> Before {
-        let Self { guest, asked } = self;
+        let Self { guest, asked, .. } = self;
         Before {
             begun,
             guest,
@@ -52,17 +54,12 @@ impl Openings {
                 let past = self.drop_awaited(awaited);
                 self.serve(key, past);
             }
-            (None, Some(past)) => self.attempt(key, past, true),
-            (None, None) => self.serve(key, Past::default()),
+            (None, past) => self.serve(key, past.unwrap_or_default()),
         }
     }
 
     /// Makes a socket for a client.
-    pub(super) fn serve(&mut self, key: FlowKey, past: Past) {
-        self.attempt(key, past, false);
-    }
-
-    fn attempt(&mut self, key: FlowKey, past: Past, is_last: bool) {
+    pub(super) fn serve(&mut self, key: FlowKey, mut past: Past) {
         let Some(mut opening) = self.clients.remove(&key) else {
             return;
         };
@@ -80,14 +77,14 @@ impl Openings {
                 let (client, _) = sides(&key);
                 self.opener.doorman.serve(socket, client, before);
             }
-            Err(error) if is_last => {
+            Err(error) if past.failures >= attempts(&error) => {
                 debug!(%error, "a socket could not be made");
                 self.opener.tell_without_socket(&key, &opening, RST | ACK);
                 let isn = opening.start.wrapping_sub(ONE);
                 self.fail(&key, isn, past.before(opening.begun));
             }
             Err(_) => {
-                // The stack may not have come to the RST yet, by which its own request ends.
+                past.failures += 1;
                 opening.stuck = Some(past);
                 let retry = (Instant::now() + A_MOMENT, key, opening.number);
                 self.timers.retries.push_back(retry);
@@ -171,5 +168,16 @@ impl Opener {
     }
 }
 
+/// How many attempts to make a socket there are after one that has failed like this.
+fn attempts(error: &io::Error) -> u32 {
+    match error.kind() {
+        // The stack has not come to the RST yet, by which its own request ends. Its CPU may have other things to do.
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => PATIENCE,
+        _ => 1,
+    }
+}
+
 /// Longer than a packet takes from the program to the stack.
 const A_MOMENT: Duration = Duration::from_millis(1);
+/// So many moments are longer than a hypervisor takes a CPU away.
+const PATIENCE: u32 = 100;
