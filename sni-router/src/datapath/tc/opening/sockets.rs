@@ -179,5 +179,5 @@ fn attempts(error: &io::Error) -> u32 {
 
 /// Longer than a packet takes from the program to the stack.
 const A_MOMENT: Duration = Duration::from_millis(1);
-/// So many moments are longer than a hypervisor takes a CPU away.
+/// So many moments are longer than most hypervisors take a CPU away.
 const PATIENCE: u32 = 100;
