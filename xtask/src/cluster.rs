@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::command::{as_root, step};
 use crate::control_plane::{self, ASSETS};
 use crate::setup;
-use crate::test::{CLUSTER, at_a_time, build_integration, check_machine};
+use crate::test::{CLUSTER, build_integration, check_machine};
 use crate::totals::Totals;
 
 /// Runs them, as root, and ends with a line of totals.
@@ -31,7 +31,6 @@ pub fn run(totals: &mut Totals, router: Option<&Path>) -> Result<()> {
         each.try_for_each(|test| {
             let mut command = as_root("env")?;
             command.arg(format!("{ASSETS}={}", assets.display()));
-            command.arg(at_a_time());
             command.args(router.map(|path| format!("SNI_ROUTER_BIN={}", path.display())));
             totals.count(command.arg(test))
         })

@@ -1,9 +1,8 @@
 //! `test`: every test there is.
 
-use std::num::NonZero;
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, getrlimit};
@@ -33,24 +32,15 @@ pub fn run(totals: &mut Totals) -> Result<()> {
     })?;
     let promtool = step("promtool", setup::promtool)?;
     step("integration tests", || {
+        // The tests' own default is a thread a core.
         let mut each = binaries.iter();
         // Through env, since sudo may keep what it knows not.
         each.try_for_each(|binary| {
             let mut command = as_root("env")?;
             command.arg(format!("PROMTOOL={}", promtool.display()));
-            command.arg(at_a_time());
             totals.count(command.arg(binary))
         })
     })
-}
-
-/// Has tests that wait more than they work run two a CPU where there are few, unless told otherwise.
-pub fn at_a_time() -> String {
-    let count = env::var("RUST_TEST_THREADS").unwrap_or_else(|_| {
-        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-        cpus.max((2 * cpus).min(MOST_BY_DEFAULT)).to_string()
-    });
-    format!("RUST_TEST_THREADS={count}")
 }
 
 /// Builds the integration tests and the programs that they start, and gives the tests with these
@@ -113,9 +103,6 @@ pub const CLUSTER: &str = "cluster";
 
 /// The test that needs a browser and a fuzzer, which `test-admin` provides.
 pub const ADMIN: &str = "admin";
-
-/// Tests at a time that a machine with fewer CPUs does.
-const MOST_BY_DEFAULT: usize = 8;
 
 /// The package of the integration tests.
 const INTEGRATION: &str = "sni-router-tests";
