@@ -52,11 +52,10 @@ impl Registry {
     fn knows(&self, id: u32, key: &FlowKey) -> bool {
         let (endpoint, source) = sides(key);
         let port = self.ports.port(source, endpoint);
-        // In the order in which it goes from one to the other.
         lock(&self.entries).contains(id) || lock(&self.lingering).has(port, id)
     }
 
-    /// False for one that is known, over, or was left in the middle of its hand-over.
+    /// Of one that nobody here knows. False for one that is over, or was left in the middle of its hand-over.
     fn adopt_one(
         &self,
         keys: [FlowKey; 2],
@@ -66,9 +65,6 @@ impl Registry {
         is_alone: bool,
     ) -> bool {
         let id = up.id;
-        if self.knows(id, &keys[1]) {
-            return false;
-        }
         // Far ahead of whoever still hands over, having been told to leave.
         self.next_id
             .fetch_max(id.wrapping_add(AHEAD), Ordering::Relaxed);

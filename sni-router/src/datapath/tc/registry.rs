@@ -30,7 +30,8 @@ use crate::datapath::bpf::Flows;
 use crate::meter::Meter;
 use crate::monotonic::now_ns;
 
-/// See the module.
+/// See the module. Who takes several locks takes that of the entries first, then that of those that linger, then that of
+/// the ports.
 pub(super) struct Registry {
     pub(super) flows: Arc<Flows>,
     pub(super) ports: Arc<Ports>,

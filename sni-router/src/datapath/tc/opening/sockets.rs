@@ -172,7 +172,7 @@ impl Opener {
 fn attempts(error: &io::Error) -> u32 {
     match error.kind() {
         // The stack has not come to the RST yet, by which its own request ends. Its CPU may have other things to do.
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => PATIENCE,
+        io::ErrorKind::AddrNotAvailable => PATIENCE,
         _ => 1,
     }
 }
