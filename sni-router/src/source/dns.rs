@@ -1,8 +1,10 @@
 //! Addresses of the external names that backends point to, kept fresh.
 //!
-//! Each name is asked for again when its record expires. A name that stops resolving keeps the
-//! addresses it had: a DNS server that is down must not take working backends with it.
+//! Each name is asked for again when its record expires, for its IPv4 and its IPv6 addresses by
+//! themselves. What is not answered keeps the addresses it had: a DNS server that is down must not
+//! take working backends with it.
 
+mod name;
 mod system;
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,8 +19,9 @@ use sni_router_core::name::Host;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::warn;
 
+use self::name::{Name, trouble};
 pub use self::system::SystemResolver;
 
 /// Resolves names as long as this lives.
@@ -34,7 +37,7 @@ pub struct Dns {
 pub struct Lookups {
     /// There were addresses.
     pub answered: AtomicU64,
-    /// There were none, or no answer.
+    /// There were none, or no answer for IPv4 or for IPv6.
     pub failed: AtomicU64,
 }
 
@@ -92,18 +95,19 @@ impl Drop for Dns {
 
 /// Asks for the addresses of a name.
 pub trait Resolve: Send + Sync + 'static {
-    /// The IPv4 and IPv6 addresses of `host`, at least one, and how long they hold. An error is
-    /// told in words, for the log.
-    fn resolve(&self, host: &Host) -> impl Future<Output = Result<Answer, String>> + Send;
+    /// The IPv4 addresses of `host`, and its IPv6 addresses: one of them fails without the other.
+    fn resolve(&self, host: &Host) -> impl Future<Output = [Answer; 2]> + Send;
 }
 
-/// Addresses, and for how long.
+/// What DNS says of the addresses that a name has of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// In any order.
-    pub addrs: Vec<IpAddr>,
-    /// The least of the records' times to live.
-    pub ttl: Duration,
+pub enum Answer {
+    /// These, at least one, in any order; and the least of the records' times to live.
+    Addrs(Vec<IpAddr>, Duration),
+    /// There is none.
+    Nothing,
+    /// It does not say whether there are any. Why not is told in words, for the log.
+    Failed(String),
 }
 
 /// The task that keeps names fresh.
@@ -113,17 +117,7 @@ struct Follower<R> {
     wanted: watch::Receiver<Arc<BTreeSet<Host>>>,
     publish: watch::Sender<Arc<Resolved>>,
     names: HashMap<Host, Name>,
-    asking: JoinSet<(Host, Result<Answer, String>)>,
-}
-
-/// What is known of a name.
-struct Name {
-    /// Sorted. `None` before the first answer, whatever it was.
-    addrs: Option<Vec<IpAddr>>,
-    /// When to ask again; `None` while it is being asked for.
-    due: Option<Instant>,
-    /// In a row, since the last answer that had addresses.
-    failures: u32,
+    asking: JoinSet<(Host, [Answer; 2])>,
 }
 
 impl<R: Resolve> Follower<R> {
@@ -141,7 +135,7 @@ impl<R: Resolve> Follower<R> {
                     let mut next = Some(answer);
                     while let Some(answer) = next {
                         match answer {
-                            Ok((host, answer)) => self.learn(host, answer),
+                            Ok((host, answers)) => self.learn(&host, answers),
                             Err(error) => warn!("a DNS look-up panicked: {error}"),
                         }
                         next = self.asking.try_join_next();
@@ -159,11 +153,7 @@ impl<R: Resolve> Follower<R> {
         let wanted = Arc::clone(&self.wanted.borrow_and_update());
         self.names.retain(|host, _| wanted.contains(host));
         for host in wanted.iter() {
-            self.names.entry(host.clone()).or_insert_with(|| Name {
-                addrs: None,
-                due: Some(Instant::now()),
-                failures: 0,
-            });
+            self.names.entry(host.clone()).or_insert_with(Name::new);
         }
     }
 
@@ -177,35 +167,31 @@ impl<R: Resolve> Follower<R> {
                 name.due = None;
                 let (resolver, host) = (Arc::clone(&self.resolver), host.clone());
                 self.asking.spawn(async move {
-                    let answer = resolver.resolve(&host).await;
-                    (host, answer)
+                    let answers = resolver.resolve(&host).await;
+                    (host, answers)
                 });
             }
         }
     }
 
-    fn learn(&mut self, host: Host, answer: Result<Answer, String>) {
-        let count = match &answer {
-            Ok(_) => &self.lookups.answered,
-            Err(_) => &self.lookups.failed,
+    fn learn(&mut self, host: &Host, answers: [Answer; 2]) {
+        let trouble = trouble(&answers);
+        let count = match trouble {
+            None => &self.lookups.answered,
+            Some(_) => &self.lookups.failed,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        // Not wanted any more.
-        let Some(name) = self.names.get_mut(&host) else {
-            return;
-        };
-        let pause = match answer {
-            Ok(answer) => name.succeeded(&host, answer),
-            Err(error) => name.failed(&host, &error),
-        };
-        name.due = Some(Instant::now() + pause);
+        // Otherwise it is not wanted any more.
+        if let Some(name) = self.names.get_mut(host) {
+            name.learn(host, answers, trouble.as_deref());
+        }
     }
 
     fn publish_what_is_known(&self) {
         let known: Resolved = self
             .names
             .iter()
-            .filter_map(|(host, name)| Some((host.clone(), name.addrs.clone()?)))
+            .filter_map(|(host, name)| Some((host.clone(), name.addrs()?)))
             .collect();
         self.publish.send_if_modified(|last| {
             let differs = **last != known;
@@ -216,49 +202,6 @@ impl<R: Resolve> Follower<R> {
         });
     }
 }
-
-impl Name {
-    fn succeeded(&mut self, host: &Host, mut answer: Answer) -> Duration {
-        // Servers turn the order to spread load; that is no change.
-        answer.addrs.sort_unstable();
-        answer.addrs.dedup();
-        let pause = answer.ttl.clamp(TTL_LEAST, TTL_MOST);
-        if self.failures > 0 {
-            info!("{host} resolves again, to {:?}", answer.addrs);
-        } else if self.addrs.as_ref() != Some(&answer.addrs) {
-            debug!("{host} resolves to {:?} for {pause:?}", answer.addrs);
-        }
-        self.failures = 0;
-        self.addrs = Some(answer.addrs);
-        pause
-    }
-
-    fn failed(&mut self, host: &Host, error: &str) -> Duration {
-        let pause = (RETRY_LEAST * (1 << self.failures.min(16))).min(RETRY_MOST);
-        self.failures = self.failures.saturating_add(1);
-        let addrs = self.addrs.get_or_insert_default();
-        // Once: it will be asked for every minute as long as it lasts.
-        if self.failures == 1 {
-            let rest = if addrs.is_empty() {
-                "its backends have no endpoint (check spec.externalName and the DNS server)"
-                    .to_owned()
-            } else {
-                format!("the last addresses stay in force: {addrs:?}")
-            };
-            warn!("cannot resolve {host}: {error}; {rest}");
-        }
-        pause
-    }
-}
-
-/// Bounds of the time to live. Zero means "do not cache", but asking for every connection is not
-/// what a backend needs; above an hour, nobody remembers why an old address is still used.
-const TTL_LEAST: Duration = Duration::from_secs(5);
-const TTL_MOST: Duration = Duration::from_secs(3600);
-
-/// After a failure: doubled each time, from the first to the second.
-const RETRY_LEAST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// Look-ups at once, so that thousands of names do not flood the DNS server.
 const AT_ONCE: usize = 64;

@@ -1,8 +1,9 @@
-use std::collections::VecDeque;
-use std::sync::Mutex;
+mod script;
 
 use tokio::time::{sleep, timeout};
 
+use self::script::*;
+use super::name::{TTL_LEAST, TTL_MOST};
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -54,9 +55,9 @@ async fn ttl_is_bounded_when_it_is_absurd() {
 async fn last_addresses_stay_when_a_name_stops_resolving() {
     let answers = Script::new([
         ("a.test", ok(&["192.0.2.1"], 10)),
-        ("a.test", Err("refused".into())),
-        ("a.test", Err("refused".into())),
-        ("a.test", Err("refused".into())),
+        ("a.test", failed()),
+        ("a.test", failed()),
+        ("a.test", failed()),
         ("a.test", ok(&["192.0.2.2"], 10)),
     ]);
     let began = Instant::now();
@@ -69,8 +70,67 @@ async fn last_addresses_stay_when_a_name_stops_resolving() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn last_addresses_of_one_family_stay_when_it_alone_fails() {
+    let answers = Script::new([
+        ("a.test", ok(&["192.0.2.1", "2001:db8::1"], 600)),
+        ("a.test", v4_only("192.0.2.2", 600)),
+        ("a.test", v4_only("192.0.2.2", 600)),
+        ("a.test", ok(&["192.0.2.2", "2001:db8::2"], 600)),
+    ]);
+    let began = Instant::now();
+    let dns = start(&answers, &["a.test"]);
+    let mut resolved = dns.resolved();
+    assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.1, 2001:db8::1]");
+    assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.2, 2001:db8::1]");
+    // It is asked for by the schedule of failures, and not when the other one expires.
+    assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.2, 2001:db8::2]");
+    assert_eq!(began.elapsed().as_secs(), 600 + 1 + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_family_is_kept_fresh_when_the_other_goes_on_failing() {
+    let answers = Script::new([]);
+    answers.otherwise(v4_only("192.0.2.1", 10));
+    let _dns = start(&answers, &["a.test"]);
+    sleep(Duration::from_secs(1000)).await;
+    let asked = answers.asked();
+    assert!((95..=110).contains(&asked), "{asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_family_is_without_addresses_when_it_has_no_records_and_the_other_has() {
+    let answers = Script::new([
+        ("a.test", ok(&["192.0.2.1", "2001:db8::1"], 600)),
+        ("a.test", ok(&["192.0.2.1"], 600)),
+        ("a.test", ok(&["192.0.2.2"], 600)),
+    ]);
+    let began = Instant::now();
+    let dns = start(&answers, &["a.test"]);
+    let mut resolved = dns.resolved();
+    next(&mut resolved).await;
+    assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.1]");
+    // That is no failure.
+    assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.2]");
+    assert_eq!(began.elapsed().as_secs(), 600 + 600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn look_up_counts_as_failed_when_one_family_fails() {
+    let answers = Script::new([
+        ("a.test", ok(&["192.0.2.1"], 600)),
+        ("a.test", v4_only("192.0.2.2", 600)),
+    ]);
+    let dns = start(&answers, &["a.test"]);
+    let mut resolved = dns.resolved();
+    next(&mut resolved).await;
+    next(&mut resolved).await;
+    assert_eq!(dns.lookups().answered.load(Ordering::Relaxed), 1);
+    assert_eq!(dns.lookups().failed.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn name_is_there_without_addresses_when_it_never_resolved() {
-    let answers = Script::new([("a.test", Err("no such name".into()))]);
+    let answers = Script::new([("a.test", NOTHING)]);
     let dns = start(&answers, &["a.test"]);
     assert_eq!(next(&mut dns.resolved()).await, "a.test=[]");
 }
@@ -115,20 +175,6 @@ async fn every_name_is_asked_for_when_there_are_more_than_go_at_once() {
     assert_eq!(answers.most_at_once(), AT_ONCE);
 }
 
-#[tokio::test]
-async fn system_resolver_knows_localhost() {
-    let answer = SystemResolver::default()
-        .resolve(&"localhost".parse().unwrap())
-        .await
-        .unwrap();
-    assert!(!answer.addrs.is_empty());
-    assert!(
-        answer.addrs.iter().all(IpAddr::is_loopback),
-        "{:?}",
-        answer.addrs
-    );
-}
-
 fn start(answers: &Script, hosts: &[&str]) -> Dns {
     let dns = Dns::start(answers.clone());
     dns.want(&names(hosts));
@@ -151,66 +197,4 @@ async fn next(resolved: &mut watch::Receiver<Arc<Resolved>>) -> String {
         .collect();
     text.sort();
     text.join(" ")
-}
-
-fn ok(addrs: &[&str], ttl: u64) -> Result<Answer, String> {
-    let addrs = addrs.iter().map(|addr| addr.parse().unwrap()).collect();
-    Ok(Answer {
-        addrs,
-        ttl: Duration::from_secs(ttl),
-    })
-}
-
-/// Answers in a fixed order; a failure when there is none left.
-#[derive(Clone)]
-struct Script(Arc<Mutex<State>>);
-
-struct State {
-    answers: VecDeque<(&'static str, Result<Answer, String>)>,
-    delay: Duration,
-    asked: usize,
-    now: usize,
-    most: usize,
-}
-
-impl Script {
-    fn new<const N: usize>(answers: [(&'static str, Result<Answer, String>); N]) -> Self {
-        let state = State {
-            answers: answers.into(),
-            delay: Duration::ZERO,
-            asked: 0,
-            now: 0,
-            most: 0,
-        };
-        Self(Arc::new(Mutex::new(state)))
-    }
-
-    fn delay(&self, delay: Duration) {
-        self.0.lock().unwrap().delay = delay;
-    }
-
-    fn asked(&self) -> usize {
-        self.0.lock().unwrap().asked
-    }
-
-    fn most_at_once(&self) -> usize {
-        self.0.lock().unwrap().most
-    }
-}
-
-impl Resolve for Script {
-    async fn resolve(&self, host: &Host) -> Result<Answer, String> {
-        let (answer, delay) = {
-            let mut state = self.0.lock().unwrap();
-            state.asked += 1;
-            state.now += 1;
-            state.most = state.most.max(state.now);
-            (state.answers.pop_front(), state.delay)
-        };
-        sleep(delay).await;
-        self.0.lock().unwrap().now -= 1;
-        let (expected, answer) = answer.ok_or("the script is over")?;
-        assert_eq!(host.as_str(), expected);
-        answer
-    }
 }
