@@ -2,7 +2,8 @@
 //!
 //! Each name is asked for again when its record expires, for its IPv4 and its IPv6 addresses by
 //! themselves. What is not answered keeps the addresses it had: a DNS server that is down must not
-//! take working backends with it.
+//! take working backends with it. Addresses are dropped when DNS says several times in a row that
+//! there are none.
 
 mod name;
 mod system;
@@ -104,7 +105,7 @@ pub trait Resolve: Send + Sync + 'static {
 pub enum Answer {
     /// These, at least one, in any order; and the least of the records' times to live.
     Addrs(Vec<IpAddr>, Duration),
-    /// There is none.
+    /// There is none, says who must know it: no such name, or no records.
     Nothing,
     /// It does not say whether there are any. Why not is told in words, for the log.
     Failed(String),

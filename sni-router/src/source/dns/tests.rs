@@ -129,6 +129,91 @@ async fn look_up_counts_as_failed_when_one_family_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn addresses_are_dropped_when_dns_says_three_times_that_there_are_none() {
+    let answers = Script::new([
+        ("a.test", ok(&["192.0.2.1", "2001:db8::1"], 10)),
+        ("a.test", NOTHING),
+        ("a.test", NOTHING),
+        ("a.test", NOTHING),
+        ("a.test", NOTHING),
+        ("a.test", ok(&["192.0.2.2"], 10)),
+    ]);
+    let began = Instant::now();
+    let dns = start(&answers, &["a.test"]);
+    let mut resolved = dns.resolved();
+    next(&mut resolved).await;
+    assert_eq!(next(&mut resolved).await, "a.test=[]");
+    assert_eq!(began.elapsed().as_secs(), 10 + 1 + 2);
+    assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.2]");
+    assert_eq!(began.elapsed().as_secs(), 10 + 1 + 2 + 4 + 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_stay_when_not_three_answers_in_a_row_say_that_there_are_none() {
+    for between in [failed(), ok(&["192.0.2.1"], 10)] {
+        let answers = Script::new([
+            ("a.test", ok(&["192.0.2.1"], 10)),
+            ("a.test", NOTHING),
+            ("a.test", NOTHING),
+            ("a.test", between),
+            ("a.test", NOTHING),
+            ("a.test", NOTHING),
+            ("a.test", ok(&["192.0.2.2"], 10)),
+        ]);
+        let dns = start(&answers, &["a.test"]);
+        let mut resolved = dns.resolved();
+        assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.1]");
+        assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.2]");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_one_family_is_dropped_when_the_other_fails() {
+    let [nothing, _] = NOTHING;
+    let [_, refused] = failed();
+    let answers = Script::new([("a.test", ok(&["192.0.2.1", "2001:db8::1"], 10))]);
+    answers.otherwise([nothing, refused]);
+    let dns = start(&answers, &["a.test"]);
+    let mut resolved = dns.resolved();
+    next(&mut resolved).await;
+    assert_eq!(next(&mut resolved).await, "a.test=[2001:db8::1]");
+    sleep(Duration::from_secs(3600)).await;
+    assert!(!resolved.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_says_once_that_addresses_are_dropped_and_once_that_they_are_back() {
+    let lines = Lines::default();
+    let _guards = lines.capture();
+    let answers = Script::new([
+        ("a.test", ok(&["192.0.2.1"], 10)),
+        ("a.test", NOTHING),
+        ("a.test", NOTHING),
+        ("a.test", NOTHING),
+        ("a.test", NOTHING),
+        ("a.test", NOTHING),
+        ("a.test", v4_only("192.0.2.2", 10)),
+        ("a.test", v4_only("192.0.2.2", 10)),
+        ("a.test", ok(&["192.0.2.3"], 100)),
+    ]);
+    let dns = start(&answers, &["a.test"]);
+    let mut resolved = dns.resolved();
+    while next(&mut resolved).await != "a.test=[192.0.2.3]" {}
+    let expected = [
+        "cannot resolve a.test: there is no such name, or no address of it; these addresses are in force: [192.0.2.1]",
+        "[192.0.2.1] of a.test dropped: DNS said 3 times that there are none",
+        "a.test has addresses again: [192.0.2.2]; still: AAAA: refused",
+        "a.test resolves again, to [192.0.2.3]",
+    ];
+    let lines = lines.text();
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.ends_with(expected), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn name_is_there_without_addresses_when_it_never_resolved() {
     let answers = Script::new([("a.test", NOTHING)]);
     let dns = start(&answers, &["a.test"]);

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use tokio::time::sleep;
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
 
 use super::*;
 
@@ -89,5 +91,39 @@ impl Resolve for Script {
         };
         assert_eq!(host.as_str(), expected);
         answers
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    /// What this thread logs, as long as what is returned lives.
+    pub(super) fn capture(&self) -> impl Sized {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        // Where it is the only subscriber of the process, another test's thread, which has none,
+        // can turn a line off that it is the first to come to (tracing-core, callsite.rs).
+        let other = Dispatch::new(NoSubscriber::default());
+        (other, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
