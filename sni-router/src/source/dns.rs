@@ -11,16 +11,17 @@ mod system;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use sni_router_core::manifest::Resolved;
 use sni_router_core::name::Host;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
 
 use self::name::{Name, trouble};
 pub use self::system::SystemResolver;
@@ -132,13 +133,11 @@ impl<R: Resolve> Follower<R> {
                     Err(_) => return,
                 },
                 Some(answer) = self.asking.join_next() => {
-                    // All that are there: a start with many names is one change, not many.
+                    // All that are there: a start with many names is one change, not many. Their
+                    // tasks catch panics, so that none is an error.
                     let mut next = Some(answer);
-                    while let Some(answer) = next {
-                        match answer {
-                            Ok((host, answers)) => self.learn(&host, answers),
-                            Err(error) => warn!("a DNS look-up panicked: {error}"),
-                        }
+                    while let Some(Ok((host, answers))) = next {
+                        self.learn(&host, answers);
                         next = self.asking.try_join_next();
                     }
                 }
@@ -168,8 +167,9 @@ impl<R: Resolve> Follower<R> {
                 name.due = None;
                 let (resolver, host) = (Arc::clone(&self.resolver), host.clone());
                 self.asking.spawn(async move {
-                    let answers = resolver.resolve(&host).await;
-                    (host, answers)
+                    let asked = AssertUnwindSafe(async { resolver.resolve(&host).await });
+                    let answers = asked.catch_unwind().await;
+                    (host, answers.unwrap_or_else(|_| panicked()))
                 });
             }
         }
@@ -202,6 +202,11 @@ impl<R: Resolve> Follower<R> {
             differs
         });
     }
+}
+
+/// Of a look-up that is to be tried again like any other that failed.
+fn panicked() -> [Answer; 2] {
+    [(); 2].map(|()| Answer::Failed("the look-up panicked".to_owned()))
 }
 
 /// Look-ups at once, so that thousands of names do not flood the DNS server.

@@ -231,6 +231,21 @@ async fn pauses_after_failures_grow_to_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn name_is_asked_for_again_when_its_look_up_panicked() {
+    // The script panics when another name is asked for than its next one.
+    let answers = Script::new([
+        ("other.test", ok(&["192.0.2.9"], 60)),
+        ("a.test", ok(&["192.0.2.1"], 60)),
+    ]);
+    let began = Instant::now();
+    let dns = start(&answers, &["a.test"]);
+    let mut resolved = dns.resolved();
+    assert_eq!(next(&mut resolved).await, "a.test=[]");
+    assert_eq!(next(&mut resolved).await, "a.test=[192.0.2.1]");
+    assert_eq!(began.elapsed().as_secs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn name_is_forgotten_when_it_is_not_wanted() {
     let answers = Script::new([
         ("a.test", ok(&["192.0.2.1"], 60)),
