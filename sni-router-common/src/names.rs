@@ -39,7 +39,7 @@ pub const MAP_ENDED: &str = "SNI_ENDED";
 pub const MAP_OPTIONS: &str = "SNI_OPTIONS";
 /// Per-CPU array of one: where a CPU adds up a packet's bytes.
 pub const MAP_CHUNK: &str = "SNI_CHUNK";
-/// Per-CPU array of one: when a CPU may make the next ICMP error.
+/// Per-CPU array of two: when a CPU may make the next ICMP error of a kind.
 pub const MAP_BUDGET: &str = "SNI_BUDGET";
 
 /// Array, mapped into the daemon's memory: [until when](crate::taken::until) clients are taken.

@@ -93,6 +93,23 @@ pub fn tcp(header: &mut Tcp, flow: &Flow) -> u64 {
     change
 }
 
+/// Makes a question of a SYN that comes on a connection which lives: an acknowledgement of what its receiver has had long
+/// ago, as keep-alives are (RFC 9293, section 3.8.4). Who knows the connection answers by an acknowledgement; who has
+/// forgotten it, by a RST that ends it here as well, where it would have opened another one to the SYN.
+///
+/// `payload` is how many bytes the SYN has; those become old ones.
+#[inline(always)] // as above
+pub fn question(header: &mut Tcp, flow: &Flow, payload: u32) -> u64 {
+    let seq = (flow.end as u32).wrapping_sub(1).wrapping_sub(payload);
+    let [offset, _, w0, w1] = header[3].to_ne_bytes();
+    swap(&mut header[1], seq.to_be())
+        + swap(&mut header[2], flow.ack.to_be())
+        + swap(
+            &mut header[3],
+            u32::from_ne_bytes([offset & !AE, ACK, w0, w1]),
+        )
+}
+
 /// Rewrites the two values of a timestamps option (RFC 7323, section 3.2).
 #[inline(always)] // as above
 pub fn timestamps(values: &mut Timestamps, flow: &Flow) -> u64 {
@@ -177,7 +194,9 @@ const ECN_V4: u32 = u32::from_ne_bytes([0, 3, 0, 0]);
 /// The last two bits of the traffic class, which begins with the second half of the first byte.
 const ECN_V6: u32 = u32::from_ne_bytes([0, 0x30, 0, 0]);
 /// AE, CWR and ECE.
-const ECN_TCP: u32 = u32::from_ne_bytes([1, 0xc0, 0, 0]);
+const ECN_TCP: u32 = u32::from_ne_bytes([AE, 0xc0, 0, 0]);
+/// The last bit of the byte that has the header's size.
+const AE: u8 = 1;
 
 const SYN: u8 = 2;
 pub(crate) const ACK: u8 = 16;

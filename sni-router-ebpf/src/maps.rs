@@ -76,9 +76,9 @@ pub static OPTIONS: PerCpuArray<Options> = PerCpuArray::with_max_entries(1, 0);
 pub static CHUNK: PerCpuArray<[u32; CHUNK_BYTES as usize / 4]> =
     PerCpuArray::with_max_entries(1, 0);
 
-/// `snir_tc`'s own: when a CPU may make the next ICMP error, in ns.
+/// `snir_tc`'s own: when a CPU may make the next ICMP error, in ns; of packets that have come too far, and that are too large.
 #[map(name = "SNI_BUDGET")]
-pub static BUDGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static BUDGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// Programs → daemon. Fixed size.
 #[map(name = "SNI_COUNT")]

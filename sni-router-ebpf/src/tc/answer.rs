@@ -24,8 +24,8 @@ use crate::maps::BUDGET;
 /// `mtu` is what it does not fit into, or 0 if it has come too far. Not a [`Cause`]: half of one
 /// may be in a register that nothing was put into, which the verifier does not let pass.
 #[inline(never)] // rare, and has a stack frame of its own
-fn answer(ctx: &TcContext, network: u32, is_v6: bool, mtu: u32) -> i64 {
-    if !may_answer() {
+fn answer(ctx: &TcContext, network: u32, is_v6: bool, mtu: u32, ifindex: u32) -> i64 {
+    if !may_answer(mtu) {
         return TC_ACT_SHOT;
     }
     let cause = match mtu {
@@ -41,30 +41,23 @@ fn answer(ctx: &TcContext, network: u32, is_v6: bool, mtu: u32) -> i64 {
         return TC_ACT_SHOT;
     }
     count::one(Counter::TcAnswered);
-    // By the interface it came by, which is how the handshake went, too.
-    #[allow(
-        unsafe_code,
-        clippy::multiple_unsafe_ops_per_block,
-        reason = "context access"
-    )]
-    // SAFETY: the context is valid while the program runs. Without parameters the helper looks the
-    // next hop up itself.
+    // SAFETY: without parameters the helper looks the next hop up itself.
+    #[allow(unsafe_code, reason = "helpers are unsafe")]
     unsafe {
-        let ifindex = (&raw const (*ctx.skb.skb).ifindex).read_volatile();
         bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0)
     }
 }
 
 /// Why a packet gets an answer, and where it is.
 impl Packet {
-    /// See [`answer`].
+    /// See [`answer`]. It leaves by `ifindex`.
     #[inline(always)] // part of a program's one fast path
-    pub fn answer(&self, ctx: &TcContext, cause: Cause) -> i64 {
+    pub fn answer(&self, ctx: &TcContext, cause: Cause, ifindex: u32) -> i64 {
         let mtu = match cause {
             Cause::TooBig(mtu) => mtu.into(),
             Cause::Expired => 0,
         };
-        answer(ctx, self.network, self.is_v6, mtu)
+        answer(ctx, self.network, self.is_v6, mtu, ifindex)
     }
 }
 
@@ -143,8 +136,9 @@ fn store<T>(ctx: &TcContext, at: u32, bytes: &T) -> Option<()> {
     (stored == 0).then_some(())
 }
 
-fn may_answer() -> bool {
-    let Some(next) = BUDGET.get_ptr_mut(0) else {
+/// Senders that have to learn what fits must not wait for others whose packets have come too far: those anybody can send.
+fn may_answer(mtu: u32) -> bool {
+    let Some(next) = BUDGET.get_ptr_mut(u32::from(mtu != 0)) else {
         return false;
     };
     #[allow(

@@ -57,16 +57,16 @@ pub fn judge(ctx: &TcContext, l2: u32) -> Fate {
     }
     // Not a copy of it.
     let place = &key;
-    let (observed, flow) = match FLOWS.get_ptr_mut(place) {
+    let flow = match FLOWS.get_ptr_mut(place) {
+        Some(flow) => flow,
         None => match observe::observe(ctx, &key, &packet) {
             // A flow may be there by now: the daemon makes it, and then forgets the handshake. The stack knows neither.
-            Observed::Unknown => (Observed::Unknown, FLOWS.get_ptr_mut(place)),
-            observed => (observed, None),
+            Observed::Unknown => match FLOWS.get_ptr_mut(place) {
+                Some(flow) => flow,
+                None => return Fate::Opens(Observed::Unknown),
+            },
+            observed => return Fate::Opens(observed),
         },
-        flow => (Observed::Unknown, flow),
-    };
-    let Some(flow) = flow else {
-        return Fate::Opens(observed);
     };
     let spliced = splice::splice(ctx, &key, &packet, flow);
     if matches!(spliced, Spliced::Reopened) {

@@ -63,10 +63,11 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
         }
     }
     if packet.ttl <= 1 {
-        return Spliced::TtlExceeded(packet.answer(ctx, Cause::Expired));
+        return Spliced::TtlExceeded(packet.answer(ctx, Cause::Expired, way_back(flow)));
     }
     if !fits(ctx, packet, flow) {
-        return Spliced::TooBig(packet.answer(ctx, Cause::TooBig(flow.mtu)));
+        let cause = Cause::TooBig(flow.mtu);
+        return Spliced::TooBig(packet.answer(ctx, cause, way_back(flow)));
     }
     let must_drop = must_drop(ctx, packet, flow);
     let Some(counts) = Mine::get() else {
@@ -128,6 +129,20 @@ fn is_being_sent(packet: &Packet, flow: &Flow) -> bool {
     #[allow(unsafe_code, reason = "map values are raw pointers")]
     let back = unsafe { &*back };
     back.own & SENDING != 0 && before(packet.seq.wrapping_add(flow.seq_add), back.since_or_held)
+}
+
+/// The interface that packets to the sender leave by: where it came in may be a port of that, which no route
+/// leads by.
+#[inline(never)] // as above
+fn way_back(flow: &Flow) -> u32 {
+    let Some(back) = FLOWS.get_ptr(FlowKey::answers(flow)) else {
+        return 0;
+    };
+    // SAFETY: as in `splice`.
+    #[allow(unsafe_code, reason = "map values are raw pointers")]
+    unsafe {
+        (*back).ifindex
+    }
 }
 
 /// Whether a packet has to be dropped, since a router has marked it instead of dropping it, and its receiver
@@ -379,7 +394,12 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     };
     let header: *mut Tcp = reach(ctx, packet.transport)?;
     // SAFETY: as above.
-    let mut rest = rewrite::tcp(unsafe { &mut *header }, flow);
+    let header = unsafe { &mut *header };
+    let mut rest = 0;
+    if packet.flags & (SYN | ACK) == SYN {
+        rest += rewrite::question(header, flow, packet.payload);
+    }
+    rest += rewrite::tcp(header, flow);
     rest += options::rewrite(ctx, packet, flow);
     let at = packet.transport + TCP_CHECKSUM;
     let sum: *mut u16 = reach(ctx, at)?;

@@ -79,7 +79,7 @@ impl KernelFacts {
         (names::MAP_ENDED, names::ENDED_RING_BYTES),
         (names::MAP_OPTIONS, 1),
         (names::MAP_CHUNK, 1),
-        (names::MAP_BUDGET, 1),
+        (names::MAP_BUDGET, 2),
     ];
 
     pub(super) fn new(pins: Option<PathBuf>, ebpf: Arc<Mutex<Ebpf>>) -> Self {

@@ -115,6 +115,33 @@ fn client_that_has_lost_its_memory_connects_again_from_the_same_port(#[case] fam
     }
 }
 
+/// Both have lost their memory, and only the router has not: what the client opens anew goes to a listener, as its hello must
+/// be judged anew.
+#[rstest]
+#[case::v4(Family::V4)]
+#[case::v6(Family::V6)]
+fn connection_that_both_ends_have_forgotten_opens_no_other_one_at_the_endpoint(
+    #[case] family: Family,
+) {
+    let ways = Ways::start(Lab::new(1));
+    let Pair {
+        client,
+        server,
+        address,
+        ..
+    } = open(&ways, Way::Routed, family);
+    vanish(client);
+    vanish(server);
+    let pair = open(&ways, Way::Routed, family);
+    assert_eq!(pair.address, address);
+    let access = ways.access(address, &[]);
+    assert_eq!(access.reason, "endpoint_reset", "{access:?}");
+    exchange(&pair);
+    end(pair, Ending::Fin);
+    let access = ways.access(address, &[]);
+    assert_eq!(access.reason, "done", "{access:?}");
+}
+
 /// Opens a connection from the one port, once the client's own stack lets it.
 #[track_caller]
 fn open(ways: &Ways, way: Way, family: Family) -> Pair {

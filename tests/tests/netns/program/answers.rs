@@ -133,6 +133,10 @@ fn answers_are_few() {
         dropped.is_some_and(|answered| answered >= 50),
         "{dropped:?}"
     );
+    // Nobody keeps others from learning what fits.
+    let ran = program.run(&large(sides, Family::V4).ip());
+    assert_eq!(ran.verdict, REDIRECT);
+    ran.assert_counted([Counter::TcTooBig, Counter::TcAnswered]);
 }
 
 #[test]

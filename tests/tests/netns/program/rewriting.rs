@@ -295,6 +295,46 @@ fn fins_and_resets_close_a_flow_and_a_new_syn_removes_it() {
     assert!(lost > 0, "a full ring was not noticed");
 }
 
+/// Whoever has forgotten the connection must not open another one to a SYN: nobody would judge its hello.
+#[rstest]
+fn syn_of_a_flow_that_lives_asks_whether_it_does(
+    #[values(Family::V4, Family::V6)] family: Family,
+    #[values(0, 100)] payload: usize,
+    #[values(SYN, SYN | FIN, SYN | RST, SYN | 0xc0)] flags: u8,
+) {
+    let program = Program::load(family);
+    let sides = program.sides;
+    let syn = Segment {
+        flags,
+        seq: 0x1234_5678,
+        ack: 0,
+        payload: vec![0x3c; payload],
+        ..sides.client_sends()
+    };
+    let before = [sides.up(), sides.down()].map(|key| program.flow(&key));
+    let ran = program.run(&syn.ip());
+    let asked = Segment {
+        flags: ACK,
+        seq: CLIENT_AT.wrapping_sub(1 + payload as u32),
+        ack: sides.client_sends().ack,
+        ..syn
+    };
+    let mut question = sides.endpoint_gets(&asked);
+    question.window = asked.window >> 1;
+    ran.assert_sent(&question.ip(), &[Counter::TcRedirected]);
+    let after = [sides.up(), sides.down()].map(|key| program.flow(&key));
+    assert_eq!(after.map(|flow| Flow { seen: 0, ..flow }), before);
+    // Its answer where nobody knows the connection.
+    let refusal = Segment {
+        flags: RST,
+        seq: question.ack,
+        ack: 0,
+        ..sides.endpoint_sends()
+    };
+    assert_eq!(program.run(&refusal.ip()).verdict, REDIRECT);
+    assert_eq!(program.flow(&sides.up()).closed, 3);
+}
+
 /// A FIN that its receiver has refused: an old one, or somebody else's.
 #[test]
 fn stream_that_goes_on_has_not_ended() {
