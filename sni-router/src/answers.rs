@@ -101,14 +101,13 @@ impl Inside {
     fn listener(&self, listener: &Compiled) -> Listener {
         let front = &listener.front;
         let counts = self.metrics.listener(Some(&front.key));
-        let (opened, closed) = (counts.opened_so_far(), counts.closed_so_far());
         Listener {
             name: front.key.to_string(),
             vips: front.vips.iter().map(ToString::to_string).collect(),
             port: front.port,
             routes: listener.routes().len(),
-            opened,
-            active: opened.saturating_sub(closed),
+            opened: counts.opened_so_far(),
+            active: counts.active(),
             draining: self.gate.drains_listener(&front.key),
         }
     }

@@ -11,6 +11,7 @@ use sni_router_core::model::Model;
 use sni_router_core::problem::Severity;
 use sni_router_core::table::RouteTable;
 use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -23,7 +24,7 @@ use crate::datapath::bpf::{Kernel, forward_logs};
 use crate::datapath::choose::choose;
 use crate::datapath::tc::pinned_vips;
 use crate::denied::Denied;
-use crate::ending::{deliver, drain, leave};
+use crate::ending::{Ending, leave};
 use crate::limits;
 use crate::listen::{Groups, Steering};
 use crate::measured::{Bytes, Measured};
@@ -208,13 +209,25 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         }
     }
 
-    let mut inheritance = tc.clone().and_then(|tc| {
-        let adopter: Arc<dyn Adopt> = Arc::new(Arc::clone(&proxy));
-        Some((predecessor?, tc, adopter))
+    let inheritance = predecessor.map(|predecessor| Inheritance {
+        predecessor,
+        pins: pins.clone(),
+        heir: tc.clone().map(|tc| {
+            let adopter: Arc<dyn Adopt> = Arc::new(Arc::clone(&proxy));
+            (tc, adopter)
+        }),
     });
     if let (Some(tc), Some(pins), None) = (&tc, &pins, &inheritance) {
         tc.outlast(pins).await;
     }
+    let adopter = Arc::clone(&proxy);
+    let mut served = Some(move || {
+        // There may be a million.
+        spawn_blocking(move || adopter.name_adopted());
+        if let Some(inheritance) = inheritance {
+            tokio::spawn(inheritance.take());
+        }
+    });
     loop {
         let why = follow(
             &mut control,
@@ -228,7 +241,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
                 outcome: &outcome,
                 reload: &reload,
             },
-            &mut inheritance,
+            &mut served,
         )
         .await;
         match (why, &pins) {
@@ -253,8 +266,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
 
     info!(connections = proxy.active(), "draining");
     readiness.set_draining();
-    let at_most = settings.drain_timeout.saturating_mul(2);
-    supervisor.stopping(proxy.active(), at_most.saturating_add(LAST_WORDS * 5));
+    let at_most = settings.drain_timeout.saturating_add(LAST_WORDS * 5);
+    supervisor.stopping(proxy.active(), at_most.saturating_add(DELIVERY));
     if let Some(tc) = &tc {
         match pins {
             Some(_) => tc.retire(),
@@ -265,11 +278,13 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     control.stop_steering();
     sleep(HANDSHAKES).await;
     control.stop_listening();
-    drain(&proxy, settings.drain_timeout, &mut signals).await;
+    let deadline = Instant::now() + settings.drain_timeout;
+    let mut ending = Ending::new(&mut signals, pins.as_deref(), control.is_followed);
+    ending.drain(&proxy, deadline).await;
     close_all.send_replace(true);
-    drain(&proxy, LAST_WORDS, &mut signals).await;
+    ending.drain(&proxy, Instant::now() + LAST_WORDS).await;
     proxy.sum_up();
-    if control.is_followed {
+    if ending.is_followed {
         control.abandon();
         info!("stopped; another router goes on");
         return Ok(());
@@ -277,8 +292,13 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     if let Some(pins) = &pins {
         control.kept = leave(tc.as_deref(), pins);
     }
-    deliver(&mut control, settings.drain_timeout, &mut signals).await;
-    control.finish().await;
+    let at_least = Instant::now() + DELIVERY;
+    ending.deliver(&mut control, deadline.max(at_least)).await;
+    if ending.is_followed {
+        control.abandon();
+    } else {
+        control.finish().await;
+    }
     info!("stopped");
     Ok(())
 }
@@ -323,7 +343,7 @@ enum Why {
     TakenOver,
 }
 
-/// Applies every snapshot until the process is told to stop, or to hand over.
+/// Applies every snapshot until the process is told to stop, or to hand over. `served` is called once something is served.
 async fn follow(
     control: &mut Control,
     source: &Source,
@@ -331,7 +351,7 @@ async fn follow(
     signals: &mut Signals,
     supervisor: &mut Supervisor,
     observers: &Observers<'_>,
-    inheritance: &mut Option<Inheritance>,
+    served: &mut Option<impl FnOnce()>,
 ) -> Why {
     let mut snapshots = source.snapshots();
     let mut resolved = dns.resolved();
@@ -350,12 +370,13 @@ async fn follow(
             if applied.is_served {
                 source.write(&applied.build);
                 observers.readiness.set_ready();
-                if let Some((predecessor, tc, adopter)) = inheritance.take() {
-                    tokio::spawn(predecessor.end(tc, adopter));
+                if let Some(served) = served.take() {
+                    served();
                 }
             }
             supervisor.applied(&applied, &control.table.load());
         }
+        let mut is_settled = false;
         loop {
             tokio::select! {
                 Ok(()) = snapshots.changed() => break,
@@ -366,9 +387,7 @@ async fn follow(
                     true => break,
                     false => supervisor.unchanged(),
                 },
-                () = sleep(GIVE_UP_TICK), if !control.vips_settled => {
-                    control.vips_settled = control.give_up_vips().await;
-                }
+                () = sleep(SETTLE_TICK), if !is_settled => is_settled = control.settle().await,
                 _ = signals.hand_over.recv() => return Why::TakenOver,
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => return Why::Stopped,
             }
@@ -392,8 +411,11 @@ fn count(metrics: &Metrics, applied: &Applied, generation: u64) {
 /// that closes resets it.
 const HANDSHAKES: Duration = Duration::from_millis(200);
 
-/// How often VIPs of listeners that are gone are looked at.
-const GIVE_UP_TICK: Duration = Duration::from_secs(5);
+/// How often it is tried to bind what could not be bound, and to give up VIPs of listeners that are gone.
+const SETTLE_TICK: Duration = Duration::from_secs(5);
+
+/// What the kernel gets at least to deliver what is left in send queues.
+const DELIVERY: Duration = Duration::from_secs(5);
 
 /// How long connections that are told to end may take to write their records.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -148,6 +148,15 @@ impl Control {
         self.retired.is_empty() && used.is_empty()
     }
 
+    /// Tries once more what this host would not have at once. False if there is still something.
+    pub async fn settle(&mut self) -> bool {
+        let is_bound = self.steering.retry(&self.workers);
+        if !self.vips_settled {
+            self.vips_settled = self.give_up_vips().await;
+        }
+        is_bound && self.vips_settled
+    }
+
     /// New connections no longer reach us: they are refused, or another program gets them.
     pub fn stop_steering(&mut self) {
         if let Err(error) = self.steering.stop() {

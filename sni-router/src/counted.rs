@@ -45,6 +45,10 @@ impl Observer for Counted {
         self.0.adopted();
     }
 
+    fn adopted_by(&self, listener: &Front) {
+        self.0.listener(Some(&listener.key)).adopted();
+    }
+
     fn connect_failed(&self, failure: ConnectFailure) {
         self.0.connect_failed(failure as usize);
     }

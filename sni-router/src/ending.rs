@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,32 +18,91 @@ use crate::datapath::bpf::Pins;
 use crate::datapath::tc::detach::remove_filters;
 use crate::datapath::tc::{Tc, pinned_vips};
 use crate::proxy::Proxy;
-use crate::signals::Signals;
+use crate::signals::{Signals, stop};
 
-/// Waits until there is no connection left, the time is over, or a second signal says at once.
-pub async fn drain(proxy: &Proxy, within: Duration, signals: &mut Signals) {
-    let deadline = Instant::now() + within;
-    while proxy.active() > 0 && Instant::now() < deadline {
-        tokio::select! {
-            () = sleep(DRAIN_TICK) => {}
-            () = signals.stop() => return,
-        }
-    }
+/// What may come while a router ends.
+pub struct Ending<'e> {
+    signals: &'e mut Signals,
+    pins: Option<&'e Pins>,
+    /// Another router goes on.
+    pub is_followed: bool,
+    /// A second signal has said: at once.
+    is_hurried: bool,
+    /// Who takes over says that this one shall end, which it knows.
+    is_to_be_told: bool,
 }
 
-/// Waits until the kernel has delivered what is left in the send queues of closed connections to
-/// claimed VIPs, which are ours as long as this process lives.
-pub async fn deliver(control: &mut Control, within: Duration, signals: &mut Signals) {
-    control
-        .table
-        .store(Arc::new(RouteTable::compile(&Model::default(), 0, None)));
-    // What flows need is kept.
-    control.vips_of_flows = None;
-    let deadline = Instant::now() + within;
-    while !control.give_up_vips().await && Instant::now() < deadline {
+impl<'e> Ending<'e> {
+    /// The end of a router that owns these pins, or of one that another follows already.
+    pub fn new(signals: &'e mut Signals, pins: Option<&'e Pins>, is_followed: bool) -> Self {
+        Self {
+            signals,
+            pins,
+            is_followed,
+            is_hurried: false,
+            is_to_be_told: false,
+        }
+    }
+
+    /// Waits until there is no connection left, the time is over, or a second signal says at once.
+    pub async fn drain(&mut self, proxy: &Proxy, until: Instant) {
+        while proxy.active() > 0 && Instant::now() < until {
+            if self.pause(DRAIN_TICK).await.is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the kernel has delivered what is left in the send queues of closed connections to
+    /// claimed VIPs, which are ours as long as this process lives. Not where it has to hurry, nor where that is
+    /// somebody else's by now.
+    pub async fn deliver(&mut self, control: &mut Control, until: Instant) {
+        control
+            .table
+            .store(Arc::new(RouteTable::compile(&Model::default(), 0, None)));
+        // What flows need is kept.
+        control.vips_of_flows = None;
+        while !self.is_hurried && !self.is_followed {
+            if control.give_up_vips().await || Instant::now() >= until {
+                return;
+            }
+            if self.pause(DELIVERY_TICK).await.is_break() {
+                return;
+            }
+        }
+    }
+
+    /// A moment; breaks off where a second signal says so.
+    async fn pause(&mut self, moment: Duration) -> ControlFlow<()> {
+        let Signals {
+            hand_over,
+            terminate,
+            interrupt,
+            ..
+        } = &mut *self.signals;
         tokio::select! {
-            () = sleep(DELIVERY_TICK) => {}
-            () = signals.stop() => return,
+            () = sleep(moment) => {}
+            _ = hand_over.recv() => self.let_go(),
+            () = stop(terminate, interrupt) => {
+                if !std::mem::take(&mut self.is_to_be_told) {
+                    self.is_hurried = true;
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A router that was started meanwhile need not wait. It adopts the flows, which nobody watches any more.
+    fn let_go(&mut self) {
+        let Some(pins) = self.pins else {
+            return;
+        };
+        if !self.is_followed {
+            info!("another router takes over");
+            pins.release();
+            self.is_followed = true;
+            self.is_to_be_told = true;
         }
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use sni_router_core::plan::Plan;
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::datapath::bpf::Rules;
 use crate::proxy::worker::Worker;
@@ -21,7 +21,14 @@ pub enum Steering {
     /// `snir_lookup` finds the sockets; adding an address is a map entry.
     Lookup(Rules),
     /// Every address has sockets of its own.
-    Bind(BTreeSet<SocketAddr>),
+    Bind(Bound),
+}
+
+/// Addresses that have sockets, and those that should have.
+#[derive(Default)]
+pub struct Bound {
+    bound: BTreeSet<SocketAddr>,
+    missing: BTreeSet<SocketAddr>,
 }
 
 impl Steering {
@@ -31,18 +38,20 @@ impl Steering {
         match self {
             Self::Lookup(rules) => rules.add(&plan.rules),
             Self::Bind(bound) => {
-                for addr in plan.bind.difference(&bound.clone()) {
-                    // One address that cannot be bound must not keep the others from being served.
-                    match listen(*addr, workers) {
-                        Ok(()) => {
-                            bound.insert(*addr);
-                        }
-                        Err(error) => error!(%addr, %error, "cannot listen (is another program?)"),
-                    }
-                }
+                bound.add(&plan.bind, workers);
                 Ok(())
             }
         }
+    }
+
+    /// Tries once more what could not be bound. False if there is still something.
+    pub fn retry(&mut self, workers: &[Worker]) -> bool {
+        let Self::Bind(bound) = self else {
+            return true;
+        };
+        let missing = bound.missing.clone();
+        bound.add(&missing, workers);
+        bound.missing.is_empty()
     }
 
     /// No new connection shall reach us, where that can be had without closing a socket.
@@ -58,17 +67,43 @@ impl Steering {
         match self {
             Self::Lookup(rules) => rules.remove_others(&plan.rules),
             Self::Bind(bound) => {
-                bound.retain(|addr| {
-                    let keep = plan.bind.contains(addr);
-                    if !keep {
-                        info!(%addr, "no longer listening");
-                        workers.iter().for_each(|worker| worker.unlisten(*addr));
-                    }
-                    keep
-                });
+                bound.remove_others(&plan.bind, workers);
                 Ok(())
             }
         }
+    }
+}
+
+impl Bound {
+    /// Binds those of `addrs` that have no sockets. One that cannot be bound must not keep the others from being served.
+    fn add(&mut self, addrs: &BTreeSet<SocketAddr>, workers: &[Worker]) {
+        for addr in addrs {
+            if self.bound.contains(addr) {
+                continue;
+            }
+            match listen(*addr, workers) {
+                Ok(()) => {
+                    self.missing.remove(addr);
+                    self.bound.insert(*addr);
+                }
+                Err(error) if self.missing.insert(*addr) => {
+                    error!(%addr, %error, "cannot listen (does another program?); trying again");
+                }
+                Err(error) => debug!(%addr, %error, "still cannot listen"),
+            }
+        }
+    }
+
+    fn remove_others(&mut self, addrs: &BTreeSet<SocketAddr>, workers: &[Worker]) {
+        self.missing.retain(|addr| addrs.contains(addr));
+        self.bound.retain(|addr| {
+            let keep = addrs.contains(addr);
+            if !keep {
+                info!(%addr, "no longer listening");
+                workers.iter().for_each(|worker| worker.unlisten(*addr));
+            }
+            keep
+        });
     }
 }
 

@@ -26,11 +26,6 @@ impl Signals {
             interrupt: on(SignalKind::interrupt())?,
         })
     }
-
-    /// SIGTERM or SIGINT.
-    pub async fn stop(&mut self) {
-        stop(&mut self.terminate, &mut self.interrupt).await;
-    }
 }
 
 /// Calls `reopen` on every SIGUSR1, as who rotates logs sends it, as long as the process lives. From

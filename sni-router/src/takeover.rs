@@ -9,6 +9,9 @@
 //! to itself, serves ──SIGTERM──▶                  drains the connections that have sockets, and ends
 //! ```
 //!
+//! Who lets go is noted with the pins until it has ended: should the new one be killed before it serves, the next one ends
+//! the old one.
+//!
 //! The old one accepts until the end, and what it accepts it carries by sockets. So there is no moment in
 //! which nobody accepts. New connections go to the new one as soon as it steers: of several
 //! `snir_lookup` programs, the last one attached decides (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`,
@@ -49,8 +52,14 @@ pub struct Predecessor {
     is_spared: bool,
 }
 
-/// What comes of a predecessor, to whom, and what is kept of it.
-pub type Inheritance = (Predecessor, Arc<Tc>, Arc<dyn Adopt>);
+/// What comes of a predecessor.
+pub struct Inheritance {
+    pub predecessor: Predecessor,
+    /// Where it is noted.
+    pub pins: Option<Arc<Pins>>,
+    /// Who watches its flows, if somebody can.
+    pub heir: Option<(Arc<Tc>, Arc<dyn Adopt>)>,
+}
 
 impl Predecessor {
     /// The same, to be ended by whoever has started it. Where that is a supervisor it would start the
@@ -66,22 +75,44 @@ impl Predecessor {
         test_kill_process(self.pid).is_ok()
     }
 
-    /// It is not needed any more. Returns when it has ended, and what it was still handing over when
+    /// The one that was noted in case that nobody lives to see its end.
+    fn noted(pins: &Pins) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(pins.before()?).ok()?)?;
+        let is_spared = false;
+        Some(Self { pid, is_spared }).filter(|it| it.is_there() && is_router(pid))
+    }
+}
+
+impl Inheritance {
+    /// The predecessor is not needed any more. Returns when it has ended, and what it was still handing over when
     /// it let go has been adopted.
-    pub async fn end(self, tc: Arc<Tc>, adopter: Arc<dyn Adopt>) {
-        let told = match self.is_spared {
+    pub async fn take(self) {
+        let Self {
+            predecessor,
+            pins,
+            heir,
+        } = self;
+        let told = match predecessor.is_spared {
             true => Ok(()),
-            false => kill_process(self.pid, Signal::TERM),
+            false => kill_process(predecessor.pid, Signal::TERM),
         };
         if let Err(error) = told {
             warn!(%error, "the router before this one has ended by itself");
         }
-        while self.is_there() {
+        let adopt = |is_alone| {
+            if let Some((tc, adopter)) = &heir {
+                adopt(tc, &**adopter, is_alone);
+            }
+        };
+        while predecessor.is_there() {
             sleep(LATE_TICK).await;
-            adopt(&tc, &*adopter, false);
+            adopt(false);
         }
-        adopt(&tc, &*adopter, true);
+        adopt(true);
         info!("the router before this one has ended");
+        if let Some(pins) = pins.filter(|pins| pins.is_owned()) {
+            pins.forget_before();
+        }
     }
 }
 
@@ -118,8 +149,17 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let owner = match Pins::own(dir) {
-            // One that was killed meanwhile has let go of nothing.
-            Ok(pins) => return Ok((pins, predecessor.filter(Predecessor::is_there))),
+            Ok(pins) => {
+                // One that was killed meanwhile has let go of nothing.
+                let predecessor = predecessor.filter(Predecessor::is_there);
+                let Some(predecessor) = predecessor else {
+                    let noted = Predecessor::noted(&pins);
+                    return Ok((pins, noted));
+                };
+                let noted = pins.note_before(predecessor.pid.as_raw_nonzero().get() as u32);
+                noted.with_context(|| format!("cannot use {}", dir.display()))?;
+                return Ok((pins, Some(predecessor)));
+            }
             Err(PinError::Owned(pid)) => pid,
             Err(error) => return Err(error.into()),
         };

@@ -16,6 +16,8 @@ use super::cells::Values;
 #[derive(Debug)]
 pub struct ListenerMetrics {
     opened: AtomicU64,
+    /// Those that an earlier process has accepted.
+    adopted: AtomicU64,
     /// By reason, then datapath; the last datapath is none.
     closed: Box<[AtomicU64]>,
     datapaths: usize,
@@ -25,6 +27,11 @@ impl ListenerMetrics {
     /// A connection was accepted.
     pub fn opened(&self) {
         self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was taken over that an earlier process has accepted.
+    pub fn adopted(&self) {
+        self.adopted.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection ended; `datapath` is the one that carried it, if it came so far.
@@ -53,6 +60,14 @@ impl ListenerMetrics {
         counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
+    /// Connections that have not ended.
+    pub fn active(&self) -> u64 {
+        // Those that ended first: one that comes and goes in between must not be missing.
+        let closed = self.closed_so_far();
+        let adopted = self.adopted.load(Ordering::Relaxed);
+        (self.opened_so_far() + adopted).saturating_sub(closed)
+    }
+
     /// Those that ended for a reason.
     fn closed_for(&self, reason: usize) -> u64 {
         let each = self.datapaths + 1;
@@ -66,6 +81,7 @@ impl ListenerMetrics {
             .collect();
         Self {
             opened: AtomicU64::default(),
+            adopted: AtomicU64::default(),
             closed,
             datapaths,
         }
@@ -148,7 +164,7 @@ impl Listeners {
     }
 
     fn lost_any(&self) -> bool {
-        self.none.opened.load(Ordering::Relaxed) > 0
+        self.none.opened_so_far() > 0 || self.none.closed_so_far() > 0
     }
 }
 

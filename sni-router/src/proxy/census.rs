@@ -14,7 +14,8 @@ use sni_router_core::table::Front;
 
 use super::connection::{Accepted, Connection};
 use super::left::{Known, Left};
-use crate::carry::{Aside, End, Live, Moved, Seat};
+use super::profile::Profile;
+use crate::carry::{Aside, End, Ends, Live, Moved, Seat};
 use crate::slab::Slab;
 
 /// By number.
@@ -167,6 +168,30 @@ impl Census {
             let these = shown.filter_map(|(seat, left)| of(seat, &left.known));
             these.collect::<Vec<_>>()
         })
+    }
+
+    /// Those that the kernel carries alone and of which the listener is not known: their seats, and between whom they are.
+    pub(super) fn nameless(&self) -> impl Iterator<Item = (u32, Known, Ends)> {
+        let nameless = |seat, known: &Known| known.is_nameless().then(|| (seat, known.clone()));
+        self.left_of(nameless).filter_map(|(seat, known)| {
+            let ends = self.aside.as_ref()?.ends(known.number)?;
+            Some((seat, known, ends))
+        })
+    }
+
+    /// Has this be what is known of the one that is at this seat as `id`. Answers with what was before; with
+    /// what it was given, if that one is over.
+    pub(super) fn rename(
+        &self,
+        seat: u32,
+        id: u64,
+        profile: Arc<Profile>,
+    ) -> Result<Arc<Profile>, Arc<Profile>> {
+        let mut left = lock(&self.left);
+        match left.get_mut(seat).map(|left| &mut left.known) {
+            Some(known) if known.id() == id => Ok(known.rename(profile)),
+            _ => Err(profile),
+        }
     }
 
     /// One that was found; `None` if it is over.

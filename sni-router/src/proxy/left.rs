@@ -5,6 +5,7 @@
 //!                            └──somebody asks──▶ Connection, made again
 //! ```
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -43,6 +44,16 @@ impl Known {
     /// The connection's number.
     pub(super) fn id(&self) -> u64 {
         self.id.get()
+    }
+
+    /// Whether its listener is not known.
+    pub(super) fn is_nameless(&self) -> bool {
+        self.profile.listener.is_none()
+    }
+
+    /// Takes this as what is known of it, and answers with what was before.
+    pub(super) fn rename(&mut self, profile: Arc<Profile>) -> Arc<Profile> {
+        mem::replace(&mut self.profile, profile)
     }
 
     /// The connection, as it was, but for what it has moved.
@@ -132,14 +143,42 @@ impl Adopt for Arc<Proxy> {
             age,
             kind,
         } = orphan;
+        let record = Record::new(self, ends.client, ends.vip, age);
         self.observer.adopted();
         self.observer.carrying(kind);
-        let record = Record::new(self, ends.client, ends.vip, age);
+        if let Some(listener) = &record.connection.listener {
+            self.observer.adopted_by(listener);
+        }
         let connection = Arc::clone(&record.connection);
         connection.carried_by(kind);
         let seat = keep(self, record, None, number);
         self.census.set_aside(&connection, number, seat.number());
         seat
+    }
+}
+
+impl Proxy {
+    /// Finds the listeners of those that were adopted before there was a table.
+    pub fn name_adopted(&self) {
+        let table = self.table.load();
+        for (seat, known, ends) in self.census.nameless() {
+            let Some(listener) = table.listener(ends.vip) else {
+                continue;
+            };
+            let profile = self.profiles.of(Profile {
+                listener: Some(Arc::clone(&listener.front)),
+                ..Profile::clone(&known.profile)
+            });
+            let spare = match self.census.rename(seat, known.id(), profile) {
+                Ok(before) => {
+                    self.observer.adopted_by(&listener.front);
+                    before
+                }
+                Err(profile) => profile,
+            };
+            drop(known);
+            self.profiles.give_back(spare);
+        }
     }
 }
 

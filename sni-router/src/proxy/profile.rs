@@ -12,7 +12,7 @@ use super::facts::HelloFacts;
 use crate::carry::Decline;
 
 /// What many connections have in common.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Profile {
     /// Its addresses are ours as long as somebody knows of it.
     pub(super) listener: Option<Arc<Front>>,

@@ -33,6 +33,8 @@ pub trait Observer: Send + Sync {
     fn connect_failed(&self, failure: ConnectFailure);
     /// A connection is taken over that an earlier process has left to the kernel.
     fn adopted(&self);
+    /// One that was taken over is this listener's.
+    fn adopted_by(&self, listener: &Front);
     /// A datapath is given the connection.
     fn carrying(&self, kind: Kind);
     /// A datapath is done with the connection, or has refused it.

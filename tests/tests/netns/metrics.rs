@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use rstest::rstest;
+use serde_json::Value;
 use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::{Datapath, Router};
 use sni_router_tests::documented;
@@ -215,6 +216,12 @@ fn adopted_flows_are_counted_from_then_on() {
     assert_eq!(router.metric("sni_router_flows_adopted_total", &[]), 1.0);
     let active = router.metric("sni_router_connections_active", &[("datapath", "tc")]);
     assert_eq!((active, up(router)), (1.0, 0));
+    let listener = || {
+        let listed: Value =
+            serde_json::from_str(&router.get("/api/v1/listeners").body).expect("JSON");
+        listed[0]["active"].clone()
+    };
+    until("it is known whose it is", SOON, || listener() == 1);
     write(&pair.client, &vec![7; LEN]);
     read_exactly(&pair.server, LEN, SOON);
     assert_eq!(up(router), LEN as u64);
@@ -224,7 +231,14 @@ fn adopted_flows_are_counted_from_then_on() {
     drop(pair);
     let access = pinned.rig.access(address);
     assert!(access.bytes_up > LEN as u64, "{access:?}");
+    assert_eq!(access.listener, "default/web");
     assert_eq!(up(router), LEN as u64);
+    let closed = [("listener", "default/web"), ("datapath", "tc")];
+    assert_eq!(
+        router.metric("sni_router_connections_closed_total", &closed),
+        1.0
+    );
+    assert_eq!(listener(), 0);
 }
 
 #[test]

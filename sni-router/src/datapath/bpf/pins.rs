@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/<network namespace's cookie>/        locked by the router that owns it
 //!     owner → <process id>
+//!     before → <process id>                who owned it before, and has not ended
 //!     v<ABI>/SNI_FLOWS, …                  maps
 //!     v<ABI>/link-<interface>              `snir_tc` on an interface
 //! ```
@@ -110,6 +111,23 @@ impl Pins {
         self.lock().is_some()
     }
 
+    /// Notes who let go of it for this process, in case this one does not live to see that one's end.
+    pub fn note_before(&self, process: u32) -> io::Result<()> {
+        self.forget_before();
+        symlink(process.to_string(), self.root.join(BEFORE))
+    }
+
+    /// Who was noted, by this process or by one that is gone.
+    pub fn before(&self) -> Option<u32> {
+        number(&self.root.join(BEFORE))
+    }
+
+    /// Nobody was before.
+    pub fn forget_before(&self) {
+        // Fails where nobody was noted.
+        let _ = fs::remove_file(self.root.join(BEFORE));
+    }
+
     /// Lets go of everything, other versions' too: programs are detached, maps freed, once nobody has
     /// them open.
     pub fn remove(&self) -> io::Result<()> {
@@ -214,11 +232,16 @@ fn check_file_system(dir: &Path) -> Result<&Path, PinError> {
 }
 
 fn owner(root: &Path) -> Option<u32> {
-    fs::read_link(root.join(OWNER)).ok()?.to_str()?.parse().ok()
+    number(&root.join(OWNER))
 }
 
-/// A symbolic link, since a BPF file system has no files with contents.
+fn number(link: &Path) -> Option<u32> {
+    fs::read_link(link).ok()?.to_str()?.parse().ok()
+}
+
+/// Symbolic links, since a BPF file system has no files with contents.
 const OWNER: &str = "owner";
+const BEFORE: &str = "before";
 
 /// What the names of links begin with; the number of the interface follows.
 const LINK: &str = "link-";

@@ -25,6 +25,8 @@ impl Registry {
             }
         })?;
         let mut adopted = 0;
+        // Once this process has left its flows, what is in the middle is its successor's.
+        let is_alone = || is_alone && !self.is_retired();
         for (key, up) in ups {
             let keys = [key, FlowKey::answers(&up)];
             if self.knows(up.id, &keys[1]) {
@@ -33,15 +35,15 @@ impl Registry {
             }
             match downs.remove(&keys[1]) {
                 Some(down) if down.id == up.id => {
-                    adopted += usize::from(self.adopt_one(keys, &up, &down, adopter, is_alone));
+                    adopted += usize::from(self.adopt_one(keys, &up, &down, adopter, is_alone()));
                 }
                 // Killed between the two, in one order or the other.
-                _ if is_alone => self.remove([key], up.id),
+                _ if is_alone() => self.remove([key], up.id),
                 _ => {}
             }
         }
         for (key, down) in downs {
-            if is_alone && !self.knows(down.id, &key) {
+            if is_alone() && !self.knows(down.id, &key) {
                 self.remove([key], down.id);
             }
         }
@@ -55,7 +57,8 @@ impl Registry {
         lock(&self.entries).contains(id) || lock(&self.lingering).has(port, id)
     }
 
-    /// Of one that nobody here knows. False for one that is over, or was left in the middle of its hand-over.
+    /// Of one that nobody here knows. False for one that is over, was left in the middle of its hand-over, or is a
+    /// successor's to adopt.
     fn adopt_one(
         &self,
         keys: [FlowKey; 2],
@@ -73,15 +76,22 @@ impl Registry {
         }
         let (endpoint, source) = sides(&keys[1]);
         let port = self.ports.port(source, endpoint);
-        self.ports.hold(port);
-        if up.closed != 0 {
-            self.linger(id, keys);
-            return false;
-        }
         let age = since(up.since_or_held, tick(now_ns()));
-        let mut entry = Entry::new(id, &keys, [up.end as u32, down.end]);
-        entry.since = Moment::ago(age);
-        lock(&self.entries).insert(entry);
+        {
+            // Who leaves all looks at the entries once.
+            let mut entries = lock(&self.entries);
+            if self.is_retired() {
+                return false;
+            }
+            self.ports.hold(port);
+            if up.closed != 0 {
+                self.linger(id, keys);
+                return false;
+            }
+            let mut entry = Entry::new(id, &keys, [up.end as u32, down.end]);
+            entry.since = Moment::ago(age);
+            entries.insert(entry);
+        }
         // Only now, since it can be told to end as soon as somebody knows of it.
         let seat = adopter.adopt(Orphan {
             number: id,

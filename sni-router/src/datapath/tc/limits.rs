@@ -23,16 +23,13 @@ impl Registry {
         let tick = (shortest / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
         let mut rest = tick;
         loop {
-            let is_over = tokio::select! {
-                () = sleep(rest) => false,
-                closed = shutdown.wait_for(|now| *now) => {
-                    // The sender lives as long as the process; if it is gone, so are we.
-                    drop(closed);
-                    true
-                }
-            };
-            if is_over {
-                break self.end_all();
+            tokio::select! {
+                () = sleep(rest) => {}
+                told = shutdown.wait_for(|now| *now) => match told {
+                    Ok(_) => return self.end_all(),
+                    // A start that has failed, having adopted flows: they are the next router's.
+                    Err(_) => return,
+                },
             }
             let began = Instant::now();
             let registry = Arc::clone(&self);

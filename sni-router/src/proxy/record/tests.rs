@@ -257,6 +257,7 @@ pub(in crate::proxy) fn lines(filter: &str, log: impl FnOnce()) -> Vec<Value> {
 struct Nobody;
 
 impl Observer for Nobody {
+    fn adopted_by(&self, _: &Front) {}
     fn accepted(&self, _: Option<&Front>) {}
     fn greeted(&self, _: Duration, _: usize) {}
     fn routed(&self, _: &Route) {}

@@ -1,5 +1,7 @@
 //! Routers and programs of others beside it.
 
+use std::net::TcpStream;
+
 use aya::EbpfLoader;
 use aya::programs::{LinkOrder, Xdp, XdpMode};
 use sni_router_tests::daemon::Datapath;
@@ -46,7 +48,12 @@ fn program_that_listens_on_the_vip_is_named_until_it_stops() {
     assert_eq!(report.code, Some(1));
     let router = patient.lab.start(Datapath::Userspace, &[]);
     router.log().wait_for_line("cannot listen", SOON);
-    drop((router, listener));
+    drop(listener);
+    // Nobody has to tell it.
+    let vip = (VIP4, PORT).into();
+    let connect = || TcpStream::connect_timeout(&vip, SOON);
+    until("it listens", SOON, || patient.ns().run(connect).is_ok());
+    drop(router);
 
     patient.examine_with(&userspace).assert_ok("vip-ports");
     patient.examine().assert_ok("vip-ports");
