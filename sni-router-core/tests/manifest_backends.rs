@@ -1,0 +1,135 @@
+//! Where connections go: from a Service port to its endpoints.
+
+mod manifest_support;
+
+use std::net::IpAddr;
+
+use manifest_support::*;
+use sni_router_core::manifest::Resolved;
+
+#[test]
+fn port_by_name_and_by_number_is_matched_with_the_slice_by_name() {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: app}\nspec:\n  \
+        clusterIP: None\n  ports:\n  - {name: tls, port: 443, targetPort: https}\n  \
+        - {name: admin, port: 8443}\n";
+    let slices = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+        name: app-4\n  labels: {kubernetes.io/service-name: app}\naddressType: IPv4\nendpoints:\n\
+        - addresses: [198.51.100.2]\n- addresses: [198.51.100.1]\n  conditions: {ready: null}\n\
+        - addresses: [198.51.100.3]\n  conditions: {ready: false}\nports:\n\
+        - {name: admin, port: 9443}\n- {name: tls, port: 10443}\n\
+        ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+        name: app-6\n  labels: {kubernetes.io/service-name: app}\naddressType: IPv6\nendpoints:\n\
+        - addresses: ['2001:db8::1']\nports:\n- {name: tls, port: 10443}\n\
+        ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+        name: app-4\n  namespace: other\n  labels: {kubernetes.io/service-name: app}\n\
+        addressType: IPv4\nendpoints:\n- addresses: [198.51.100.9]\nports:\n- {name: tls, port: 1}\n";
+    let endpoints = "[198.51.100.1:10443, 198.51.100.2:10443, [2001:db8::1]:10443]";
+    for (port, name) in [("number: 443", "443"), ("name: tls", "tls")] {
+        let ingress = ingress("app", "a.test", "app").replace("number: 443", port);
+        let build = build(&(listener("web", 443) + &ingress + service + slices));
+        assert_eq!(
+            routes(&build),
+            [format!("web a.test app:{name} {endpoints}")]
+        );
+        assert_eq!(build.problems, []);
+    }
+}
+
+#[test]
+fn terminating_endpoints_are_used_only_when_nothing_else_is_left() {
+    let slice = |first: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: app-2\n  \
+             labels: {{kubernetes.io/service-name: app}}\naddressType: IPv4\nendpoints:\n{first}\
+             - addresses: [198.51.100.2]\n  conditions: {{ready: false, serving: true, terminating: true}}\n\
+             - addresses: [198.51.100.3]\n  conditions: {{ready: false, serving: false, terminating: true}}\n\
+             ports: [{{port: 8443}}]\n"
+        )
+    };
+    let base = listener("web", 443) + &ingress("app", "a.test", "app");
+    let service =
+        "---\napiVersion: v1\nkind: Service\nmetadata: {name: app}\nspec: {ports: [{port: 443}]}\n";
+    let ready = "- addresses: [198.51.100.1]\n";
+    assert_eq!(
+        routes(&build(&format!("{base}{service}{}", slice(ready)))),
+        ["web a.test app:443 [198.51.100.1:8443]"]
+    );
+    assert_eq!(
+        routes(&build(&format!("{base}{service}{}", slice("")))),
+        ["web a.test app:443 [198.51.100.2:8443]"]
+    );
+}
+
+#[test]
+fn external_name_has_the_addresses_that_dns_gave() {
+    let text = listener("web", 443)
+        + &ingress("app", "a.test", "app")
+        + "---\napiVersion: v1\nkind: Service\nmetadata: {name: app}\n\
+           spec: {type: ExternalName, externalName: Backend.Example.}\n";
+    let snapshot = snapshot(&[("a.yaml", &text)]);
+    let mut compiler = compiler();
+    let first = compiler.build(&snapshot, &Resolved::new(), 0);
+    let host = "backend.example".parse().unwrap();
+    assert_eq!(
+        first.model.external_names.iter().collect::<Vec<_>>(),
+        [&host]
+    );
+    assert_eq!(routes(&first), ["web a.test app:443 []"]);
+    assert_eq!(first.problems, [], "not asked yet is no problem");
+
+    let addresses = vec![
+        "2001:db8::1".parse().unwrap(),
+        "198.51.100.1".parse().unwrap(),
+    ];
+    let resolved = Resolved::from([(host.clone(), addresses)]);
+    let second = compiler.build(&snapshot, &resolved, 0);
+    assert_eq!(
+        routes(&second),
+        ["web a.test app:443 [198.51.100.1:443, [2001:db8::1]:443]"]
+    );
+
+    let nothing = compiler.build(&snapshot, &Resolved::from([(host, vec![])]), 0);
+    assert_eq!(warnings(&nothing).len(), 1);
+}
+
+#[test]
+fn connection_is_never_sent_to_the_router_or_its_machine() {
+    let web = listener("web", 443) + &ingress("app", "a.test", "app");
+    let slice = service("app", "192.0.2.1");
+    let elsewhere = build(&(web.clone() + &slice));
+    assert_eq!(routes(&elsewhere), ["web a.test app:443 [192.0.2.1:8443]"]);
+    assert_eq!(elsewhere.problems, []);
+    let here = build(&(web.clone() + &slice.replace("port: 8443", "port: 443")));
+    assert_eq!(routes(&here), ["web a.test app:443 []"]);
+    let told = warnings(&here);
+    assert!(
+        told.len() == 1 && told[0].contains("192.0.2.1:443 of the Service default/app is served"),
+        "{told:?}"
+    );
+    let local = build(&(web.clone() + &service("app", "127.0.0.1")));
+    assert_eq!(routes(&local), ["web a.test app:443 []"]);
+    assert_eq!(errors(&local).len(), 1, "{:?}", local.problems);
+
+    let external = "---\napiVersion: v1\nkind: Service\nmetadata: {name: app}\n\
+        spec: {type: ExternalName, externalName: backend.example}\n";
+    let addresses = [
+        "192.0.2.1",
+        "127.0.0.1",
+        "::ffff:127.0.0.1",
+        "::1",
+        "0.0.0.0",
+        "169.254.169.254",
+        "fe80::1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "198.51.100.1",
+    ];
+    let addresses = addresses
+        .map(|text| text.parse::<IpAddr>().unwrap())
+        .to_vec();
+    let resolved = Resolved::from([("backend.example".parse().unwrap(), addresses)]);
+    let snapshot = snapshot(&[("a.yaml", &(web + external))]);
+    let named = compiler().build(&snapshot, &resolved, 0);
+    assert_eq!(routes(&named), ["web a.test app:443 [198.51.100.1:443]"]);
+    assert_eq!(warnings(&named).len(), 1, "{:?}", named.problems);
+}
