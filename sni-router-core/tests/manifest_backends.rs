@@ -133,3 +133,46 @@ fn connection_is_never_sent_to_the_router_or_its_machine() {
     assert_eq!(routes(&named), ["web a.test app:443 [198.51.100.1:443]"]);
     assert_eq!(warnings(&named).len(), 1, "{:?}", named.problems);
 }
+
+/// The Service `app` and a slice of one endpoint, each with ports as YAML writes them.
+fn with_ports(ports: &[String], slice_ports: &[String]) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: app}}\nspec:\n  ports: [{}]\n\
+         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: app-1\n  \
+         labels: {{kubernetes.io/service-name: app}}\naddressType: IPv4\n\
+         endpoints: [{{addresses: [198.51.100.1]}}]\nports: [{}]\n",
+        ports.join(", "),
+        slice_ports.join(", ")
+    )
+}
+
+#[test]
+fn tcp_port_is_found_when_a_udp_port_has_its_number_or_its_name() {
+    let port = |name: &str, number: u16, protocol: &str| {
+        format!("{{name: {name}, port: {number}, protocol: {protocol}}}")
+    };
+    for (wanted, shown, udp, tcp) in [
+        ("number: 443", "443", ("quic", 443), ("https", 443)),
+        // An API server takes no name twice, a file may have it.
+        ("name: web", "web", ("web", 444), ("web", 443)),
+    ] {
+        let base =
+            listener("web", 443) + &ingress("app", "a.test", "app").replace("number: 443", wanted);
+        let mut ports = [port(udp.0, udp.1, "UDP"), port(tcp.0, tcp.1, "TCP")];
+        let mut slice_ports = [port(udp.0, 9443, "UDP"), port(tcp.0, 8443, "TCP")];
+        let udp_only = base.clone() + &with_ports(&ports[..1], &slice_ports);
+        for _ in 0..2 {
+            let build = build(&(base.clone() + &with_ports(&ports, &slice_ports)));
+            let expected = format!("web a.test app:{shown} [198.51.100.1:8443]");
+            assert_eq!(routes(&build), [expected], "{ports:?}");
+            assert_eq!(build.problems, [], "{ports:?}");
+            ports.reverse();
+            slice_ports.reverse();
+        }
+        let told = errors(&build(&udp_only));
+        assert!(
+            told.len() == 1 && told[0].contains("is not TCP"),
+            "{told:?}"
+        );
+    }
+}

@@ -122,7 +122,7 @@ impl<'a> Services<'a> {
             let what = format!("the Service {key} has no port {port}{}", listed(ports));
             return Resolution::failed(what, "write one of its ports");
         };
-        if found.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+        if !is_tcp(found) {
             let what = format!("the port {port} of the Service {key} is not TCP");
             return Resolution::failed(what, "TLS needs a TCP port");
         }
@@ -253,13 +253,22 @@ impl Trouble {
 }
 
 /// By name, or by number. A name cannot be all digits (RFC 6335, 5.1), so the two never meet.
+///
+/// What serves HTTP/3 has the same number for UDP and TCP: TCP comes first, then whatever is listed
+/// first.
 fn find_port<'a>(ports: &'a [ServicePort], wanted: &str) -> Option<&'a ServicePort> {
-    match wanted.parse::<i32>() {
-        Ok(number) => ports.iter().find(|port| port.port == number),
-        Err(_) => ports
-            .iter()
-            .find(|port| port.name.as_deref() == Some(wanted)),
-    }
+    let number = wanted.parse::<i32>().ok();
+    let is_wanted = |port: &&ServicePort| match number {
+        Some(number) => port.port == number,
+        None => port.name.as_deref() == Some(wanted),
+    };
+    let wanted = ports.iter().filter(is_wanted);
+    // The first of equals wins, as `min_by_key` documents.
+    wanted.min_by_key(|port| !is_tcp(port))
+}
+
+fn is_tcp(port: &ServicePort) -> bool {
+    port.protocol.as_deref().unwrap_or("TCP") == "TCP"
 }
 
 fn listed(ports: &[ServicePort]) -> String {
