@@ -1,14 +1,14 @@
 //! Choosing a cluster, where several have a host.
 
 use std::cmp::Ordering as Order;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::maglev::hash;
-use super::share::Share;
+use super::share::{Avoided, Share};
 use crate::model::{Method, Share as Key};
 
 /// The shares a connection may be sent to, and what says which.
@@ -22,24 +22,25 @@ pub(super) struct Clusters<'a> {
 }
 
 impl<'a> Clusters<'a> {
-    /// The share that a connection of `client` is sent to, which has an endpoint that is not in
-    /// `tried`.
+    /// The share that a connection of `client` is sent to, which has an endpoint that is not
+    /// `avoided`.
     ///
     /// A cluster that failed this connection, or is in doubt, is left for one that did not and is
-    /// not, whatever its tier. Where there is none such, all are as good as any.
+    /// not, whatever its tier. Where there is none such, all are as good as any. One is in doubt,
+    /// too, where those of its endpoints are that are not drained.
     pub(super) fn choose(
         &self,
         client: IpAddr,
-        tried: &[SocketAddr],
+        avoided: Avoided<'_>,
         now: Duration,
     ) -> Option<&'a Share> {
-        let has_left = |share: &Share, failed| failed < share.endpoints.len();
         // Each turn ends with a choice, or with a share that another connection has just put in
         // doubt.
         for _ in self.shares {
             let fresh = self.weighed(client, |share| {
-                let failed = share.count(tried);
-                failed == 0 && has_left(share, failed) && share.doubt.pause.is_over(now)
+                !share.has_failed(avoided)
+                    && share.doubt.pause.is_over(now)
+                    && share.has_good(avoided, now)
             });
             match fresh {
                 Some(share) if share.doubt.pause.try_again(now) => return Some(share),
@@ -47,7 +48,7 @@ impl<'a> Clusters<'a> {
                 None => break,
             }
         }
-        self.weighed(client, |share| has_left(share, share.count(tried)))
+        self.weighed(client, |share| share.has_left(avoided))
     }
 
     /// One of the lowest tier that has any, by weight.

@@ -7,7 +7,8 @@
 //! Nothing here probes endpoints: which ones are ready is Kubernetes' knowledge. One that does
 //! not answer is left out of the same connection's next pick, through `tried`, and others pass it
 //! over for a while; where several clusters have a host, the next pick is of another cluster, and
-//! so is everybody's where a cluster goes on failing.
+//! so is everybody's where a cluster goes on failing. One that is drained is left out as well, and
+//! says nothing against its cluster.
 
 mod clusters;
 mod doubt;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use self::clusters::Clusters;
 pub(crate) use self::endpoint::EndpointPool;
 pub use self::endpoint::{Connects, Endpoint, Lease, PLACES};
-use self::share::Share;
+use self::share::{Avoided, Share};
 use crate::model::{self, BackendKey};
 
 /// Service ports of one or more clusters with their endpoints, and a way of choosing among them.
@@ -73,11 +74,23 @@ impl Backend {
         self.shares.iter().map(|share| share.endpoints.len()).sum()
     }
 
-    /// Chooses an endpoint for a connection of `client`, never one of `tried`. `now` is the time
-    /// since any moment that stays the same.
+    /// Chooses an endpoint for a connection of `client`, never one of `tried`, at which it has
+    /// failed. `now` is the time since any moment that stays the same.
     ///
     /// `None` when nothing is left.
     pub fn pick(&self, client: IpAddr, tried: &[SocketAddr], now: Duration) -> Option<Lease> {
+        self.pick_undrained(client, tried, &[], now)
+    }
+
+    /// Like [`Self::pick`], and never one of `drained`, which get no new connections of anybody.
+    pub fn pick_undrained(
+        &self,
+        client: IpAddr,
+        tried: &[SocketAddr],
+        drained: &[SocketAddr],
+        now: Duration,
+    ) -> Option<Lease> {
+        let avoided = Avoided { tried, drained };
         let share = match &*self.shares {
             [only] => only,
             shares => Clusters {
@@ -86,19 +99,20 @@ impl Backend {
                 method: self.key.method,
                 turn: &self.turn,
             }
-            .choose(client, tried, now)?,
+            .choose(client, avoided, now)?,
         };
-        let lease = share.pick(self.key.method, client, tried, now)?;
+        let lease = share.pick(self.key.method, client, avoided, now)?;
         lease.endpoint().handed_out();
         Some(lease)
     }
 
-    /// The endpoint that [`Self::pick`] would choose now, without choosing it: nothing is counted, and
-    /// nobody's turn is taken. Costs a copy of what is known of every endpoint.
+    /// The endpoint that a new connection would get now from [`Self::pick_undrained`], without
+    /// choosing it: nothing is counted, and nobody's turn is taken. Costs a copy of what is known of
+    /// every endpoint.
     pub fn preview(
         &self,
         client: IpAddr,
-        tried: &[SocketAddr],
+        drained: &[SocketAddr],
         now: Duration,
     ) -> Option<SocketAddr> {
         let copied = Self {
@@ -106,7 +120,7 @@ impl Backend {
             shares: self.shares.iter().map(Share::copied).collect(),
             turn: Arc::new(self.turn.load(Ordering::Relaxed).into()),
         };
-        let lease = copied.pick(client, tried, now)?;
+        let lease = copied.pick_undrained(client, &[], drained, now)?;
         Some(lease.endpoint().addr())
     }
 

@@ -27,6 +27,22 @@ pub(super) struct Share {
     maglev: Arc<OnceLock<Maglev>>,
 }
 
+/// Endpoints that a connection is not sent to. Few, so a scan beats a set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avoided<'a> {
+    /// Those that this connection has failed at.
+    pub(super) tried: &'a [SocketAddr],
+    /// Those that get no new connections.
+    pub(super) drained: &'a [SocketAddr],
+}
+
+impl Avoided<'_> {
+    fn has(&self, endpoint: &Endpoint) -> bool {
+        let addr = endpoint.addr();
+        self.tried.contains(&addr) || self.drained.contains(&addr)
+    }
+}
+
 impl Share {
     /// `predecessor` is the same share in the table before; its position is kept.
     pub(super) fn new(
@@ -72,20 +88,19 @@ impl Share {
         }
     }
 
-    /// Chooses an endpoint, never one of `tried`, and one that is in doubt only where no other is
-    /// left, or to try it again.
+    /// Chooses an endpoint, never one that is `avoided`, and one that is in doubt only where no other
+    /// is left, or to try it again.
     pub(super) fn pick(
         &self,
         method: Method,
         client: IpAddr,
-        tried: &[SocketAddr],
+        avoided: Avoided<'_>,
         now: Duration,
     ) -> Option<Lease> {
-        if self.count(tried) >= self.endpoints.len() {
+        if !self.has_left(avoided) {
             return None;
         }
-        // `tried` holds the few endpoints one connection has failed on, so a scan beats a set.
-        let is_left = |endpoint: &Endpoint| !tried.contains(&endpoint.addr());
+        let is_left = |endpoint: &Endpoint| !avoided.has(endpoint);
         // Whether the whole is in doubt is best asked where nothing has failed yet: the pauses of
         // the endpoints that are away are over, too.
         if self.doubt.pause.is_on() {
@@ -131,14 +146,30 @@ impl Share {
         }
     }
 
-    /// How many of `tried` are its endpoints.
-    pub(super) fn count(&self, tried: &[SocketAddr]) -> usize {
-        let has = |addr| {
-            self.endpoints
-                .binary_search_by_key(addr, |endpoint| endpoint.addr())
-                .is_ok()
-        };
-        tried.iter().filter(|addr| has(addr)).count()
+    /// Whether the connection has failed at one of its endpoints.
+    pub(super) fn has_failed(&self, avoided: Avoided<'_>) -> bool {
+        avoided.tried.iter().any(|addr| self.has(addr))
+    }
+
+    /// Whether it has an endpoint that is not `avoided`.
+    pub(super) fn has_left(&self, avoided: Avoided<'_>) -> bool {
+        // One that was drained after it was tried is not two.
+        let drained = avoided.drained.iter();
+        let others = drained.filter(|addr| !avoided.tried.contains(addr));
+        let gone = avoided.tried.iter().chain(others);
+        gone.filter(|addr| self.has(addr)).count() < self.endpoints.len()
+    }
+
+    /// Whether one that is left is not in doubt, or may be tried again.
+    pub(super) fn has_good(&self, avoided: Avoided<'_>, now: Duration) -> bool {
+        let mut endpoints = self.endpoints.iter();
+        endpoints.any(|endpoint| !avoided.has(endpoint) && endpoint.pause.is_over(now))
+    }
+
+    fn has(&self, addr: &SocketAddr) -> bool {
+        self.endpoints
+            .binary_search_by_key(addr, |endpoint| endpoint.addr())
+            .is_ok()
     }
 
     fn next_in_turn(&self, may: impl Fn(&Endpoint) -> bool) -> Option<Lease> {

@@ -43,10 +43,11 @@ fn preview_is_what_is_picked_next_and_changes_nothing() {
                 backend.record_failure(failing, NOW);
             }
             let client = IpAddr::from([10, 0, 0, turn % 7]);
-            let tried: Vec<_> = held.last().copied().into_iter().collect();
-            let expected = backend.preview(client, &tried, NOW);
-            assert_eq!(backend.preview(client, &tried, NOW), expected, "{method:?}");
-            let lease = backend.pick(client, &tried, NOW).unwrap();
+            let drained: Vec<_> = held.last().copied().into_iter().collect();
+            let expected = backend.preview(client, &drained, NOW);
+            let again = backend.preview(client, &drained, NOW);
+            assert_eq!(again, expected, "{method:?}");
+            let lease = backend.pick_undrained(client, &[], &drained, NOW).unwrap();
             assert_eq!(Some(lease.endpoint().addr()), expected, "{method:?}");
             held.push(lease.endpoint().addr());
         }
@@ -172,6 +173,82 @@ fn endpoint_in_doubt_is_picked_when_no_other_is_left() {
     }
 }
 
+#[test]
+fn endpoint_that_is_drained_says_nothing_against_its_cluster() {
+    for method in METHODS {
+        let backend = clusters(method, &[(0, 3), (1, 3)]);
+        for drained in 0..3 {
+            let drained = [addr(0, drained)];
+            for client in 0..60 {
+                let picked = undrained(&backend, client, &[], &drained, NOW).unwrap();
+                assert_eq!(cluster(picked), 0, "{method:?}");
+                assert_ne!(picked, drained[0], "{method:?}");
+            }
+        }
+        let mut drained = vec![addr(0, 0), addr(0, 1), addr(0, 2)];
+        let picked = undrained(&backend, 1, &[], &drained, NOW).unwrap();
+        assert_eq!(
+            cluster(picked),
+            1,
+            "{method:?}: all of the first are drained"
+        );
+        drained.extend([addr(1, 0), addr(1, 1), addr(1, 2)]);
+        assert_eq!(undrained(&backend, 1, &[], &drained, NOW), None);
+    }
+}
+
+#[test]
+fn cluster_is_in_doubt_when_those_are_that_are_not_drained() {
+    for method in METHODS {
+        for (endpoints, failing) in [(2, 1), (3, 2), (9, 3)] {
+            let backend = clusters(method, &[(0, endpoints), (1, 2)]);
+            let drained = [addr(0, 0), addr(1, 0)];
+            for number in 1..=failing {
+                let mut all = backend.endpoints();
+                let endpoint = all.find(|it| it.addr() == addr(0, number)).unwrap();
+                backend.record_failure(endpoint, NOW);
+            }
+            let meet = |now: Duration| {
+                let pick = |client| undrained(&backend, client, &[], &drained, now).unwrap();
+                let picked = (0..30).map(pick);
+                picked.filter(|addr| cluster(*addr) == 0).count()
+            };
+            assert_eq!(meet(PAUSE - Duration::from_millis(1)), 0, "{method:?}");
+            let again = usize::from(failing);
+            assert!(
+                (1..=again).contains(&meet(PAUSE)),
+                "{method:?}: tries again"
+            );
+        }
+    }
+}
+
+#[test]
+fn cluster_that_failed_is_left_for_another_when_each_has_a_drained_one() {
+    for method in METHODS {
+        let backend = clusters(method, &[(0, 4), (1, 2), (2, 2)]);
+        let drained = [addr(0, 3), addr(1, 0), addr(2, 1)];
+        let mut tried = Vec::new();
+        while let Some(picked) = undrained(&backend, 1, &tried, &drained, NOW) {
+            tried.push(picked);
+        }
+        let met: Vec<_> = tried.iter().map(|addr| cluster(*addr)).collect();
+        assert_eq!(met, [0, 1, 2, 0, 0], "{method:?}");
+        assert!(tried.iter().all(|addr| !drained.contains(addr)));
+    }
+}
+
+#[test]
+fn endpoint_that_was_tried_and_then_drained_counts_once() {
+    for method in METHODS {
+        for backend in [backend(method, 2), clusters(method, &[(0, 2), (1, 0)])] {
+            let both = [addr(0, 0)];
+            let picked = undrained(&backend, 1, &both, &both, NOW);
+            assert_eq!(picked, Some(addr(0, 1)), "{method:?}");
+        }
+    }
+}
+
 /// One Service port with so many endpoints, at ports from 0 on.
 pub(super) fn backend(method: Method, endpoints: u16) -> Backend {
     let service = ObjectKey {
@@ -179,12 +256,54 @@ pub(super) fn backend(method: Method, endpoints: u16) -> Backend {
         name: "web".into(),
         ..ObjectKey::default()
     };
-    let addr = |port| SocketAddr::from(([10, 0, 0, 1], port));
     let backend = model::Backend {
         key: BackendKey::of(service, "443", method),
-        endpoints: vec![(0..endpoints).map(addr).collect()],
+        endpoints: vec![(0..endpoints).map(|port| addr(0, port)).collect()],
     };
     Backend::new(&backend, &mut EndpointPool::default(), None)
+}
+
+/// A Service port of several clusters, each with its tier and so many endpoints.
+fn clusters(method: Method, parts: &[(u16, u16)]) -> Backend {
+    let share = |(index, part): (usize, &(u16, u16))| model::Share {
+        service: ObjectKey {
+            cluster: format!("c{index}").parse().unwrap(),
+            ..ObjectKey::default()
+        },
+        port: "443".into(),
+        tier: part.0,
+        weight: None,
+    };
+    let of = |(index, part): (u8, &(u16, u16))| (0..part.1).map(|n| addr(index, n)).collect();
+    let backend = model::Backend {
+        key: BackendKey::shared(parts.iter().enumerate().map(share).collect(), method),
+        endpoints: (0..).zip(parts).map(of).collect(),
+    };
+    Backend::new(&backend, &mut EndpointPool::default(), None)
+}
+
+fn addr(cluster: u8, number: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, cluster, 1], number))
+}
+
+/// Which cluster an address is in.
+fn cluster(addr: SocketAddr) -> u8 {
+    match addr.ip() {
+        IpAddr::V4(v4) => v4.octets()[2],
+        IpAddr::V6(_) => unreachable!("all are IPv4"),
+    }
+}
+
+fn undrained(
+    backend: &Backend,
+    client: u8,
+    tried: &[SocketAddr],
+    drained: &[SocketAddr],
+    now: Duration,
+) -> Option<SocketAddr> {
+    let client = IpAddr::from([198, 51, 100, client]);
+    let lease = backend.pick_undrained(client, tried, drained, now)?;
+    Some(lease.endpoint().addr())
 }
 
 fn port(backend: &Backend, tried: &[SocketAddr]) -> Option<u16> {

@@ -103,15 +103,15 @@ pub(super) async fn connect(
 ) -> Result<Connected, CloseReason> {
     let deadline = bounds.deadline;
     let limit = most_attempts(backend);
-    let (mut avoided, mut tried, mut first) = (bounds.drained, 0, bounds.first);
+    let (mut tried, mut first) = (Vec::new(), bounds.first);
     loop {
         let chosen = first.take();
-        let pick = || backend.pick(client.addr.ip(), &avoided, uptime());
+        let pick = || backend.pick_undrained(client.addr.ip(), &tried, &bounds.drained, uptime());
         let Some(lease) = chosen.or_else(pick) else {
             break;
         };
         let addr = lease.endpoint().addr();
-        let left = limit.saturating_sub(tried);
+        let left = limit.saturating_sub(tried.len());
         let begun = Instant::now();
         let error =
             match timeout_at(share(deadline, left), greet(datapath, addr, client, hello)).await {
@@ -134,15 +134,14 @@ pub(super) async fn connect(
         let separator = if attempts.log.is_empty() { "" } else { "; " };
         // Writing to a string cannot fail.
         let _ = write!(attempts.log, "{separator}{addr}: {error}");
-        avoided.push(addr);
-        tried += 1;
-        if tried >= limit || Instant::now() >= deadline {
+        tried.push(addr);
+        if tried.len() >= limit || Instant::now() >= deadline {
             break;
         }
         // Where connecting fails at once, nothing above has waited.
         yield_now().await;
     }
-    Err(if tried == 0 {
+    Err(if tried.is_empty() {
         CloseReason::NoEndpoint
     } else {
         CloseReason::ConnectFailed

@@ -53,7 +53,9 @@ impl Doors {
         }
         let route = Arc::clone(listener.route(hello.server_name.as_ref())?);
         let drained = proxy.gate.drained_endpoints();
-        let lease = route.backend.pick(client.ip(), &drained, uptime())?;
+        let lease = route
+            .backend
+            .pick_undrained(client.ip(), &[], &drained, uptime())?;
         Some(Visitor {
             proxy: Arc::clone(proxy),
             client,
