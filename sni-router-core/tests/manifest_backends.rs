@@ -176,3 +176,42 @@ fn tcp_port_is_found_when_a_udp_port_has_its_number_or_its_name() {
         );
     }
 }
+
+#[test]
+fn slice_without_ports_has_no_endpoint_and_a_port_without_number_is_every_port() {
+    let named = "{name: tls, port: 443, targetPort: https}";
+    let numbered = "{name: tls, port: 443, targetPort: 10443}";
+    let base = listener("web", 443) + &ingress("app", "a.test", "app");
+    let slice = |ports: &str| {
+        let ports = ports.split_terminator(", ").map(str::to_owned);
+        with_ports(&[named.to_owned()], &ports.collect::<Vec<_>>())
+    };
+    // Pods that lack the port are in a slice of their own.
+    let lacking = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+        name: app-2\n  labels: {kubernetes.io/service-name: app}\naddressType: IPv4\n\
+        endpoints: [{addresses: [198.51.100.9]}]\nports: []\n";
+    let mixed = build(&(base.clone() + &slice("{name: tls, port: 8443}") + lacking));
+    assert_eq!(routes(&mixed), ["web a.test app:443 [198.51.100.1:8443]"]);
+    assert_eq!(mixed.problems, []);
+
+    for none in [
+        lacking.to_owned(),
+        lacking.replace("ports: []", "ports: null"),
+    ] {
+        let alone = build(&(base.clone() + &slice("") + &none));
+        assert_eq!(routes(&alone), ["web a.test app:443 []"]);
+        let told = warnings(&alone);
+        let what = "the endpoints of the Service default/app have no port";
+        assert!(told.len() == 1 && told[0].contains(what), "{told:?}");
+    }
+    // What Kubernetes makes where there is no pod.
+    let empty = slice("").replace("endpoints: [{addresses: [198.51.100.1]}]", "endpoints: []");
+    let told = warnings(&build(&(base.clone() + &empty)));
+    let what = "has no ready endpoint";
+    assert!(told.len() == 1 && told[0].contains(what), "{told:?}");
+
+    let every = slice("{name: tls}").replace(named, numbered);
+    let every = build(&(base + &every));
+    assert_eq!(routes(&every), ["web a.test app:443 [198.51.100.1:10443]"]);
+    assert_eq!(every.problems, []);
+}

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Resolved;
 use super::object::Kind;
-use super::slices::{Slices, TargetPort, is_of_another_host};
+use super::slices::{Slices, TargetPort, Tiers, is_of_another_host};
 use super::sorted::Sorted;
 use crate::model::ObjectKey;
 use crate::name::Host;
@@ -140,30 +140,7 @@ impl<'a> Services<'a> {
         let tiers = self
             .slices
             .endpoints(key, &target, &mut |host| self.addresses(host));
-        let trouble = if tiers.slices == 0 {
-            Some(Trouble::warning(
-                format!("the Service {key} has no EndpointSlice, so its hosts are refused"),
-                "add one with the label kubernetes.io/service-name",
-            ))
-        } else if !tiers.port_found {
-            let name = target.name;
-            Some(Trouble::warning(
-                format!(
-                    "no EndpointSlice of the Service {key} has a port named {name:?}, as its port {port} is"
-                ),
-                "name the port of the EndpointSlice as the port of the Service",
-            ))
-        } else if tiers.ready.is_empty() && tiers.terminating.is_empty() {
-            Some(Trouble::warning(
-                format!("the Service {key} has no ready endpoint"),
-                "",
-            ))
-        } else if tiers.ready.is_empty() {
-            let what = format!("the Service {key} has terminating endpoints only, they are used");
-            Some(Trouble::warning(what, ""))
-        } else {
-            None
-        };
+        let trouble = trouble(&tiers, key, port, target.name);
         let chosen = if tiers.ready.is_empty() {
             tiers.terminating
         } else {
@@ -250,6 +227,36 @@ impl Trouble {
             hint,
         }
     }
+}
+
+/// Why there is no endpoint for a port, which slices know by `name`, or fewer than there could be.
+fn trouble(tiers: &Tiers, key: &ObjectKey, port: &str, name: &str) -> Option<Trouble> {
+    let (what, hint) = if tiers.slices == 0 {
+        (
+            format!("the Service {key} has no EndpointSlice, so its hosts are refused"),
+            "add one with the label kubernetes.io/service-name",
+        )
+    } else if !tiers.port_found && tiers.other_ports {
+        (
+            format!(
+                "no EndpointSlice of the Service {key} has a port named {name:?}, as its port {port} is"
+            ),
+            "name the port of the EndpointSlice as the port of the Service",
+        )
+    } else if !tiers.port_found && tiers.portless {
+        (
+            format!("the endpoints of the Service {key} have no port"),
+            "see that the pods have the port that targetPort names, or list it in the EndpointSlice",
+        )
+    } else if tiers.ready.is_empty() && tiers.terminating.is_empty() {
+        (format!("the Service {key} has no ready endpoint"), "")
+    } else if tiers.ready.is_empty() {
+        let what = format!("the Service {key} has terminating endpoints only, they are used");
+        (what, "")
+    } else {
+        return None;
+    };
+    Some(Trouble::warning(what, hint))
 }
 
 /// By name, or by number. A name cannot be all digits (RFC 6335, 5.1), so the two never meet.

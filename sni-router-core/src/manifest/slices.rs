@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 
 use super::report::Report;
 use crate::model::{Cluster, ObjectKey};
@@ -17,7 +17,7 @@ pub(super) struct Slices<'a>(HashMap<ObjectKey, Vec<&'a EndpointSlice>>);
 pub(super) struct TargetPort<'a> {
     /// The Service port's name, which is the slice port's name; empty for an unnamed one.
     pub(super) name: &'a str,
-    /// The number where a slice has none: it then means every port.
+    /// The number where a slice's port has none: it then means every port.
     pub(super) number: i32,
 }
 
@@ -28,6 +28,10 @@ pub(super) struct Tiers {
     pub(super) slices: usize,
     /// Whether one of them has the port.
     pub(super) port_found: bool,
+    /// Whether one of them has other ports only.
+    pub(super) other_ports: bool,
+    /// Whether one of them has endpoints and no port.
+    pub(super) portless: bool,
     pub(super) ready: BTreeSet<SocketAddr>,
     /// On their way out, but still serving.
     pub(super) terminating: BTreeSet<SocketAddr>,
@@ -56,6 +60,10 @@ impl<'a> Slices<'a> {
         for slice in self.0.get(service).into_iter().flatten() {
             tiers.slices += 1;
             let Some(number) = slice_port(slice, port) else {
+                let has_ports = !ports(slice).is_empty();
+                tiers.other_ports |= has_ports;
+                // Where there is no pod, Kubernetes makes a slice that has neither.
+                tiers.portless |= !has_ports && !slice.endpoints.is_empty();
                 continue;
             };
             tiers.port_found = true;
@@ -109,13 +117,7 @@ pub(super) fn check(slice: &EndpointSlice, report: &mut Report) {
             }
         }
     }
-    for (index, port) in slice
-        .ports
-        .as_deref()
-        .unwrap_or_default()
-        .iter()
-        .enumerate()
-    {
+    for (index, port) in ports(slice).iter().enumerate() {
         if port
             .port
             .is_some_and(|number| !(1..=65535).contains(&number))
@@ -141,19 +143,20 @@ fn service_name(slice: &EndpointSlice) -> Option<&String> {
     slice.metadata.labels.as_ref()?.get(SERVICE_NAME)
 }
 
+/// The ports of a slice. None means that its endpoints have none, and not that they have every one
+/// (EndpointSlice API, `ports`): Kubernetes puts pods into such a slice that lack the port which
+/// `targetPort` names.
+fn ports(slice: &EndpointSlice) -> &[EndpointPort] {
+    slice.ports.as_deref().unwrap_or_default()
+}
+
 /// The number of a Service's port in a slice: ports are matched by name.
 fn slice_port(slice: &EndpointSlice, wanted: &TargetPort<'_>) -> Option<u16> {
-    let number = match slice.ports.as_deref().unwrap_or_default() {
-        // No ports means every port.
-        [] => wanted.number,
-        ports => {
-            let port = ports.iter().find(|port| {
-                port.name.as_deref().unwrap_or_default() == wanted.name
-                    && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
-            })?;
-            port.port.unwrap_or(wanted.number)
-        }
-    };
+    let port = ports(slice).iter().find(|port| {
+        port.name.as_deref().unwrap_or_default() == wanted.name
+            && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+    })?;
+    let number = port.port.unwrap_or(wanted.number);
     u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
