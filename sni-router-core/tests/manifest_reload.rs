@@ -4,7 +4,9 @@
 mod manifest_support;
 
 use manifest_support::*;
-use sni_router_core::manifest::{Resolved, Snapshot, UnreadableFile};
+use sni_router_core::manifest::{
+    CertificateCheck, Compiler, Options, Resolved, Snapshot, UnreadableFile,
+};
 
 /// Builds the texts of one file one after the other with one compiler.
 fn history(texts: &[&str]) -> Vec<sni_router_core::manifest::Build> {
@@ -70,6 +72,34 @@ fn ingress_keeps_its_last_good_version_when_a_rule_turns_bad() {
         routes(&builds[2]),
         ["web b.test app:443 [198.51.100.1:8443]"]
     );
+}
+
+#[test]
+fn ingress_is_gone_when_its_class_is_another_controllers_whatever_else_it_says() {
+    let classed = |class: &str| {
+        let spec = format!("spec:\n  ingressClassName: {class}\n  rules");
+        good().replacen("spec:\n  rules", &spec, 1)
+    };
+    for (from, to) in [
+        ("listener: web", "listener: a/b/c"),
+        (
+            "ingress.citrix.com/listener: web",
+            "ingress.citrix.com/listner: web",
+        ),
+        ("listener: web", "listener: web"),
+    ] {
+        let mut compiler = Compiler::new(Options {
+            ingress_classes: vec!["mine".into()],
+            certificates: CertificateCheck::Ignore,
+            ..Options::default()
+        });
+        let mut build =
+            |text: &str| compiler.build(&snapshot(&[("a.yaml", text)]), &Resolved::new(), 0);
+        assert_eq!(routes(&build(&classed("mine"))), [SERVED]);
+        let moved = build(&classed("other").replace(from, to));
+        assert_eq!(routes(&moved), Vec::<String>::new(), "{to}");
+        assert_eq!(errors(&moved), Vec::<String>::new(), "{to}");
+    }
 }
 
 #[test]

@@ -198,3 +198,27 @@ fn same_problem_is_one_event() {
             .all(|event| event.object.kind != "File")
     );
 }
+
+#[test]
+fn object_of_another_controller_gets_no_event() {
+    let text = ingress("app", "a.test", "app");
+    let of_another = |annotation: &str| {
+        text.replace("ingress.citrix.com/listener: web", annotation)
+            .replacen("spec:\n", "spec:\n  ingressClassName: cic-vpx\n", 1)
+    };
+    let slice = service("app", "198.51.100.1").replace(
+        "kubernetes.io/service-name: app",
+        "multicluster.kubernetes.io/service-name: app",
+    );
+    for object in [
+        of_another("ingress.citrix.com/ssl-passthrough: \"True\""),
+        of_another("ingress.citrix.com/listener: \"a/b/c\""),
+        of_another("ingress.citrix.com/listner: web"),
+        of_another("ingress.citrix.com/listener: missing"),
+        slice,
+    ] {
+        let build = build_for(&["sni-router"], &object);
+        assert_eq!(desired(&build).events, [], "{object}");
+        assert!(!build.problems.is_empty(), "{object}");
+    }
+}

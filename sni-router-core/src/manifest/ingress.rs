@@ -60,14 +60,15 @@ pub(super) fn read(
 ) -> Option<Reading> {
     let none = BTreeMap::new();
     let annotations = ingress.metadata.annotations.as_ref().unwrap_or(&none);
-    let listener = match attachment(annotations, key, default_listener, report) {
-        Attachment::To(listener) => listener,
-        Attachment::Absent | Attachment::Bad => return None,
-    };
+    // First of all: whatever else another controller's Ingress says is not ours to judge.
     if let Some(rejected) = classes.reject_ingress(key, ingress) {
         report.note(rejected.path, rejected.what, "");
         return None;
     }
+    let listener = match attachment(annotations, key, default_listener, report) {
+        Attachment::To(listener) => listener,
+        Attachment::Absent | Attachment::Bad => return None,
+    };
     report_ignored(annotations, report);
     report_unknown(annotations, &OWN_ANNOTATIONS, report);
     let policies = match annotations.get(LBVSERVER) {

@@ -97,8 +97,9 @@ impl<'a> Slices<'a> {
 /// Reports what is wrong in a slice itself.
 pub(super) fn check(slice: &EndpointSlice, report: &mut Report) {
     if service_name(slice).is_none() {
+        // No warning: others have slices of their own, as the multicluster Services API has.
         let what = format!("has no {SERVICE_NAME}, so it belongs to no Service");
-        report.warning(
+        report.note(
             "metadata.labels",
             what,
             "label it with the name of its Service",
