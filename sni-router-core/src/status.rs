@@ -84,6 +84,8 @@ pub struct Event {
     pub object: ObjectRef,
     /// The object's uid, where known.
     pub uid: Option<String>,
+    /// The problem's; what is written is a Warning in any case.
+    pub severity: Severity,
     /// CamelCase.
     pub reason: &'static str,
     /// The field, what is wrong and what to do, at most [`MAX_MESSAGE`] bytes.
@@ -188,6 +190,7 @@ fn events(build: &Build) -> Vec<Event> {
         events.push(Event {
             object: problem.object.clone(),
             uid: subject.and_then(|subject| subject.uid.clone()),
+            severity: problem.severity,
             reason: problem.reason.as_str(),
             message,
         });

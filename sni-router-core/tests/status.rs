@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use manifest_support::*;
 use sni_router_core::manifest::{Build, Resolved};
+use sni_router_core::problem::Severity;
 use sni_router_core::status::{Desired, MAX_MESSAGE, State, desired};
 
 /// All that is desired, as text.
@@ -221,4 +222,12 @@ fn object_of_another_controller_gets_no_event() {
         assert_eq!(desired(&build).events, [], "{object}");
         assert!(!build.problems.is_empty(), "{object}");
     }
+}
+
+#[test]
+fn event_is_as_severe_as_its_problem() {
+    let unused = desired(&build(&listener("web", 443)));
+    let wrong = desired(&build(&listener("web", 443).replace("https", "udp")));
+    let severities = [unused, wrong].map(|desired| desired.events[0].severity);
+    assert_eq!(severities, [Severity::Warning, Severity::Error]);
 }

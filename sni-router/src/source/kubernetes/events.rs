@@ -1,6 +1,8 @@
 //! Warning events, one for every problem: it is told when it comes, counted when it comes again,
-//! and told again before the API server forgets it.
+//! and told again before the API server forgets it. Where there are more than may be written, each
+//! is told once before any is told again.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
@@ -25,52 +27,68 @@ pub struct Events {
     budget: Budget,
 }
 
+#[derive(Default)]
 struct Told {
     /// How often it has come.
     count: i32,
     is_there: bool,
+    /// Whether it has come, and was not written since.
+    is_news: bool,
     /// When it was written last; never yet if absent.
     written: Option<Instant>,
 }
 
+impl Told {
+    /// It is there now. One that comes and goes is counted, and told now and then.
+    fn comes(&mut self, now: Instant) {
+        if self.is_there {
+            return;
+        }
+        self.count = self.count.saturating_add(1);
+        self.is_there = true;
+        self.is_news |= !self.is_younger(QUIET, now);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.is_news || !self.is_younger(AGAIN_AFTER, now)
+    }
+
+    fn mark_written(&mut self, now: Instant) {
+        self.is_news = false;
+        self.written = Some(now);
+    }
+
+    /// Whether it was written less than `age` ago.
+    fn is_younger(&self, age: Duration, now: Instant) -> bool {
+        let written = self.written;
+        written.is_some_and(|at| now.duration_since(at) < age)
+    }
+}
+
 impl Events {
-    /// Takes the problems there are now, and gives those to be written, as many as may be.
+    /// Takes the problems there are now, and gives those to be written, as many as may be: what
+    /// was never written, errors before warnings, and what was written longest ago.
     pub fn due<'a>(&mut self, events: impl Iterator<Item = &'a Event>, now: Instant) -> Vec<Event> {
         let mut before = std::mem::take(&mut self.told);
-        let mut left = self.budget.left(now);
         let mut due = Vec::new();
         for event in events {
-            let mut told = before.remove(event).unwrap_or(Told {
-                count: 0,
-                is_there: false,
-                written: None,
-            });
-            if !told.is_there {
-                told.count = told.count.saturating_add(1);
-                told.is_there = true;
-                // One that comes and goes is counted, and told now and then.
-                let is_recent = |at: Instant| now.duration_since(at) < QUIET;
-                told.written = told.written.filter(|at| is_recent(*at));
-            }
-            let is_due = told
-                .written
-                .is_none_or(|at| now.duration_since(at) >= AGAIN_AFTER);
-            if is_due && left >= 1.0 {
-                left -= 1.0;
-                due.push(event.clone());
+            let mut told = before.remove(event).unwrap_or_default();
+            told.comes(now);
+            if told.is_due(now) {
+                due.push((told.written, Reverse(event.severity), event));
             }
             self.told.insert(event.clone(), told);
         }
         for (event, mut told) in before {
             told.is_there = false;
-            if told
-                .written
-                .is_some_and(|at| now.duration_since(at) < AGAIN_AFTER)
-            {
+            if told.is_younger(AGAIN_AFTER, now) {
                 self.told.insert(event, told);
             }
         }
-        due
+        // Of equals, the order of the build.
+        due.sort_by_key(|(written, severity, _)| (written.is_some(), *severity, *written));
+        due.truncate(self.budget.left(now) as usize);
+        due.into_iter().map(|(_, _, event)| event.clone()).collect()
     }
 
     /// Writes one that is due. One that is refused comes again as late as one that was written: it
@@ -82,7 +100,7 @@ impl Events {
         self.budget.take();
         let outcome = send(client, event, told.count).await;
         if outcome.is_ok() || outcome.as_ref().is_err_and(is_refusal) {
-            told.written = Some(Instant::now());
+            told.mark_written(Instant::now());
         }
         outcome
     }
@@ -190,7 +208,7 @@ const QUIET: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use kube::client::Body;
-    use sni_router_core::problem::ObjectRef;
+    use sni_router_core::problem::{ObjectRef, Severity};
 
     use super::*;
 
@@ -203,6 +221,7 @@ mod tests {
                 ..ObjectRef::file("")
             },
             uid: Some("7".into()),
+            severity: Severity::Warning,
             reason: "BackendNotFound",
             message: "there is no Service".into(),
         }
@@ -210,7 +229,7 @@ mod tests {
 
     fn written(events: &mut Events, event: &Event, now: Instant) {
         events.budget.take();
-        events.told.get_mut(event).unwrap().written = Some(now);
+        events.told.get_mut(event).unwrap().mark_written(now);
     }
 
     #[tokio::test]
@@ -276,6 +295,46 @@ mod tests {
             now += Duration::from_secs(1);
         }
         assert!((100..=150).contains(&told), "{told}");
+    }
+
+    #[test]
+    fn every_problem_of_a_flood_is_told_before_any_is_told_again_and_errors_first() {
+        let mut events = Events::default();
+        let mut all: Vec<_> = (0..3000).map(|n| event(&format!("a{n}"))).collect();
+        let error = all.last_mut().unwrap();
+        error.severity = Severity::Error;
+        let error = error.clone();
+        let start = Instant::now();
+        let step = Duration::from_secs(50);
+        let mut counts = HashMap::<_, u32>::new();
+        for turn in 0..90 * 60 / 50 {
+            let now = start + step * turn;
+            for due in events.due(all.iter(), now) {
+                let is_first = !counts.contains_key(&due);
+                assert!(is_first || counts.len() == all.len(), "told again");
+                assert!(turn > 0 || !counts.is_empty() || due == error);
+                written(&mut events, &due, now);
+                *counts.entry(due).or_default() += 1;
+            }
+        }
+        assert_eq!(counts.len(), all.len());
+        assert!(counts[&error] >= 2, "{}", counts[&error]);
+        let total: u32 = counts.values().sum();
+        assert!((5_300..=5_450).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn problem_that_was_never_told_comes_before_those_that_come_and_go() {
+        let mut events = Events::default();
+        let old: Vec<_> = (0..50).map(|n| event(&format!("old{n}"))).collect();
+        let start = Instant::now();
+        for due in events.due(old.iter(), start) {
+            written(&mut events, &due, start);
+        }
+        events.due([].into_iter(), start);
+        let (new, later) = (event("new"), start + QUIET);
+        let due = events.due(old.iter().chain([&new]), later);
+        assert_eq!((due.len(), &due[0]), (50, &new));
     }
 
     #[test]
