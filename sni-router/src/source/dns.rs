@@ -83,6 +83,16 @@ impl Dns {
         self.resolved.clone()
     }
 
+    /// Ends when every one of `names` has been asked for once, answered or not, so that
+    /// [`Self::resolved`] has it. Those that are not wanted are waited for in vain.
+    #[cfg_attr(not(test), expect(dead_code, reason = "app does not wait yet"))]
+    pub async fn asked_once(&self, names: &BTreeSet<Host>) {
+        let mut resolved = self.resolved();
+        let are_there = |known: &Arc<Resolved>| names.iter().all(|name| known.contains_key(name));
+        // It can fail only when nothing is resolved any more.
+        let _ = resolved.wait_for(are_there).await;
+    }
+
     /// How its look-ups go.
     pub fn lookups(&self) -> Arc<Lookups> {
         Arc::clone(&self.lookups)

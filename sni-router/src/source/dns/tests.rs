@@ -231,6 +231,28 @@ async fn pauses_after_failures_grow_to_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn asked_once_ends_when_the_last_name_has_an_outcome() {
+    // Those of the second turn are asked for when those of the first are done.
+    let hosts: Vec<_> = (0..=AT_ONCE).map(|i| format!("h{i}.test")).collect();
+    let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+    for otherwise in [ok(&["192.0.2.1"], 60), NOTHING, failed()] {
+        let answers = Script::new([]);
+        answers.otherwise(otherwise);
+        answers.delay(Duration::from_millis(10));
+        let began = Instant::now();
+        let dns = start(&answers, &hosts);
+        dns.asked_once(&names(&hosts)).await;
+        let took = began.elapsed();
+        assert!((20..30).contains(&took.as_millis()), "{took:?}");
+        assert_eq!(dns.resolved().borrow().len(), hosts.len());
+        // Neither are those waited for that have an outcome, nor is nobody.
+        dns.asked_once(&names(&hosts)).await;
+        dns.asked_once(&names(&[])).await;
+        assert_eq!(began.elapsed(), took);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn name_is_asked_for_again_when_its_look_up_panicked() {
     // The script panics when another name is asked for than its next one.
     let answers = Script::new([
