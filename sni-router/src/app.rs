@@ -1,24 +1,26 @@
 //! The composition root: the one file that knows every module and puts them together.
 
+mod follow;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use sni_router_core::manifest::{Compiler, Resolved};
+use sni_router_core::manifest::Compiler;
 use sni_router_core::model::Model;
-use sni_router_core::problem::Severity;
 use sni_router_core::table::RouteTable;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use self::follow::{Observers, Why, follow};
 use crate::answers::{Facts, Inside, Outcome};
 use crate::carry::{Adopt, Aside, Live};
 use crate::claim::Claims;
-use crate::control::{Applied, Control, VipsOfFlows};
+use crate::control::{Control, VipsOfFlows};
 use crate::counted::{self, Counted, labels};
 use crate::datapath::bpf::{Kernel, forward_logs};
 use crate::datapath::choose::choose;
@@ -30,7 +32,7 @@ use crate::listen::{Groups, Steering};
 use crate::measured::{Bytes, Measured};
 use crate::meter::Meter;
 use crate::observe::admin::{Admin, AdminAddr, Answers};
-use crate::observe::metrics::{Metrics, Problems};
+use crate::observe::metrics::Metrics;
 use crate::observe::readiness::Readiness;
 use crate::privileges::{Duties, Privileges};
 use crate::proxy::Proxy;
@@ -39,7 +41,7 @@ use crate::proxy::doorman::Doors;
 use crate::proxy::gate::Gate;
 use crate::proxy::worker::Worker;
 use crate::settings::{Manifests, Settings};
-use crate::signals::{Signals, on_rotation, stop};
+use crate::signals::{Signals, on_rotation};
 use crate::source::Source;
 use crate::source::directory::Directory;
 use crate::source::dns::{Dns, SystemResolver};
@@ -327,92 +329,9 @@ fn steer(kernel: Option<&mut Kernel>, workers: &[Worker]) -> Result<Steering> {
     Ok(Steering::Lookup(kernel.rules()?))
 }
 
-/// Who is told what was applied, and who asks for manifests to be read again.
-struct Observers<'o> {
-    metrics: &'o Metrics,
-    readiness: &'o Readiness,
-    outcome: &'o Outcome,
-    reload: &'o Notify,
-}
-
-/// Why [`follow`] has ended.
-enum Why {
-    /// The process was told to stop.
-    Stopped,
-    /// Another one takes over.
-    TakenOver,
-}
-
-/// Applies every snapshot until the process is told to stop, or to hand over. `served` is called once something is served.
-async fn follow(
-    control: &mut Control,
-    source: &Source,
-    dns: &Dns,
-    signals: &mut Signals,
-    supervisor: &mut Supervisor,
-    observers: &Observers<'_>,
-    served: &mut Option<impl FnOnce()>,
-) -> Why {
-    let mut snapshots = source.snapshots();
-    let mut resolved = dns.resolved();
-    loop {
-        let addresses: Arc<Resolved> = Arc::clone(&resolved.borrow_and_update());
-        // Before there is a snapshot, there is nothing to serve.
-        if let Some(snapshot) = snapshots.latest() {
-            let applied = control.apply(&snapshot, &addresses).await;
-            dns.want(&applied.build.model.external_names);
-            count(
-                observers.metrics,
-                &applied,
-                control.table.load().generation(),
-            );
-            observers.outcome.note(&applied);
-            if applied.is_served {
-                source.write(&applied.build);
-                observers.readiness.set_ready();
-                if let Some(served) = served.take() {
-                    served();
-                }
-            }
-            supervisor.applied(&applied, &control.table.load());
-        }
-        let mut is_settled = false;
-        loop {
-            tokio::select! {
-                Ok(()) = snapshots.changed() => break,
-                Ok(()) = resolved.changed() => break,
-                _ = signals.reload.recv() => supervisor.reloading(source.reload()),
-                () = observers.reload.notified() => drop(source.reload()),
-                () = supervisor.attend() => match snapshots.are_new() {
-                    true => break,
-                    false => supervisor.unchanged(),
-                },
-                () = sleep(SETTLE_TICK), if !is_settled => is_settled = control.settle().await,
-                _ = signals.hand_over.recv() => return Why::TakenOver,
-                () = stop(&mut signals.terminate, &mut signals.interrupt) => return Why::Stopped,
-            }
-        }
-    }
-}
-
-fn count(metrics: &Metrics, applied: &Applied, generation: u64) {
-    if !applied.is_served {
-        return metrics.apply_failed();
-    }
-    let problems = Problems {
-        notes: applied.build.count(Severity::Note),
-        warnings: applied.build.count(Severity::Warning),
-        errors: applied.build.count(Severity::Error),
-    };
-    metrics.applied(generation, problems);
-}
-
 /// What a client whose SYN was already answered gets to complete its handshake: a listening socket
 /// that closes resets it.
 const HANDSHAKES: Duration = Duration::from_millis(200);
-
-/// How often it is tried to bind what could not be bound, and to give up VIPs of listeners that are gone.
-const SETTLE_TICK: Duration = Duration::from_secs(5);
 
 /// What the kernel gets at least to deliver what is left in send queues.
 const DELIVERY: Duration = Duration::from_secs(5);

@@ -60,11 +60,14 @@ pub struct Applied {
 }
 
 impl Control {
-    /// Makes a snapshot what is served. A snapshot that the host refuses leaves everything as it
-    /// is.
-    pub async fn apply(&mut self, snapshot: &Snapshot, resolved: &Resolved) -> Applied {
-        let start = Instant::now();
-        let build = self.compiler.build(snapshot, resolved, now());
+    /// What a snapshot means. Nothing is changed by it.
+    pub fn build(&mut self, snapshot: &Snapshot, resolved: &Resolved) -> Build {
+        self.compiler.build(snapshot, resolved, now())
+    }
+
+    /// Makes of a snapshot, which was begun with at `start`, what is served. One that the host refuses leaves everything
+    /// as it is.
+    pub async fn apply(&mut self, build: Build, start: Instant) -> Applied {
         self.tell(&build.problems);
         let current = self.table.load_full();
         let next = RouteTable::compile(&build.model, current.generation() + 1, Some(&current));

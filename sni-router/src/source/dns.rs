@@ -85,7 +85,6 @@ impl Dns {
 
     /// Ends when every one of `names` has been asked for once, answered or not, so that
     /// [`Self::resolved`] has it. Those that are not wanted are waited for in vain.
-    #[cfg_attr(not(test), expect(dead_code, reason = "app does not wait yet"))]
     pub async fn asked_once(&self, names: &BTreeSet<Host>) {
         let mut resolved = self.resolved();
         let are_there = |known: &Arc<Resolved>| names.iter().all(|name| known.contains_key(name));
