@@ -73,13 +73,16 @@ impl Sockets {
         let mut pause = SHORTEST_PAUSE;
         let mut moved = 0;
         loop {
-            if let Some(end) = self.look(up, down, traffic) {
-                return end;
-            }
-            let step = match (
+            let end = self.look(up, down, traffic);
+            let steps = (
                 up.step(&self.client, &self.endpoint, self.up()),
                 down.step(&self.endpoint, &self.client, self.down()),
-            ) {
+            );
+            if let Some(end) = end {
+                // Only now: what came before a RST is passed on before the RST is.
+                return end;
+            }
+            let step = match steps {
                 (Ok(up), Ok(down)) => up.max(down),
                 (Err(Failed::Overrun), _) | (_, Err(Failed::Overrun)) => return End::Failed,
                 (Err(Failed::Source), _) | (_, Err(Failed::Sink)) => return End::ClientReset,

@@ -8,9 +8,10 @@ mod copy;
 mod pipe;
 mod splice;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -128,10 +129,17 @@ async fn both_ways(sides: &Sides, unsent: &[u8], copy_only: bool, tally: &Tally<
     let (mut up_done, mut down_done) = (false, false);
     while !(up_done && down_done) {
         tokio::select! {
+            // What came before a RST is passed on before the RST is.
+            biased;
             result = &mut up, if !up_done => match result {
                 Ok(()) => up_done = true,
                 Err(Broken::Source) => return End::ClientReset,
-                Err(Broken::Sink) => return End::EndpointReset,
+                Err(Broken::Sink) => {
+                    if !down_done {
+                        once(down.as_mut()).await;
+                    }
+                    return End::EndpointReset;
+                }
             },
             result = &mut down, if !down_done => match result {
                 Ok(()) => down_done = true,
@@ -198,6 +206,15 @@ async fn writable(stream: &TcpStream) -> Result<(), Broken> {
 fn progress(sides: &Sides, traffic: &Traffic) -> u64 {
     let acked = |socket| tcp_info(socket).map_or(0, |info| info.bytes_acked());
     traffic.up() + traffic.down() + acked(&sides.client) + acked(&sides.endpoint)
+}
+
+/// Has a direction move what it can at once.
+async fn once(mut direction: Pin<&mut impl Future>) {
+    poll_fn(|context| {
+        let _ = direction.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Answers when the peer of `stream` has reset the connection.

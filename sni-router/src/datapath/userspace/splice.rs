@@ -26,7 +26,7 @@ pub(super) async fn until_slow(
             return Ok(Pace::Changed);
         };
         // The pipe is empty here, so "would block" can only mean that the source has nothing.
-        let moved = loop {
+        loop {
             match fill(source, &mut pipe) {
                 Ok(0) => return Ok(Pace::Finished),
                 Ok(moved) => {
@@ -35,18 +35,16 @@ pub(super) async fn until_slow(
                     // A source and a sink that are always ready would keep the thread for ever.
                     consume_budget().await;
                     if moved < SMALL_BYTES {
-                        break moved;
+                        small_in_a_row += 1;
+                        break;
                     }
+                    small_in_a_row = 0;
                 }
-                Err(error) if would_block(&error) => break SMALL_BYTES,
+                // Also after each small piece, where there are pauses between them.
+                Err(error) if would_block(&error) => break,
                 Err(_) => return Err(Broken::Source),
             }
-        };
-        small_in_a_row = if moved < SMALL_BYTES {
-            small_in_a_row + 1
-        } else {
-            0
-        };
+        }
         if small_in_a_row == SLOW_AFTER {
             return Ok(Pace::Changed);
         }
