@@ -10,6 +10,7 @@ use sni_router_core::table::Route;
 use socket2::SockRef;
 use tokio::time::{Instant, timeout};
 
+use super::Proxy;
 use super::connect::{Attempts, Bounds, connect};
 use super::hello::{Greeting, Read, Reading};
 use super::left::{Active, leave, reason};
@@ -17,7 +18,6 @@ use super::pending::Place;
 use super::reason::CloseReason;
 use super::record::Record;
 use super::reject::{reject, reset};
-use super::{Proxy, Settings};
 use crate::carry::{Client, Datapath, Hold, Outcome, Pair};
 use crate::socket::{Socket, is_own};
 
@@ -40,7 +40,7 @@ pub(super) async fn serve(proxy: Arc<Proxy>, client: Socket, peer: SocketAddr, p
     };
     match established {
         Ok(connected) => connected.carry(active).await,
-        Err(Some(rejected)) => rejected.answer(&proxy.settings).await,
+        Err(Some(rejected)) => rejected.answer(&proxy).await,
         Err(None) => {}
     }
 }
@@ -340,8 +340,8 @@ struct Rejected {
     client: Socket,
     tls13: bool,
     reason: CloseReason,
-    /// Being told that a hello was bad takes as much of us as saying hello.
-    _place: Option<Place>,
+    /// Its place among those that say hello, if it still has one.
+    place: Option<Place>,
 }
 
 impl Rejected {
@@ -353,17 +353,22 @@ impl Rejected {
             client,
             tls13,
             reason,
-            _place: None,
+            place: None,
         }
     }
 
     fn keeping(mut self, place: Place) -> Self {
-        self._place = Some(place);
+        self.place = Some(place);
         self
     }
 
-    async fn answer(self, settings: &Settings) {
-        reject(self.client, self.reason, &settings.answers, self.tls13).await;
+    async fn answer(self, proxy: &Proxy) {
+        // Being told why takes as much of us as saying hello.
+        let Some(_place) = self.place.or_else(|| proxy.pending.enter()) else {
+            return reset(&self.client);
+        };
+        let answers = &proxy.settings.answers;
+        reject(self.client, self.reason, answers, self.tls13).await;
     }
 }
 

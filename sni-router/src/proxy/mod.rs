@@ -21,6 +21,7 @@ pub mod quota;
 pub mod reason;
 pub mod record;
 mod reject;
+mod seldom;
 pub mod settings;
 pub mod trace;
 pub mod worker;
@@ -39,6 +40,7 @@ use pending::Pending;
 use profile::Profiles;
 use quota::Quota;
 use record::Observer;
+use seldom::Seldom;
 use settings::Settings;
 use trace::Trace;
 
@@ -53,6 +55,8 @@ pub struct Proxy {
     gate: Arc<Gate>,
     trace: Arc<Trace>,
     pending: Arc<Pending>,
+    /// That a connection could not be accepted.
+    unaccepted: Seldom,
     /// What those have in common that the kernel carries alone.
     profiles: Profiles,
     /// Connections that this process carries, or opens.
@@ -85,6 +89,7 @@ impl Proxy {
             gate,
             trace: Arc::default(),
             pending,
+            unaccepted: Seldom::default(),
             profiles: Profiles::default(),
             active: AtomicUsize::new(0),
             shutdown,

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
@@ -162,7 +162,9 @@ async fn accept(proxy: &Arc<Proxy>, listener: &AsyncFd<TcpListener>) {
                 }
                 Err(error) => {
                     // Out of descriptors or memory: trying again at once would only burn the CPU.
-                    warn!(%error, "cannot accept; trying again (raise LimitNOFILE if this stays)");
+                    if let Some(times) = proxy.unaccepted.happens(Instant::now()) {
+                        warn!(%error, times, "cannot accept; trying again (raise LimitNOFILE if this stays)");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
