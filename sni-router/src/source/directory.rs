@@ -192,7 +192,7 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
                     }
                 }
             }
-            self.read().await;
+            self.read(!asked.is_empty()).await;
         }
     }
 
@@ -221,11 +221,16 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
         now != self.fingerprint || self.read_error.is_some()
     }
 
-    async fn read(&mut self) {
+    /// Reads it. Unless somebody has asked for that, not while a file is being written anew: what it said stays until
+    /// then, and should it stay empty, the fingerprint changes.
+    async fn read(&mut self, is_asked: bool) {
         let snapshot = match self.source.look().await {
             Ok(look) => {
                 self.fingerprint = look.fingerprint;
                 self.keep(look.watcher);
+                if !is_asked && look.fingerprint.is_some_and(|it| it.is_unwritten) {
+                    return;
+                }
                 self.source.understood(look.snapshot)
             }
             Err(error) => Err(error),

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 /// What the file system says of a file, or of a directory and all below it, as one number; no
 /// file is opened.
@@ -14,25 +15,38 @@ use std::path::Path;
 /// behind a symbolic link. That they are equal is no proof: a write within the file system's
 /// time stamp granularity that keeps the size goes unseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint(u64);
+pub(super) struct Fingerprint {
+    hash: u64,
+    /// Whether a file was emptied a moment ago: somebody is about to write it (`helm template … > all.yaml`).
+    pub(super) is_unwritten: bool,
+}
 
 impl Fingerprint {
     /// Fails only if `path` itself cannot be looked at; what cannot be below it counts as a fact
     /// like any other.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
-        let mut walk = Walk::default();
+        let mut walk = Walk {
+            now: SystemTime::now(),
+            hash: 0,
+            is_unwritten: false,
+            seen: HashSet::new(),
+        };
         if meta.is_dir() {
             walk.directory(path, &meta)?;
         } else {
             walk.add(path, Ok(&meta));
         }
-        Ok(Self(walk.hash))
+        Ok(Self {
+            hash: walk.hash,
+            is_unwritten: walk.is_unwritten,
+        })
     }
 }
 
-#[derive(Default)]
 struct Walk {
+    now: SystemTime,
+    is_unwritten: bool,
     /// Sum of the entries' hashes, since a directory lists them in any order.
     hash: u64,
     /// Directories seen, by device and inode: symbolic links can make a circle.
@@ -65,6 +79,7 @@ impl Walk {
         path.hash(&mut hasher);
         match fact {
             Ok(meta) => {
+                self.is_unwritten |= self.was_just_emptied(meta);
                 (meta.dev(), meta.ino(), meta.size(), meta.mode()).hash(&mut hasher);
                 (
                     meta.mtime(),
@@ -78,10 +93,20 @@ impl Walk {
         }
         self.hash = self.hash.wrapping_add(hasher.finish());
     }
+
+    fn was_just_emptied(&self, meta: &Metadata) -> bool {
+        // Other machines may have other clocks; what is in the future is not waited for.
+        let age = meta.modified().map(|at| self.now.duration_since(at));
+        meta.is_file() && meta.len() == 0 && matches!(age, Ok(Ok(age)) if age < UNWRITTEN)
+    }
 }
+
+/// What a program may take from being started with its output going to a file to its first word.
+const UNWRITTEN: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -126,6 +151,28 @@ mod tests {
         symlink("..", dir.path().join("sub/up")).unwrap();
         symlink("nowhere", dir.path().join("dangling")).unwrap();
         Fingerprint::of(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn file_is_unwritten_for_a_moment_after_it_was_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("all.yaml");
+        let is_unwritten = || Fingerprint::of(dir.path()).unwrap().is_unwritten;
+        fs::write(&path, "one").unwrap();
+        assert!(!is_unwritten());
+        let file = File::create(&path).unwrap();
+        assert!(is_unwritten());
+        let emptied = SystemTime::now();
+        for (at, expected) in [
+            (emptied - UNWRITTEN, false),
+            (emptied + 2 * UNWRITTEN, false),
+            (emptied - UNWRITTEN / 2, true),
+        ] {
+            file.set_modified(at).unwrap();
+            assert_eq!(is_unwritten(), expected);
+        }
+        fs::write(&path, "two").unwrap();
+        assert!(!is_unwritten());
     }
 
     #[test]

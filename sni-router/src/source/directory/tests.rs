@@ -22,6 +22,30 @@ async fn change_is_published_within_a_second_when_a_file_is_written() {
     assert_eq!(watched.next().await, ["a.yaml=two"]);
 }
 
+/// As a shell does it: the file is empty until the program has something to say.
+#[tokio::test]
+async fn file_that_was_emptied_keeps_what_it_said_until_it_is_written_or_stays_empty() {
+    let dir = directory(&[("a.yaml", "one"), ("b.yaml", "b")]);
+    let path = dir.path().join("a.yaml");
+    let mut watched = Watched::open(dir.path()).await;
+    fs::write(&path, "").unwrap();
+    let early = timeout(Duration::from_secs(1), watched.snapshots.changed()).await;
+    assert!(early.is_err(), "{:?}", watched.texts());
+    fs::write(&path, "two").unwrap();
+    assert_eq!(watched.next().await, ["a.yaml=two", "b.yaml=b"]);
+
+    fs::write(&path, "").unwrap();
+    let late = timeout(Duration::from_secs(10), watched.snapshots.changed()).await;
+    late.expect("it is over some time").unwrap();
+    assert_eq!(watched.texts(), ["a.yaml=", "b.yaml=b"]);
+    // Who asks does not wait.
+    fs::write(&path, "three").unwrap();
+    assert_eq!(watched.next().await, ["a.yaml=three", "b.yaml=b"]);
+    fs::write(&path, "").unwrap();
+    let _ = watched.directory.reload().await;
+    assert_eq!(watched.texts(), ["a.yaml=", "b.yaml=b"]);
+}
+
 #[tokio::test]
 async fn change_is_published_when_kubernetes_swaps_its_volume() {
     // As the kubelet's atomic writer does: data directory, `..data` link, one link a file.
