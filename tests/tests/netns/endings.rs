@@ -250,3 +250,22 @@ fn bytes_queued_in_the_router_outlive_the_sender(#[case] datapath: Datapath) {
         assert_eq!(access.reason, "done", "{access:?}");
     }
 }
+
+/// An answer to what the endpoint has not read to its end: its kernel sends what was said, and a RST right behind it.
+#[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
+#[case::tc(Datapath::Tc)]
+fn last_words_before_a_reset_arrive(#[case] datapath: Datapath) {
+    let rig = Rig::start(datapath, &[]);
+    let words = [0x5a; 1000];
+    for round in 0..100 {
+        let pair = rig.open();
+        write(&pair.client, b"unread");
+        pair.server.peek(&mut [0]).expect("it has come");
+        write(&pair.server, &words);
+        drop(pair.server);
+        let heard = read_to_end(&pair.client, SOON);
+        assert_eq!(heard, (words.to_vec(), End::Reset), "round {round}");
+    }
+}
