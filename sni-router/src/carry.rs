@@ -222,11 +222,13 @@ pub enum Decline {
     TakenOver,
     /// An IPsec policy covers the packets of one side, which those of flows do not meet.
     Ipsec,
+    /// The host's route to one side leads by another interface than that side's packets come by.
+    Asymmetric,
 }
 
 impl Decline {
     /// All of them, for metrics.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TableFull,
         Self::KernelRefused,
         Self::NotEstablished,
@@ -239,6 +241,7 @@ impl Decline {
         Self::InFlight,
         Self::TakenOver,
         Self::Ipsec,
+        Self::Asymmetric,
     ];
 
     /// The label in logs and metrics.
@@ -256,6 +259,7 @@ impl Decline {
             Self::InFlight => "in_flight",
             Self::TakenOver => "taken_over",
             Self::Ipsec => "ipsec_policy",
+            Self::Asymmetric => "asymmetric_path",
         }
     }
 }

@@ -27,6 +27,7 @@ use super::learn::{Plan, SYN, Sides, Towards, has_spoken, learn};
 use super::policies::Ipsec;
 use super::registry::{Carried, Registry};
 use super::source::SourcePort;
+use super::ways::Ways;
 use crate::carry::{Decline, Direction, End, Kind, Pair, Refused};
 use crate::datapath::bpf::{Flows, Handshakes, is_full};
 use crate::socket::{Socket, is_own};
@@ -46,6 +47,7 @@ pub(super) struct Host<'h> {
     pub(super) conntrack: &'h Conntrack,
     pub(super) ipsec: &'h Ipsec,
     pub(super) known: &'h Known,
+    pub(super) ways: &'h Ways,
 }
 
 /// Hands the pair over, and returns when it has no socket any more.
@@ -71,12 +73,8 @@ pub(super) async fn hand_over(
         handshakes.forget(&sides.up(), isns[0]);
         handshakes.forget(&sides.down(), isns[1]);
     };
-    let planned = if host.ipsec.covers(&sides) {
-        Err(Decline::Ipsec)
-    } else {
-        plan(handshakes, &sides, &towards, &mut pair, &source).await
-    };
-    let (mut plan, proof) = match planned {
+    let planned = plan(handshakes, host, &sides, &towards, &mut pair, &source);
+    let (mut plan, proof) = match planned.await {
         Ok(planned) => planned,
         Err(decline) => {
             forget([None; 2]);
@@ -147,11 +145,15 @@ pub(super) async fn hand_over(
 /// Learns, and reads on where the client had more to say.
 async fn plan(
     handshakes: &Handshakes,
+    host: Host<'_>,
     sides: &Sides,
     towards: &Towards,
     pair: &mut Pair,
     source: &SourcePort,
 ) -> Result<(Plan, Option<Proof>), Decline> {
+    if host.ipsec.covers(sides) {
+        return Err(Decline::Ipsec);
+    }
     let mut rounds = 0;
     loop {
         let learned = learn(
@@ -164,6 +166,7 @@ async fn plan(
         );
         match learned {
             Err(Decline::InFlight) if rounds < READ_ROUNDS => {}
+            Ok((plan, _)) if !host.ways.lead(sides, &plan) => return Err(Decline::Asymmetric),
             other => return other,
         }
         rounds += 1;

@@ -23,6 +23,7 @@ mod registry;
 pub mod reserve;
 mod segment;
 mod source;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -46,6 +47,7 @@ use self::policies::Ipsec;
 pub use self::ports::Ports;
 use self::registry::Registry;
 use self::source::SourcePort;
+use self::ways::Ways;
 use super::bpf::{Flows, Pins, Taking};
 use super::clock::limits_reached;
 use crate::carry::{
@@ -66,6 +68,7 @@ pub struct Tc {
     known: Arc<Known>,
     raw: Mutex<Option<(Raw, Taking)>>,
     ipsec: Arc<Ipsec>,
+    ways: Arc<Ways>,
     next: Arc<dyn Datapath>,
     retired: Notify,
     /// Nobody opens connections any more.
@@ -92,6 +95,7 @@ impl Tc {
             known: Arc::new(Known::new()),
             raw: Mutex::default(),
             ipsec: Ipsec::watch(),
+            ways: Arc::new(Ways::new()),
             next,
             retired: Notify::new(),
             closed: Arc::default(),
@@ -122,6 +126,7 @@ impl Tc {
             known: Arc::clone(&self.known),
             conntrack: Arc::clone(&self.conntrack),
             ipsec: Arc::clone(&self.ipsec),
+            ways: Arc::clone(&self.ways),
             doorman,
             raw: Arc::new(raw),
             retired: Arc::clone(&self.closed),
@@ -226,6 +231,7 @@ impl Tc {
                 conntrack: &self.conntrack,
                 ipsec: &self.ipsec,
                 known: &self.known,
+                ways: &self.ways,
             },
             pair,
             *prepared,

@@ -45,6 +45,7 @@ use super::conntrack::Conntrack;
 use super::known::Known;
 use super::policies::Ipsec;
 use super::registry::Registry;
+use super::ways::Ways;
 use crate::carry::Doorman;
 use crate::datapath::bpf::{Flows, Taking};
 use crate::sys::allocator;
@@ -58,6 +59,7 @@ pub(super) struct Opener {
     pub(super) known: Arc<Known>,
     pub(super) conntrack: Arc<Conntrack>,
     pub(super) ipsec: Arc<Ipsec>,
+    pub(super) ways: Arc<Ways>,
     pub(super) doorman: Arc<dyn Doorman>,
     pub(super) raw: Arc<Raw>,
     pub(super) retired: Arc<Notify>,

@@ -32,7 +32,9 @@ impl Openings {
     ) -> Option<(SourcePort, Sides, Path)> {
         let opener = &self.opener;
         let (client, vip) = sides(key);
-        if client.is_ipv4() != endpoint.is_ipv4() {
+        let ifindex = self.clients.get(key)?.ifindex;
+        let leads_back = || opener.ways.leads(vip.ip(), client.ip(), ifindex);
+        if client.is_ipv4() != endpoint.is_ipv4() || !leads_back() {
             return None;
         }
         let known = |from| opener.known.path(from, endpoint);
@@ -118,6 +120,11 @@ impl Openings {
             return;
         };
         let leaves_by = self.masters.leaves_by(answer.ifindex, awaited.path.ifindex);
+        let Sides {
+            source, endpoint, ..
+        } = awaited.sides;
+        let ways = &self.opener.ways;
+        let leaves_by = leaves_by.filter(|it| ways.leads(source.ip(), endpoint.ip(), *it));
         awaited.path.ifindex = leaves_by.unwrap_or(answer.ifindex);
         let is_usual = leaves_by.is_some() && answer.flags & (AGREED | HINDERS) == AGREED;
         let is_there = self.opener.is_there(&key, opening);
