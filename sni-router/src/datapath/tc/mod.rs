@@ -15,6 +15,7 @@ mod known;
 mod learn;
 mod limits;
 mod lingering;
+mod links;
 mod occupied;
 mod opening;
 mod policies;
@@ -141,6 +142,7 @@ impl Tc {
     pub async fn dispatch(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self.registry).sweep());
         tokio::spawn(Arc::clone(&self.registry).watch_limits());
+        tokio::spawn(Arc::clone(&self.registry).watch_links());
         let ended = self.flows.ended(|batch| self.registry.ended(batch));
         tokio::select! {
             // Whoever comes next reads the ring, of which there is one.
