@@ -72,6 +72,7 @@ impl Sockets {
     async fn carry(&self, up: &mut Flow, down: &mut Flow, traffic: &Traffic, meter: &Meter) -> End {
         let mut pause = SHORTEST_PAUSE;
         let mut moved = 0;
+        let mut waited = Duration::ZERO;
         loop {
             let end = self.look(up, down, traffic);
             let steps = (
@@ -79,8 +80,13 @@ impl Sockets {
                 down.step(&self.endpoint, &self.client, self.down()),
             );
             if let Some(end) = end {
-                // Only now: what came before a RST is passed on before the RST is.
-                return end;
+                // What came before a RST is passed on before the RST is, also by the kernel's worker.
+                if waited == LAST_WORDS || self.has_delivered(end) {
+                    return end;
+                }
+                waited += SHORTEST_PAUSE;
+                sleep(SHORTEST_PAUSE).await;
+                continue;
             }
             let step = match steps {
                 (Ok(up), Ok(down)) => up.max(down),
@@ -112,6 +118,16 @@ impl Sockets {
                 SHORTEST_PAUSE
             };
         }
+    }
+
+    /// Whether all that a side has sent which is gone was written to the other one.
+    fn has_delivered(&self, end: End) -> bool {
+        let (stream, sink) = match end {
+            End::ClientReset => (self.up(), &self.endpoint),
+            _ => (self.down(), &self.client),
+        };
+        let written = sink.written_since();
+        written.is_ok_and(|written| written >= stream.redirected() + stream.passed())
     }
 
     /// Asks the sockets for FIN and RST.
@@ -197,3 +213,6 @@ pub(super) fn moved(stream: StreamView<'_>) -> u64 {
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the kernel gets to write what it has redirected of a side that is gone: a slow receiver must not keep us.
+const LAST_WORDS: Duration = Duration::from_millis(100);
