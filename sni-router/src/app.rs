@@ -219,7 +219,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
             (tc, adopter)
         }),
     });
-    if let (Some(tc), Some(pins), None) = (&tc, &pins, &inheritance) {
+    let has_let_go = predecessor.is_some_and(|predecessor| !predecessor.is_noted);
+    if let (Some(tc), Some(pins), false) = (&tc, &pins, has_let_go) {
         tc.outlast(pins).await;
     }
     let adopter = Arc::clone(&proxy);
@@ -268,8 +269,9 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
 
     info!(connections = proxy.active(), "draining");
     readiness.set_draining();
-    let at_most = settings.drain_timeout.saturating_add(LAST_WORDS * 5);
-    supervisor.stopping(proxy.active(), at_most.saturating_add(DELIVERY));
+    // More than it takes: who waits does no harm, and who is impatient ends it in the middle.
+    let at_most = settings.drain_timeout.saturating_mul(2);
+    supervisor.stopping(proxy.active(), at_most.saturating_add(LAST_WORDS * 5));
     if let Some(tc) = &tc {
         match pins {
             Some(_) => tc.retire(),
@@ -287,6 +289,10 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     ending.drain(&proxy, Instant::now() + LAST_WORDS).await;
     proxy.sum_up();
     if ending.is_followed {
+        if let (Some(_), Some(predecessor)) = (served, predecessor) {
+            // This one has never served, and so has not told it.
+            predecessor.tell();
+        }
         control.abandon();
         info!("stopped; another router goes on");
         return Ok(());

@@ -9,7 +9,7 @@
 //! to itself, serves ──SIGTERM──▶                  drains the connections that have sockets, and ends
 //! ```
 //!
-//! Who lets go is noted with the pins until it has ended: should the new one be killed before it serves, the next one ends
+//! Who lets go is noted with the pins until it is told to end: should the new one be killed before it serves, the next one ends
 //! the old one.
 //!
 //! The old one accepts until the end, and what it accepts it carries by sockets. So there is no moment in
@@ -45,11 +45,13 @@ pub enum PinDir {
 }
 
 /// The router that was here first; ends when it is told to, not before.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Predecessor {
     pid: Pid,
     /// Somebody else tells it to.
     is_spared: bool,
+    /// It has let go for a process that did not live to tell it.
+    pub is_noted: bool,
 }
 
 /// What comes of a predecessor.
@@ -78,8 +80,22 @@ impl Predecessor {
     /// The one that was noted in case that nobody lives to see its end.
     fn noted(pins: &Pins) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(pins.before()?).ok()?)?;
-        let is_spared = false;
-        Some(Self { pid, is_spared }).filter(|it| it.is_there() && is_router(pid))
+        let noted = Self {
+            pid,
+            is_spared: false,
+            is_noted: true,
+        };
+        Some(noted).filter(|it| it.is_there() && is_router(pid))
+    }
+
+    /// It is not needed any more.
+    pub fn tell(self) {
+        if self.is_spared {
+            return;
+        }
+        if let Err(error) = kill_process(self.pid, Signal::TERM) {
+            warn!(%error, "the router before this one has ended by itself");
+        }
     }
 }
 
@@ -92,12 +108,10 @@ impl Inheritance {
             pins,
             heir,
         } = self;
-        let told = match predecessor.is_spared {
-            true => Ok(()),
-            false => kill_process(predecessor.pid, Signal::TERM),
-        };
-        if let Err(error) = told {
-            warn!(%error, "the router before this one has ended by itself");
+        predecessor.tell();
+        if let Some(pins) = pins.filter(|pins| pins.is_owned()) {
+            // A second time would hurry it.
+            pins.forget_before();
         }
         let adopt = |is_alone| {
             if let Some((tc, adopter)) = &heir {
@@ -110,9 +124,6 @@ impl Inheritance {
         }
         adopt(true);
         info!("the router before this one has ended");
-        if let Some(pins) = pins.filter(|pins| pins.is_owned()) {
-            pins.forget_before();
-        }
     }
 }
 
@@ -154,10 +165,15 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
                 let predecessor = predecessor.filter(Predecessor::is_there);
                 let Some(predecessor) = predecessor else {
                     let noted = Predecessor::noted(&pins);
+                    if noted.is_none() {
+                        pins.forget_before();
+                    }
                     return Ok((pins, noted));
                 };
-                let noted = pins.note_before(predecessor.pid.as_raw_nonzero().get() as u32);
-                noted.with_context(|| format!("cannot use {}", dir.display()))?;
+                let pid = predecessor.pid.as_raw_nonzero().get() as u32;
+                if let Err(error) = pins.note_before(pid) {
+                    warn!(%error, "the router before this one is not noted");
+                }
                 return Ok((pins, Some(predecessor)));
             }
             Err(PinError::Owned(pid)) => pid,
@@ -174,6 +190,7 @@ async fn own(dir: &Path) -> Result<(Pins, Option<Predecessor>)> {
                     predecessor = Some(Predecessor {
                         pid,
                         is_spared: false,
+                        is_noted: false,
                     });
                 }
                 Err(Errno::PERM) => {
@@ -205,8 +222,11 @@ pub fn adopt(tc: &Tc, adopter: &dyn Adopt, is_alone: bool) {
     }
 }
 
-/// Whether it is one of ours: another process namespace has other numbers.
+/// Whether it is another one of ours: another process namespace has other numbers, of which one may be this process's.
 fn is_router(pid: Pid) -> bool {
+    if pid == rustix::process::getpid() {
+        return false;
+    }
     let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     name(&pid.as_raw_nonzero().to_string()).is_some_and(|it| Some(it) == name("self"))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sni_router_core::problem::Severity;
@@ -50,13 +51,15 @@ pub(super) async fn follow(
         // Before there is a snapshot, there is nothing to serve.
         if let Some(snapshot) = snapshots.latest() {
             let begun = std::time::Instant::now();
-            let mut build = control.build(&snapshot, &resolved.borrow_and_update());
+            let addresses = Arc::clone(&resolved.borrow_and_update());
+            let mut build = control.build(&snapshot, &addresses);
             let before = mem::replace(&mut names, build.model.external_names.clone());
             dns.want(&names);
             if !names.is_subset(&before) {
                 // What was served before goes on until DNS has answered, by whatever router.
                 let _ = timeout(FIRST_ANSWER, dns.asked_once(&names)).await;
-                build = control.build(&snapshot, &resolved.borrow_and_update());
+                let addresses = Arc::clone(&resolved.borrow_and_update());
+                build = control.build(&snapshot, &addresses);
             }
             let applied = control.apply(build, begun).await;
             count(

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, info, warn};
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, UNWRITTEN};
 use super::watcher::Watcher;
 
 /// A directory that is watched as long as this lives.
@@ -48,6 +48,7 @@ impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
             asked,
             publish,
             fingerprint: look.fingerprint,
+            held_since: None,
             watcher: None,
             read_error: None,
             watch_error: None,
@@ -163,6 +164,8 @@ struct Follower<S> {
     publish: watch::Sender<Arc<S>>,
     /// As of the last look; `None` where there was no directory.
     fingerprint: Option<Fingerprint>,
+    /// Since when nothing is read, since a file seems about to be written.
+    held_since: Option<Instant>,
     watcher: Option<Watcher>,
     /// What was logged last and still holds.
     read_error: Option<String>,
@@ -229,8 +232,13 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
                 self.fingerprint = look.fingerprint;
                 self.keep(look.watcher);
                 if !is_asked && look.fingerprint.is_some_and(|it| it.is_unwritten) {
-                    return;
+                    let since = *self.held_since.get_or_insert_with(Instant::now);
+                    // One that is emptied again and again keeps nothing else back.
+                    if since.elapsed() < UNWRITTEN {
+                        return;
+                    }
                 }
+                self.held_since = None;
                 self.source.understood(look.snapshot)
             }
             Err(error) => Err(error),

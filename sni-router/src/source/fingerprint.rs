@@ -79,7 +79,7 @@ impl Walk {
         path.hash(&mut hasher);
         match fact {
             Ok(meta) => {
-                self.is_unwritten |= self.was_just_emptied(meta);
+                self.is_unwritten |= !is_hidden(path) && self.was_just_emptied(meta);
                 (meta.dev(), meta.ino(), meta.size(), meta.mode()).hash(&mut hasher);
                 (
                     meta.mtime(),
@@ -101,8 +101,14 @@ impl Walk {
     }
 }
 
+/// What begins with a dot is nobody's manifest.
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with('.'))
+}
+
 /// What a program may take from being started with its output going to a file to its first word.
-const UNWRITTEN: Duration = Duration::from_secs(3);
+pub(super) const UNWRITTEN: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -172,6 +178,7 @@ mod tests {
             assert_eq!(is_unwritten(), expected);
         }
         fs::write(&path, "two").unwrap();
+        File::create(dir.path().join(".keep")).unwrap();
         assert!(!is_unwritten());
     }
 

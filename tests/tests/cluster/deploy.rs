@@ -82,6 +82,7 @@ fn chart_refuses_values_that_it_does_not_know_or_cannot_use() {
         ("ingressClass=\"x\"", "ingressClass"),
         ("watchNamespaces=[\"Team_A\"]", "watchNamespaces"),
         ("rbacRole=true", "rbacRole needs watchNamespaces"),
+        ("datapath=\"sockmap\"", "set takeOver: false"),
     ] {
         let refused = helm(&[value]).unwrap_err();
         assert!(refused.contains(why), "{value}: {refused}");

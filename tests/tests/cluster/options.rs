@@ -91,7 +91,10 @@ pub const CASES: [(&[&str], &[&str]); 31] = [
             "\"secretName\":\"clusters\"",
         ],
     ),
-    (&["datapath=\"userspace\""], &["--datapath=userspace"]),
+    (
+        &["datapath=\"userspace\"", "takeOver=false"],
+        &["--datapath=userspace"],
+    ),
     (&["tcPorts=\"20000-29999\""], &["--tc-ports=20000-29999"]),
     (&["claimVips=false"], &["!--claim-vips"]),
     (

@@ -34,6 +34,28 @@ fn router_that_starts_while_another_one_drains_need_not_wait() {
     pinned.open_left().exchange();
 }
 
+/// Who was told to end, and lets its connections finish, is told once, whoever comes next.
+#[test]
+fn router_that_drains_is_not_hurried_by_who_follows_its_killed_successor() {
+    let mut pinned = Pinned::start();
+    let early = pinned.rig.lab.connect(Family::V4);
+    until("the client has a socket", SOON, || {
+        pinned.rig.router.status()["connections"] == 1
+    });
+    let next = pinned.next(&pinned.rig.lab.admin_of("next"));
+    let mut first = mem::replace(&mut pinned.rig.router, next);
+    first.log().wait_for_line("draining", SOON);
+    pinned.rig.router.kill();
+    pinned.rig.router = pinned.next(&pinned.rig.lab.admin_of("last"));
+    pinned.open_left().exchange();
+    let hello = hello(HOST);
+    write(&early, &hello);
+    let server = pinned.rig.accept();
+    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
+    drop((early, server));
+    assert!(first.wait_exit(SOON).success());
+}
+
 /// It has made the first one let go, and tells it no more that it may end. The next one does.
 #[test]
 fn router_whose_successor_did_not_live_is_ended_by_the_next_one() {

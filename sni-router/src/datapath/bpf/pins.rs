@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/<network namespace's cookie>/        locked by the router that owns it
 //!     owner → <process id>
-//!     before → <process id>                who owned it before, and has not ended
+//!     before → <process id>                who owned it before, and was not told to end
 //!     v<ABI>/SNI_FLOWS, …                  maps
 //!     v<ABI>/link-<interface>              `snir_tc` on an interface
 //! ```
@@ -111,7 +111,7 @@ impl Pins {
         self.lock().is_some()
     }
 
-    /// Notes who let go of it for this process, in case this one does not live to see that one's end.
+    /// Notes who let go of it for this process, in case this one does not live to tell that one to end.
     pub fn note_before(&self, process: u32) -> io::Result<()> {
         self.forget_before();
         symlink(process.to_string(), self.root.join(BEFORE))
@@ -134,9 +134,10 @@ impl Pins {
         remove_all(&self.root)
     }
 
-    /// Lets go of what is this version's, and of everything where no other version has left anything.
+    /// Lets go of what is this version's, and of everything where no other version has left anything, nor somebody has to
+    /// be told to end.
     pub fn remove_own(&self) -> io::Result<()> {
-        match self.foreign().is_empty() {
+        match self.foreign().is_empty() && self.before().is_none() {
             true => self.remove(),
             false => remove_all(&self.dir()),
         }

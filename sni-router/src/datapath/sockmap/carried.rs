@@ -72,9 +72,10 @@ impl Sockets {
     async fn carry(&self, up: &mut Flow, down: &mut Flow, traffic: &Traffic, meter: &Meter) -> End {
         let mut pause = SHORTEST_PAUSE;
         let mut moved = 0;
-        let mut waited = Duration::ZERO;
+        let (mut end, mut waited) = (None, Duration::ZERO);
         loop {
-            let end = self.look(up, down, traffic);
+            // A RST is seen once: who reads or writes takes the socket's error away.
+            end = end.or_else(|| self.look(up, down, traffic));
             let steps = (
                 up.step(&self.client, &self.endpoint, self.up()),
                 down.step(&self.endpoint, &self.client, self.down()),

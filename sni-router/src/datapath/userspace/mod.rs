@@ -16,6 +16,7 @@ use std::task::Poll;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 
 use super::clock::limits_reached;
 use crate::carry::{Datapath, Direction, End, Kind, Limits, Outcome, Pair, Refused, Traffic};
@@ -127,31 +128,33 @@ async fn both_ways(sides: &Sides, unsent: &[u8], copy_only: bool, tally: &Tally<
     });
     let mut down = pin!(one_way(endpoint, client, Direction::Down, copy_only, tally));
     let (mut up_done, mut down_done) = (false, false);
-    while !(up_done && down_done) {
+    let end = loop {
         tokio::select! {
-            // What came before a RST is passed on before the RST is.
-            biased;
             result = &mut up, if !up_done => match result {
                 Ok(()) => up_done = true,
                 Err(Broken::Source) => return End::ClientReset,
-                Err(Broken::Sink) => {
-                    if !down_done {
-                        once(down.as_mut()).await;
-                    }
-                    return End::EndpointReset;
-                }
+                Err(Broken::Sink) => break End::EndpointReset,
             },
             result = &mut down, if !down_done => match result {
                 Ok(()) => down_done = true,
                 Err(Broken::Source) => return End::EndpointReset,
-                Err(Broken::Sink) => return End::ClientReset,
+                Err(Broken::Sink) => break End::ClientReset,
             },
             // A side is not read from after its FIN, nor while the other one is slow.
-            () = reset(client) => return End::ClientReset,
-            () = reset(endpoint) => return End::EndpointReset,
+            () = reset(client) => break End::ClientReset,
+            () = reset(endpoint) => break End::EndpointReset,
         }
+        if up_done && down_done {
+            return End::Done;
+        }
+    };
+    // What came before a RST is passed on before the RST is.
+    match end {
+        End::ClientReset if !up_done => once(up).await,
+        End::EndpointReset if !down_done => once(down).await,
+        _ => {}
     }
-    End::Done
+    end
 }
 
 /// Which side of a direction is gone.
@@ -209,7 +212,9 @@ fn progress(sides: &Sides, traffic: &Traffic) -> u64 {
 }
 
 /// Has a direction move what it can at once.
-async fn once(mut direction: Pin<&mut impl Future>) {
+async fn once(direction: Pin<&mut impl Future>) {
+    // Whatever else has had its turn: what is there is finite.
+    let mut direction = pin!(unconstrained(direction));
     poll_fn(|context| {
         let _ = direction.as_mut().poll(context);
         Poll::Ready(())
