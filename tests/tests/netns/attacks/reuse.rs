@@ -135,7 +135,9 @@ fn connection_that_both_ends_have_forgotten_opens_no_other_one_at_the_endpoint(
     let pair = open(&ways, Way::Routed, family);
     assert_eq!(pair.address, address);
     let access = ways.access(address, &[]);
-    assert_eq!(access.reason, "endpoint_reset", "{access:?}");
+    // By the client where an acknowledgement was still on its way, which it knows nothing of either.
+    let is_reset = ["endpoint_reset", "client_reset"].contains(&&*access.reason);
+    assert!(is_reset, "{access:?}");
     exchange(&pair);
     end(pair, Ending::Fin);
     let access = ways.access(address, &[]);
