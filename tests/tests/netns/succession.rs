@@ -1,6 +1,7 @@
 //! Routers that follow one another in the wrong moment.
 
 use std::mem;
+use std::net::TcpStream;
 
 use sni_router_tests::daemon::{Launch, Router};
 use sni_router_tests::raw::{hello, read_exactly, write};
@@ -14,10 +15,7 @@ use crate::restart::Pinned;
 #[test]
 fn router_that_starts_while_another_one_drains_need_not_wait() {
     let mut pinned = Pinned::start();
-    let early = pinned.rig.lab.connect(Family::V4);
-    until("the client has a socket", SOON, || {
-        pinned.rig.router.status()["connections"] == 1
-    });
+    let early = silent(&pinned);
     pinned.rig.router.signal(rustix::process::Signal::TERM);
     pinned.rig.router.log().wait_for_line("draining", SOON);
 
@@ -25,12 +23,7 @@ fn router_that_starts_while_another_one_drains_need_not_wait() {
     let mut first = mem::replace(&mut pinned.rig.router, next);
     pinned.open_left().exchange();
     assert!(!first.has_ended(), "it has let a connection down");
-    let hello = hello(HOST);
-    write(&early, &hello);
-    let server = pinned.rig.accept();
-    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
-    drop((early, server));
-    assert!(first.wait_exit(SOON).success());
+    serves_to_the_end(&mut first, early, &pinned);
     pinned.open_left().exchange();
 }
 
@@ -38,22 +31,14 @@ fn router_that_starts_while_another_one_drains_need_not_wait() {
 #[test]
 fn router_that_drains_is_not_hurried_by_who_follows_its_killed_successor() {
     let mut pinned = Pinned::start();
-    let early = pinned.rig.lab.connect(Family::V4);
-    until("the client has a socket", SOON, || {
-        pinned.rig.router.status()["connections"] == 1
-    });
+    let early = silent(&pinned);
     let next = pinned.next(&pinned.rig.lab.admin_of("next"));
     let mut first = mem::replace(&mut pinned.rig.router, next);
     first.log().wait_for_line("draining", SOON);
     pinned.rig.router.kill();
     pinned.rig.router = pinned.next(&pinned.rig.lab.admin_of("last"));
     pinned.open_left().exchange();
-    let hello = hello(HOST);
-    write(&early, &hello);
-    let server = pinned.rig.accept();
-    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
-    drop((early, server));
-    assert!(first.wait_exit(SOON).success());
+    serves_to_the_end(&mut first, early, &pinned);
 }
 
 /// It has made the first one let go, and tells it no more that it may end. The next one does.
@@ -82,4 +67,23 @@ fn router_whose_successor_did_not_live_is_ended_by_the_next_one() {
     assert!(first.wait_exit(SOON).success());
     pair.exchange();
     pinned.open_left().exchange();
+}
+
+/// A client that has said nothing, so that the router has a socket of it.
+fn silent(pinned: &Pinned) -> TcpStream {
+    let client = pinned.rig.lab.connect(Family::V4);
+    until("the client has a socket", SOON, || {
+        pinned.rig.router.status()["connections"] == 1
+    });
+    client
+}
+
+/// A router that drains still serves its client, and then ends.
+fn serves_to_the_end(router: &mut Router, client: TcpStream, pinned: &Pinned) {
+    let hello = hello(HOST);
+    write(&client, &hello);
+    let server = pinned.rig.accept();
+    assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
+    drop((client, server));
+    assert!(router.wait_exit(SOON).success());
 }
