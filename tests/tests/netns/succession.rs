@@ -2,6 +2,8 @@
 
 use std::mem;
 use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
 
 use sni_router_tests::daemon::{Launch, Router};
 use sni_router_tests::raw::{hello, read_exactly, write};
@@ -11,6 +13,9 @@ use sni_router_tests::wait::{SOON, until};
 
 use crate::restart::Pinned;
 
+/// Longer than a router takes to end that is told so a second time.
+const HURRIED: Duration = Duration::from_secs(2);
+
 /// Who is told to stop, and still has connections with sockets, keeps nobody from starting; nor does who starts end those.
 #[test]
 fn router_that_starts_while_another_one_drains_need_not_wait() {
@@ -18,12 +23,16 @@ fn router_that_starts_while_another_one_drains_need_not_wait() {
     let early = silent(&pinned);
     pinned.rig.router.signal(rustix::process::Signal::TERM);
     pinned.rig.router.log().wait_for_line("draining", SOON);
+    let server = greet(&early, &pinned);
 
     let next = pinned.next(&pinned.rig.lab.admin_of("next"));
     let mut first = mem::replace(&mut pinned.rig.router, next);
     pinned.open_left().exchange();
     assert!(!first.has_ended(), "it has let a connection down");
-    serves_to_the_end(&mut first, early, &pinned);
+    write(&server, b"still here");
+    assert_eq!(read_exactly(&early, 10, SOON), b"still here");
+    drop((early, server));
+    assert!(first.wait_exit(SOON).success());
     pinned.open_left().exchange();
 }
 
@@ -35,10 +44,15 @@ fn router_that_drains_is_not_hurried_by_who_follows_its_killed_successor() {
     let next = pinned.next(&pinned.rig.lab.admin_of("next"));
     let mut first = mem::replace(&mut pinned.rig.router, next);
     first.log().wait_for_line("draining", SOON);
+    let server = greet(&early, &pinned);
     pinned.rig.router.kill();
     pinned.rig.router = pinned.next(&pinned.rig.lab.admin_of("last"));
     pinned.open_left().exchange();
-    serves_to_the_end(&mut first, early, &pinned);
+    thread::sleep(HURRIED);
+    write(&server, b"still here");
+    assert_eq!(read_exactly(&early, 10, SOON), b"still here");
+    drop((early, server));
+    assert!(first.wait_exit(SOON).success());
 }
 
 /// It has made the first one let go, and tells it no more that it may end. The next one does.
@@ -78,12 +92,11 @@ fn silent(pinned: &Pinned) -> TcpStream {
     client
 }
 
-/// A router that drains still serves its client, and then ends.
-fn serves_to_the_end(router: &mut Router, client: TcpStream, pinned: &Pinned) {
+/// Has it say hello, and answers with the other end.
+fn greet(client: &TcpStream, pinned: &Pinned) -> TcpStream {
     let hello = hello(HOST);
-    write(&client, &hello);
+    write(client, &hello);
     let server = pinned.rig.accept();
     assert_eq!(read_exactly(&server, hello.len(), SOON), hello);
-    drop((client, server));
-    assert!(router.wait_exit(SOON).success());
+    server
 }
