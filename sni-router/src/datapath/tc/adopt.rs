@@ -8,7 +8,8 @@ use sni_router_common::flow::{Flow, FlowKey, own, since, tick};
 use tracing::info;
 
 use super::entry::{Entry, Moment};
-use super::registry::{Registry, ends, lock, sides};
+use super::registry::{Registry, lock};
+use super::sides::{ends, sides};
 use crate::carry::{Adopt, End, Kind, Orphan};
 use crate::monotonic::now_ns;
 

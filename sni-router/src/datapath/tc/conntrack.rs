@@ -25,7 +25,7 @@ use rustix::net::{
 };
 use tracing::warn;
 
-use super::learn::Sides;
+use super::sides::Sides;
 use crate::monotonic::now_ns;
 
 /// The kernel's table of tracked connections, in the network namespace of this process.

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::detach::remove_filters;
 use super::ports::{Port, Ports};
-use super::registry::sides;
+use super::sides::sides;
 use crate::datapath::bpf::{Pins, foreign_flows, remove_all, version_of};
 
 /// The directory of a table, and the ports that its flows have towards their endpoints.

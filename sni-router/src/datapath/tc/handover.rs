@@ -22,10 +22,12 @@ use tracing::debug;
 
 use super::Prepared;
 use super::conntrack::Conntrack;
+use super::join::Plan;
 use super::known::{Known, Proof};
-use super::learn::{Plan, SYN, Sides, Towards, has_spoken, learn};
+use super::learn::{SYN, Towards, has_spoken, learn};
 use super::policies::Ipsec;
 use super::registry::{Carried, Registry};
+use super::sides::Sides;
 use super::source::SourcePort;
 use super::ways::Ways;
 use crate::carry::{Decline, Direction, End, Kind, Pair, Refused};

@@ -10,7 +10,8 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::entry::{Entry, Moment};
-use super::registry::{Registry, lock, sides};
+use super::registry::{Registry, lock};
+use super::sides::sides;
 use crate::carry::End;
 use crate::sys::repair;
 

@@ -11,6 +11,7 @@ mod entry;
 mod foreign;
 mod handover;
 pub mod interfaces;
+mod join;
 mod known;
 mod learn;
 mod limits;
@@ -23,6 +24,7 @@ mod ports;
 mod registry;
 pub mod reserve;
 mod segment;
+mod sides;
 mod source;
 mod ways;
 

@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use sni_router_common::flow::own;
 
-use super::learn::key;
 use super::ports::Ports;
-use super::registry::{lock, sides};
+use super::registry::lock;
+use super::sides::{key, sides};
 use crate::datapath::bpf::Flows;
 use crate::tcp_table::{self, LISTEN, TcpSocket};
 

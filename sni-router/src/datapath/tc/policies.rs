@@ -20,7 +20,7 @@ use rustix::net::{
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::learn::Sides;
+use super::sides::Sides;
 use crate::sys::readable::readable;
 
 use self::selector::{Policies, Policy, Read};

@@ -10,20 +10,20 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use sni_router_common::flow::{self, Ended, Flow, FlowKey, address, port_numbers, since, tick};
+use sni_router_common::flow::{self, Ended, Flow, FlowKey, since, tick};
 use sni_router_common::handshake::Seen;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::entries::{Entries, Leaving};
 use super::entry::{Entry, Moment};
-use super::learn::{Plan, Sides};
+use super::join::Plan;
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
+use super::sides::{Sides, ends, sides};
 use super::source::SourcePort;
 use crate::carry::{Alone, End, Ends, Keeper, Limits, Moved, Seat};
 use crate::datapath::bpf::Flows;
@@ -320,26 +320,6 @@ impl Drop for Carried {
             self.forget();
             lock(&self.registry.entries).remove(self.id);
         }
-    }
-}
-
-/// Who sends packets of this key, and to whom.
-pub(super) fn sides(key: &FlowKey) -> (SocketAddr, SocketAddr) {
-    let [from, to] = port_numbers(key.ports);
-    (
-        SocketAddr::new(address(&key.src), from),
-        SocketAddr::new(address(&key.dst), to),
-    )
-}
-
-/// Between whom a flow with these keys is.
-pub(super) fn ends(keys: &[FlowKey; 2]) -> Ends {
-    let (client, vip) = sides(&keys[0]);
-    let (endpoint, _) = sides(&keys[1]);
-    Ends {
-        client,
-        vip,
-        endpoint,
     }
 }
 

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use self::ask::Kernel;
-use super::learn::{Plan, Sides};
+use super::join::Plan;
 use super::registry::lock;
+use super::sides::Sides;
 
 /// See the module. Remembers what was asked a moment ago.
 pub(super) struct Ways {

@@ -10,8 +10,9 @@ use tokio::time::sleep_until;
 use tracing::debug;
 
 use super::super::known::{Front, Path};
-use super::super::learn::{SYN as ONE, Sides};
-use super::super::registry::sides;
+use super::super::learn::SYN as ONE;
+
+use super::super::sides::{Sides, sides};
 use super::super::source::SourcePort;
 use super::Opener;
 use super::hellos::Hellos;

@@ -10,10 +10,12 @@ use sni_router_common::handshake::{millis, seen};
 use sni_router_common::taken::Taken;
 use tracing::debug;
 
+use super::super::join::{Half, Terms, join};
 use super::super::known::{Front, Path};
-use super::super::learn::{Half, SYN as ONE, Sides, Terms, join};
-use super::super::registry::{Carried, lock, sides};
+use super::super::learn::SYN as ONE;
+use super::super::registry::{Carried, lock};
 use super::super::segment::{ACK, CLOCKS, RST, SYN, Segment};
+use super::super::sides::{Sides, sides};
 use super::super::source::SourcePort;
 use super::Opener;
 use super::clients::{Awaited, Opening, Openings};

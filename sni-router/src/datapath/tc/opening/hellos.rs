@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use sni_router_common::flow::own;
 use tracing::debug;
 
-use super::super::learn::Sides;
 use super::super::limits::reset_both;
 use super::super::segment::{ACK, PSH, Segment};
+use super::super::sides::Sides;
 use super::{FEW, Opener};
 use crate::carry::End;
 

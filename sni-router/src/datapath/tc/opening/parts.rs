@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use sni_router_common::flow::FlowKey;
 use tracing::debug;
 
-use super::super::registry::sides;
 use super::super::segment::{ACK, Segment};
+use super::super::sides::sides;
 use super::Opener;
 use super::clients::{Opening, Openings};
 

@@ -9,8 +9,9 @@ use sni_router_common::handshake::{self, seen};
 use tracing::debug;
 
 use super::super::learn::SYN as ONE;
-use super::super::registry::{lock, sides};
+use super::super::registry::lock;
 use super::super::segment::{ACK, RST};
+use super::super::sides::sides;
 use super::Opener;
 use super::clients::{Awaited, Opening, Openings};
 use super::sizes::{most_of, segment_of};
