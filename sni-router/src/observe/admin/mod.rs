@@ -8,6 +8,7 @@ mod calls;
 mod dashboard;
 mod guard;
 mod refusals;
+mod serving;
 
 use std::fmt;
 use std::io;
@@ -16,11 +17,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use axum::Extension;
+use axum::extract::ConnectInfo;
 use axum::middleware::{from_fn, from_fn_with_state};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
-use tracing::{error, info};
+use tracing::info;
 
 pub use self::answers::{Answers, Refused};
 use self::calls::Served;
@@ -73,15 +76,15 @@ impl Admin {
         let router = calls::router(served)
             .layer(from_fn_with_state(token, guard::ask_for_token))
             .layer(from_fn(guard::refuse_browsers));
-        let router = router.into_make_service_with_connect_info::<SocketAddr>();
-        let task = tokio::spawn(async move { ended(axum::serve(listener, router).await) });
+        let told = move |peer: SocketAddr| router.clone().layer(Extension(ConnectInfo(peer)));
+        let task = tokio::spawn(serving::serve(listener, told));
         Self { task, _file: None }
     }
 
     fn on_unix(listener: UnixListener, file: SocketFile, served: Served) -> Self {
         info!("the admin API is at {}", file.path().display());
         let router = calls::router(served);
-        let task = tokio::spawn(async move { ended(axum::serve(listener, router).await) });
+        let task = tokio::spawn(serving::serve(listener, move |_| router.clone()));
         Self {
             task,
             _file: Some(file),
@@ -169,13 +172,6 @@ fn remedy(addr: &AdminAddr, error: &io::Error) -> &'static str {
             "create the directory, or give --admin another path"
         }
         (AdminAddr::Unix(_), _) => "give --admin another path",
-    }
-}
-
-/// Serving has no end but the end of the task; a failed accept is tried again.
-fn ended(end: io::Result<()>) {
-    if let Err(error) = end {
-        error!("the admin API stopped: {error}");
     }
 }
 
