@@ -15,6 +15,7 @@ mod clock;
 mod errors;
 mod intact;
 mod leave;
+mod note;
 mod observe;
 mod options;
 mod other;
