@@ -224,11 +224,13 @@ pub enum Decline {
     Ipsec,
     /// The host's route to one side leads by another interface than that side's packets come by.
     Asymmetric,
+    /// One side's windows are small, and this host has agreed on large units for telling them to the other side.
+    SmallWindow,
 }
 
 impl Decline {
     /// All of them, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TableFull,
         Self::KernelRefused,
         Self::NotEstablished,
@@ -242,6 +244,7 @@ impl Decline {
         Self::TakenOver,
         Self::Ipsec,
         Self::Asymmetric,
+        Self::SmallWindow,
     ];
 
     /// The label in logs and metrics.
@@ -260,6 +263,7 @@ impl Decline {
             Self::TakenOver => "taken_over",
             Self::Ipsec => "ipsec_policy",
             Self::Asymmetric => "asymmetric_path",
+            Self::SmallWindow => "small_window",
         }
     }
 }

@@ -25,6 +25,7 @@ mod ecn;
 mod endings;
 mod endpoints;
 mod foreign;
+mod full;
 mod full_rate;
 mod gone;
 mod handover;
@@ -55,4 +56,6 @@ mod turnover;
 mod versions;
 mod vlan;
 mod vxlan;
+
+mod windows;
 mod wire;

@@ -137,36 +137,83 @@ pub(super) fn join(
     Plan { up, down }
 }
 
+impl Plan {
+    /// Whether each side can be told the other one's windows, which were scaled for this host. In units that are too
+    /// large, a small window is nothing, and nobody sends.
+    pub(super) fn tells_windows(&self) -> bool {
+        [&self.up, &self.down].into_iter().all(|flow| {
+            let window = flow.edge.wrapping_sub(flow.ack);
+            let scale = (flow.options >> 4) as i8 - flow.shift;
+            // What is under way takes one.
+            flow.shift >= 0 || window >> scale >= 2
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn bytes_count_right_where_the_hello_crosses_the_end_of_the_sequence_numbers() {
+    fn half(theirs: u32) -> Half {
+        let terms = Terms {
+            window: 65_535,
+            peer_scale: 0,
+            own_scale: 0,
+            mtu: 1500,
+            has_sack: true,
+            has_ecn: false,
+        };
+        Half {
+            terms,
+            theirs,
+            ours: u32::MAX,
+            ifindex: 1,
+        }
+    }
+
+    fn sides() -> Sides {
         let addr = |text: &str| text.parse().expect("an address");
-        let sides = Sides {
+        Sides {
             client: addr("10.0.0.1:1000"),
             vip: addr("10.0.0.2:443"),
             source: addr("10.0.0.3:2000"),
             endpoint: addr("10.0.0.4:8443"),
-        };
-        let half = |theirs| Half {
-            terms: Terms {
-                window: 65_535,
-                peer_scale: 0,
-                own_scale: 0,
-                mtu: 1500,
-                has_sack: true,
-                has_ecn: false,
-            },
-            theirs,
-            ours: u32::MAX,
-            ifindex: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn bytes_count_right_where_the_hello_crosses_the_end_of_the_sequence_numbers() {
         for (theirs, received) in [(0, 500), (u32::MAX - 499, 500), (u32::MAX - 100, 500)] {
-            let Plan { up, down } = join(&sides, &half(theirs), &half(7), None, received);
+            let Plan { up, down } = join(&sides(), &half(theirs), &half(7), None, received);
             assert_eq!((up.bytes(), down.bytes()), (received.into(), 0));
             assert_eq!(up.end as u32, theirs.wrapping_add(received));
+        }
+    }
+
+    #[test]
+    fn windows_can_be_told_in_units_of_which_there_are_two() {
+        // What a side is ready for, how it scales that, and how this host scales towards the other side.
+        for (window, theirs, ours, can) in [
+            (65_535, 0, 14, true),
+            (32_768, 0, 14, true),
+            (32_767, 0, 14, false),
+            (2_304, 7, 11, false),
+            (4_096, 7, 11, true),
+            (1_024, 7, 7, true),
+            (1, 0, 0, true),
+            (0, 14, 0, true),
+        ] {
+            let (mut small, mut other) = (half(1), half(7));
+            small.terms.window = window;
+            small.terms.peer_scale = theirs;
+            other.terms.own_scale = ours;
+            let plans = [
+                join(&sides(), &small, &other, None, 500),
+                join(&sides(), &other, &small, None, 500),
+            ];
+            for plan in plans {
+                assert_eq!(plan.tells_windows(), can, "{window} {theirs} {ours}");
+            }
         }
     }
 }

@@ -102,6 +102,9 @@ pub(super) fn learn(
         clocks,
         received,
     );
+    if !plan.tells_windows() {
+        return Err(Decline::SmallWindow);
+    }
     plan.down.own |= own::HELD;
     plan.down.since_or_held = e_up.wrapping_add(received);
     let proof = has_timestamps.then(|| Proof {

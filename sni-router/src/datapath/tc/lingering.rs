@@ -49,6 +49,16 @@ impl Lingering {
         over
     }
 
+    /// Takes out the one that has lingered longest.
+    pub(super) fn take_oldest(&mut self) -> Option<([FlowKey; 2], u32)> {
+        while let Some((_, port, id)) = self.order.pop_front() {
+            if self.has(port, id) {
+                return self.take(port);
+            }
+        }
+        None
+    }
+
     /// Takes out the one of this port.
     pub(super) fn take(&mut self, port: Port) -> Option<([FlowKey; 2], u32)> {
         let (keys, id) = self.flows.remove(&port)?;

@@ -26,7 +26,7 @@ use super::ports::{self, Port, Ports};
 use super::sides::{Sides, ends, sides};
 use super::source::SourcePort;
 use crate::carry::{Alone, End, Ends, Keeper, Limits, Moved, Seat};
-use crate::datapath::bpf::Flows;
+use crate::datapath::bpf::{Flows, is_full};
 use crate::meter::Meter;
 use crate::monotonic::now_ns;
 
@@ -83,11 +83,9 @@ impl Registry {
         let id = self.enter(&[up, down], [plan.up.end as u32, plan.down.end as u32]);
         plan.up.id = id;
         plan.down.id = id;
-        let table = self.flows.table();
-        let inserted = table.insert(&down, &plan.down).and_then(|()| {
-            table
-                .insert(&up, &plan.up)
-                .inspect_err(|_| table.remove(&down))
+        let inserted = self.insert_with_room(&down, &plan.down).and_then(|()| {
+            self.insert_with_room(&up, &plan.up)
+                .inspect_err(|_| self.flows.table().remove(&down))
         });
         if let Err(error) = inserted {
             lock(&self.entries).remove(id);
@@ -99,6 +97,21 @@ impl Registry {
             id,
             source: Some(source),
         })
+    }
+
+    /// A table that is full gives up what has ended longest ago: at 17,000 connections a second it is full of those.
+    fn insert_with_room(&self, key: &FlowKey, flow: &Flow) -> io::Result<()> {
+        let table = self.flows.table();
+        loop {
+            match table.insert(key, flow) {
+                Err(error) if is_full(&error) => {
+                    let oldest = lock(&self.lingering).take_oldest();
+                    let (keys, id) = oldest.ok_or(error)?;
+                    self.remove(keys, id);
+                }
+                inserted => return inserted,
+            }
+        }
     }
 
     /// Under a number that no other flow has: there may be one that has outlived all numbers.

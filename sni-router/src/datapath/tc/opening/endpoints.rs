@@ -178,7 +178,8 @@ impl Openings {
 }
 
 impl Opener {
-    /// Makes a flow of a client and its endpoint, and sends the hello. `None` where the table takes none.
+    /// Makes a flow of a client and its endpoint, and sends the hello. `None` where that cannot be, or the table
+    /// takes none.
     pub(super) fn hand_over(
         &self,
         key: FlowKey,
@@ -236,6 +237,9 @@ impl Opener {
         let clocks = Some([clock, down_clock]);
         let bytes = received.len() as u32;
         let mut plan = join(&sides, &client, &endpoint, clocks, bytes);
+        if !plan.tells_windows() {
+            return None;
+        }
         // What was judged is what arrives, and nothing that the client might send in its place.
         plan.down.own |= own::GUARDED;
         plan.down.since_or_held = endpoint.ours.wrapping_add(bytes);

@@ -1,0 +1,115 @@
+//! Peers with small windows, behind a router that scales its own by as much as there is.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use sni_router_tests::bulk::{Pattern, receive, send};
+use sni_router_tests::daemon::Router;
+use sni_router_tests::raw::{End, hello};
+use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
+use sni_router_tests::site::PORT;
+use sni_router_tests::topology::Family;
+use sni_router_tests::wait::SOON;
+use socket2::{Domain, Socket, Type};
+
+/// Bytes that a side has room for.
+const SMALL: usize = 4096;
+
+/// More than there is room for anywhere.
+const LEN: u64 = 1 << 20;
+
+/// A router whose host has so much memory for sockets that its peers' windows are told in units of 16 KiB.
+struct Vast {
+    router: Router,
+    lab: Lab,
+}
+
+impl Vast {
+    fn start() -> Self {
+        let lab = Lab::new(1);
+        let host = &lab.net.router;
+        host.sysctl("ipv4/tcp_rmem", "4096 131072 1073741824");
+        Rig::site(&lab).write_to(&lab.manifests());
+        let router = lab.start_with(&["--datapath", "auto", "--claim-vips"], &[]);
+        Self { router, lab }
+    }
+
+    /// Sends a lot from the endpoint to a client, or the other way, and tells who carried it and why.
+    #[track_caller]
+    fn transfer(&self, client: TcpStream, endpoint: &TcpListener, is_up: bool) -> [String; 2] {
+        let pair = Pair::greet(client, &hello(HOST), endpoint);
+        let (from, to) = match is_up {
+            true => (&pair.client, &pair.server),
+            false => (&pair.server, &pair.client),
+        };
+        // Who receives nothing, fails; who waits for that must not wait for ever.
+        from.set_write_timeout(Some(SOON)).expect("set a timeout");
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let sent = send(from, Pattern::new(1), LEN).expect("send");
+                from.shutdown(Shutdown::Write).expect("shutdown");
+                sent
+            });
+            let received = receive(to, SOON);
+            assert_eq!(received, (sender.join().expect("the sender"), End::Fin));
+        });
+        let address = pair.address;
+        drop(pair);
+        let access = self.router.log().access_of(address, SOON);
+        assert_eq!(access.reason, "done", "{access:?}");
+        [access.datapath, access.declined]
+    }
+
+    fn small_client(&self) -> TcpStream {
+        let to = SocketAddr::new(Family::V4.vip(), PORT);
+        let connect = |socket: &Socket| socket.connect_timeout(&to.into(), SOON);
+        let client = self.lab.net.client.run(|| small(to, connect));
+        client.expect("connect").into()
+    }
+
+    fn small_endpoint(&self) -> TcpListener {
+        let at = self.lab.endpoint(0);
+        let endpoint = self.lab.net.backends[0].run(|| {
+            small(at, |socket| {
+                socket.set_reuse_address(true)?;
+                socket.bind(&at.into())?;
+                socket.listen(16)
+            })
+        });
+        endpoint.expect("listen").into()
+    }
+}
+
+/// A socket with little room, for this address.
+fn small(at: SocketAddr, set_up: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    socket.set_recv_buffer_size(SMALL)?;
+    set_up(&socket)?;
+    Ok(socket)
+}
+
+/// A peer whose window would be nothing in such units is served by sockets; everybody else is not.
+#[test]
+fn peers_with_small_windows_receive_what_is_sent() {
+    let host = Vast::start();
+    let carried = ["tc", ""].map(str::to_owned);
+    let declined = ["userspace", "small_window"].map(str::to_owned);
+    let endpoint = host.lab.listen(0);
+    let usual = || host.lab.connect(Family::V4);
+    let small = host.small_client();
+    assert_eq!(host.transfer(small, &endpoint, false), declined);
+    // By sockets first, and then without.
+    for _ in 0..3 {
+        assert_eq!(host.transfer(usual(), &endpoint, true), carried);
+        assert_eq!(host.transfer(usual(), &endpoint, false), carried);
+    }
+    // Without sockets the endpoint is told in the client's own units.
+    let small = host.small_client();
+    assert_eq!(host.transfer(small, &endpoint, false), carried);
+    drop(endpoint);
+    let endpoint = host.small_endpoint();
+    for _ in 0..3 {
+        assert_eq!(host.transfer(usual(), &endpoint, true), declined);
+    }
+}
