@@ -20,3 +20,4 @@ mod status;
 mod town;
 mod verdicts;
 mod watches;
+mod withheld;

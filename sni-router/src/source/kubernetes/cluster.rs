@@ -16,7 +16,8 @@ use super::connect::{Access, ConnectError};
 use super::contact::Contact;
 use super::definition::{self, Problems};
 use super::kind::Kind;
-use super::mirror::{Mirror, Section};
+use super::mirror::Mirror;
+use super::section::Section;
 use super::watch::{Watch, words};
 use super::writer::{Writer, Writing, Written};
 
@@ -63,8 +64,6 @@ pub struct Watched {
 
 #[derive(Default)]
 struct Kept {
-    /// What the cache or a predecessor said at the start, until the API server has answered.
-    cached: Option<Files>,
     /// What was written to the cache last.
     saved: Option<Files>,
     /// Whether the cluster is no longer ours.
@@ -85,10 +84,12 @@ impl Watched {
             false => name.as_str().into(),
         };
         let (client, renewal) = access.client().await?;
-        let cached = load(cache.clone(), &label).await;
         let scope = &common.scope;
         let mirror = Arc::new(Mirror::new(sections(scope), Arc::clone(&common.dirty)));
-        let contact = Arc::new(Contact::default());
+        if let Some(cached) = load(cache.clone(), &label).await {
+            mirror.remember(cached);
+        }
+        let contact = Arc::new(Contact::new(Arc::clone(&common.dirty)));
         let definition = Problems::default();
         let mut tasks = JoinSet::new();
         if let Some(renewal) = renewal {
@@ -138,36 +139,32 @@ impl Watched {
             contact,
             definition,
             cache,
-            kept: Mutex::new(Kept {
-                cached,
-                ..Kept::default()
-            }),
+            kept: Mutex::default(),
             _tasks: tasks,
         })
     }
 
-    /// What is in force: what the API server says, or said before the start; `None` if nothing is
-    /// known.
+    /// What is in force: what the API server says, what was known of sections that it withholds, or, as
+    /// long as one is awaited, all that was known before the start; `None` if nothing is known.
     pub fn files(&self, may_be_cached: bool) -> Option<Files> {
         if self.mirror.is_complete() {
-            self.kept().cached = None;
             return Some(self.mirror.files());
         }
-        self.kept().cached.clone().filter(|_| may_be_cached)
+        self.mirror.cached().filter(|_| may_be_cached)
     }
 
     /// What is in force of `old`, which was reached in another way, stays so until the API server has
     /// answered.
     pub fn inherit(&self, old: &Self) {
         if let Some(files) = old.files(true) {
-            self.kept().cached = Some(files);
+            self.mirror.remember(files);
         }
     }
 
     /// How long what is in force may have been outdated; `None` while the API server answers.
     pub fn stale_for(&self) -> Option<Duration> {
         let lost = self.contact.lost_for();
-        let is_cached = !self.mirror.is_complete() && self.kept().cached.is_some();
+        let is_cached = !self.mirror.is_complete() && self.mirror.cached().is_some();
         lost.or(is_cached.then_some(Duration::ZERO))
     }
 
@@ -177,7 +174,7 @@ impl Watched {
         problems.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes what the API server said last to the disk, unless it is there. Blocks.
+    /// Writes what is in force, once nothing is awaited, to the disk, unless it is there. Blocks.
     pub fn save(&self) {
         let Some(cache) = self.cache.as_ref().filter(|_| self.mirror.is_complete()) else {
             return;

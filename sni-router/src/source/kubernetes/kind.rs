@@ -53,6 +53,15 @@ impl Kind {
         ApiResource::from_gvk_with_plural(&kind, plural)
     }
 
+    /// As RBAC and `kubectl` name it: `ingresses.networking.k8s.io`.
+    pub fn name(self) -> String {
+        let resource = self.resource();
+        match resource.group.as_str() {
+            "" => resource.plural,
+            group => format!("{}.{group}", resource.plural),
+        }
+    }
+
     pub fn is_namespaced(self) -> bool {
         !matches!(self, Self::IngressClass | Self::Namespace)
     }

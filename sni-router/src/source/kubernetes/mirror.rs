@@ -6,24 +6,10 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use super::cache::Files;
 use super::kind::Kind;
-use super::object::{Id, Object, Seen};
-
-/// Objects of one kind, of one namespace or of all: what one watch gives.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Section {
-    pub kind: Kind,
-    /// `None` for all.
-    pub namespace: Option<String>,
-}
-
-impl Section {
-    /// Whether an object of its kind is one of these.
-    fn has(&self, id: &Id) -> bool {
-        let namespace = self.namespace.as_ref();
-        namespace.is_none_or(|namespace| *namespace == id.namespace)
-    }
-}
+use super::object::{Id, Seen};
+use super::section::{Contents, Held, Objects, Section, path};
 
 /// The objects of one cluster, filled by its watches.
 #[derive(Debug)]
@@ -41,7 +27,9 @@ pub struct Mirror {
 
 #[derive(Debug, Default)]
 struct State {
-    sections: BTreeMap<Section, Option<Objects>>,
+    sections: BTreeMap<Section, Contents>,
+    /// What the cache or a predecessor said at the start, until nothing is awaited.
+    cached: Option<Files>,
     /// Secrets that Listeners name.
     wanted: BTreeSet<Id>,
     /// Sections of Secrets that must be listed again, since one is wanted that was passed over, and
@@ -50,33 +38,12 @@ struct State {
     last_event: Option<SystemTime>,
 }
 
-type Objects = BTreeMap<Id, Held>;
-
-/// What is kept of an object.
-#[derive(Clone, Debug)]
-pub struct Held {
-    text: Arc<str>,
-    seen: Option<Arc<Seen>>,
-    secrets: Vec<Id>,
-}
-
-impl Held {
-    pub fn of(kind: Kind, object: &Object) -> Self {
-        Self {
-            text: object.text(kind),
-            seen: matches!(kind, Kind::Listener | Kind::Ingress).then(|| object.seen().into()),
-            secrets: match kind {
-                Kind::Listener => object.secrets(),
-                _ => Vec::new(),
-            },
-        }
-    }
-}
-
 impl Mirror {
-    /// Complete when all of `sections` have been listed.
+    /// All of `sections` are awaited.
     pub fn new(sections: impl IntoIterator<Item = Section>, dirty: Arc<Notify>) -> Self {
-        let sections = sections.into_iter().map(|section| (section, None));
+        let sections = sections
+            .into_iter()
+            .map(|section| (section, Contents::default()));
         Self {
             state: Mutex::new(State {
                 sections: sections.collect(),
@@ -89,14 +56,42 @@ impl Mirror {
         }
     }
 
+    /// Takes what was known before the start, for sections that are withheld.
+    pub fn remember(&self, cached: Files) {
+        self.lock().cached = Some(cached);
+    }
+
+    /// What was known before the start, until everything is known that can be.
+    pub fn cached(&self) -> Option<Files> {
+        self.lock().cached.clone()
+    }
+
+    /// No longer waits for a section that is withheld: what was known of it is in force. Gives how
+    /// many objects that are; `None` if it was not waited for.
+    pub fn withhold(&self, section: &Section) -> Option<usize> {
+        let mut state = self.lock();
+        if state.sections.get(section)?.is_answered {
+            return None;
+        }
+        let mut contents = Contents::withheld(section, state.cached.as_ref());
+        let known = contents.objects.as_mut().map_or(0, |objects| {
+            objects.retain(|id, _| section.kind != Kind::Secret || state.wanted.contains(id));
+            objects.len()
+        });
+        state.sections.insert(section.clone(), contents);
+        self.changed(state, section);
+        Some(known)
+    }
+
     /// Takes what a list said: everything else of the section is gone.
-    pub fn replace(&self, section: &Section, mut objects: BTreeMap<Id, Held>) {
+    pub fn replace(&self, section: &Section, mut objects: Objects) {
         let mut state = self.lock();
         if section.kind == Kind::Secret {
             objects.retain(|id, _| state.wanted.contains(id));
             state.secrets_pending.remove(section);
         }
-        state.sections.insert(section.clone(), Some(objects));
+        let contents = Contents::listed(objects);
+        state.sections.insert(section.clone(), contents);
         self.changed(state, section);
     }
 
@@ -106,28 +101,31 @@ impl Mirror {
         if section.kind == Kind::Secret && !state.wanted.contains(&id) {
             return;
         }
-        let objects = state.sections.entry(section.clone()).or_default();
-        objects.get_or_insert_default().insert(id, held);
+        let contents = state.sections.entry(section.clone()).or_default();
+        contents.objects.get_or_insert_default().insert(id, held);
         self.changed(state, section);
     }
 
     /// Forgets an object that was deleted.
     pub fn remove(&self, section: &Section, id: &Id) {
         let mut state = self.lock();
-        let objects = state.sections.entry(section.clone()).or_default();
-        if objects.get_or_insert_default().remove(id).is_some() {
+        let contents = state.sections.entry(section.clone()).or_default();
+        let objects = contents.objects.as_mut();
+        if objects.is_some_and(|objects| objects.remove(id).is_some()) {
             self.changed(state, section);
         }
     }
 
-    /// Whether every watch has listed.
+    /// Whether everything is known that can be: no section is awaited. Where nothing is known of any
+    /// Listener there is nothing to serve, and it is not.
     pub fn is_complete(&self) -> bool {
-        self.lock().sections.values().all(Option::is_some)
+        self.lock().is_complete()
     }
 
-    /// Whether Secrets that are named are still being fetched.
-    pub fn is_settled(&self) -> bool {
-        self.lock().secrets_pending.is_empty()
+    /// Whether no Secrets that are named are still being fetched, of sections that are worth waiting
+    /// for.
+    pub fn is_settled(&self, is_worth: impl Fn(&Section) -> bool) -> bool {
+        !self.lock().secrets_pending.keys().any(is_worth)
     }
 
     /// Returns when the Secrets of `section` are to be listed again, once for each time.
@@ -141,11 +139,12 @@ impl Mirror {
         }
     }
 
-    /// Returns when all Listeners have been listed, and so it is known which Secrets are wanted.
+    /// Returns when all Listeners have been listed or are withheld, and so it is known which Secrets are
+    /// wanted.
     pub async fn listeners_listed(&self) {
         loop {
             let listed = self.listeners_listed.notified();
-            if self.lock().listed(Kind::Listener) {
+            if self.lock().is_answered(Kind::Listener) {
                 return;
             }
             listed.await;
@@ -162,8 +161,8 @@ impl Mirror {
         let state = self.lock();
         let sections = state.sections.iter();
         sections
-            .flat_map(|(section, objects)| {
-                let objects = objects.iter().flatten();
+            .flat_map(|(section, contents)| {
+                let objects = contents.objects.iter().flatten();
                 objects.map(|(id, held)| (path(section.kind, id), Arc::clone(&held.text)))
             })
             .collect()
@@ -175,7 +174,7 @@ impl Mirror {
         let sections = state.sections.iter();
         sections
             .filter(|(section, _)| section.kind == kind)
-            .flat_map(|(_, objects)| objects.iter().flatten())
+            .flat_map(|(_, contents)| contents.objects.iter().flatten())
             .filter_map(|(id, held)| Some((id.clone(), held.seen.clone()?)))
             .collect()
     }
@@ -184,8 +183,9 @@ impl Mirror {
     pub fn counts(&self) -> BTreeMap<Kind, usize> {
         let state = self.lock();
         let mut counts = BTreeMap::new();
-        for (section, objects) in &state.sections {
-            *counts.entry(section.kind).or_default() += objects.as_ref().map_or(0, Objects::len);
+        for (section, contents) in &state.sections {
+            *counts.entry(section.kind).or_default() +=
+                contents.objects.as_ref().map_or(0, Objects::len);
         }
         counts
     }
@@ -197,11 +197,14 @@ impl Mirror {
 
     fn changed(&self, mut state: MutexGuard<'_, State>, section: &Section) {
         state.last_event = Some(SystemTime::now());
+        if state.is_complete() {
+            state.cached = None;
+        }
         if section.kind == Kind::Listener {
             if state.want_secrets() {
                 self.secrets_wanted.notify_waiters();
             }
-            if state.listed(Kind::Listener) {
+            if state.is_answered(Kind::Listener) {
                 self.listeners_listed.notify_waiters();
             }
         }
@@ -218,9 +221,17 @@ impl Mirror {
 }
 
 impl State {
-    fn listed(&self, kind: Kind) -> bool {
+    fn is_answered(&self, kind: Kind) -> bool {
         let mut sections = self.sections.iter();
-        sections.all(|(section, objects)| section.kind != kind || objects.is_some())
+        sections.all(|(section, contents)| section.kind != kind || contents.is_answered)
+    }
+
+    fn is_complete(&self) -> bool {
+        let mut listeners = self.sections.iter();
+        self.sections.values().all(|contents| contents.is_answered)
+            && listeners.any(|(section, contents)| {
+                section.kind == Kind::Listener && contents.objects.is_some()
+            })
     }
 
     /// Whether the Secrets of a section are to be listed again, which begins now.
@@ -234,15 +245,15 @@ impl State {
         let listeners = self.sections.iter();
         let listeners = listeners.filter(|(section, _)| section.kind == Kind::Listener);
         let wanted: BTreeSet<Id> = listeners
-            .flat_map(|(_, objects)| objects.iter().flatten())
+            .flat_map(|(_, contents)| contents.objects.iter().flatten())
             .flat_map(|(_, held)| held.secrets.iter().cloned())
             .collect();
         let new: Vec<_> = wanted.difference(&self.wanted).cloned().collect();
         self.wanted = wanted;
         let mut must_fetch = false;
-        for (section, objects) in &mut self.sections {
+        for (section, contents) in &mut self.sections {
             // A section that has not been listed yet will have it, as one that is being listed again.
-            if let (Kind::Secret, Some(objects)) = (section.kind, objects) {
+            if let (Kind::Secret, Some(objects)) = (section.kind, &mut contents.objects) {
                 objects.retain(|id, _| self.wanted.contains(id));
                 if new.iter().any(|id| section.has(id)) {
                     self.secrets_pending.entry(section.clone()).or_insert(false);
@@ -254,20 +265,12 @@ impl State {
     }
 }
 
-/// As a file would be named.
-fn path(kind: Kind, id: &Id) -> String {
-    let kind = kind.as_str().to_lowercase();
-    match id.namespace.as_str() {
-        "" => format!("{kind}/{}.json", id.name),
-        namespace => format!("{kind}/{namespace}/{}.json", id.name),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
     use serde_json::json;
 
+    use super::super::object::Object;
     use super::*;
 
     fn section(kind: Kind, namespace: &str) -> Section {
@@ -304,7 +307,7 @@ mod tests {
                 mirror.replace(&section(kind, name), BTreeMap::new());
             }
         }
-        assert!(mirror.is_settled());
+        assert!(mirror.is_settled(|_| true));
 
         for name in names {
             put(&mirror, Kind::Listener, name, &["a"]);
@@ -315,12 +318,78 @@ mod tests {
             assert!(is_wanted(nth).is_none(), "once");
         }
         mirror.replace(&secrets[0], BTreeMap::new());
-        assert!(!mirror.is_settled());
+        assert!(!mirror.is_settled(|_| true));
         put(&mirror, Kind::Listener, "south", &["a", "b"]);
         assert!(is_wanted(1).is_none(), "is being listed");
         mirror.replace(&secrets[1], BTreeMap::new());
-        assert!(mirror.is_settled());
+        assert!(mirror.is_settled(|_| true));
         put(&mirror, Kind::Listener, "south", &["a", "b", "c"]);
         assert!(is_wanted(0).is_none() && is_wanted(1).is_some());
+    }
+
+    #[test]
+    fn section_that_is_withheld_is_as_it_was_known_and_keeps_nothing_else_waiting() {
+        let names = ["north", "south"];
+        let kinds = [Kind::Listener, Kind::Secret];
+        let sections = kinds.map(|kind| names.map(|name| section(kind, name)));
+        let old = Mirror::new(sections.iter().flatten().cloned(), Arc::default());
+        for section in sections.iter().flatten() {
+            old.replace(section, BTreeMap::new());
+        }
+        for name in names {
+            put(&old, Kind::Listener, name, &["a"]);
+            put(&old, Kind::Secret, name, &[]);
+        }
+        let paths = |mirror: &Mirror| -> Vec<_> {
+            let files = mirror.files().into_iter();
+            files.map(|(path, _)| path).collect()
+        };
+        assert_eq!(paths(&old).len(), 4);
+
+        let mirror = Mirror::new(sections.iter().flatten().cloned(), Arc::default());
+        mirror.remember(old.files());
+        let [listeners, secrets] = &sections;
+        mirror.replace(&listeners[0], BTreeMap::new());
+        assert!(mirror.listeners_listed().now_or_never().is_none());
+        assert_eq!(mirror.withhold(&listeners[1]), Some(1));
+        assert_eq!(mirror.withhold(&listeners[1]), None, "once");
+        assert!(mirror.listeners_listed().now_or_never().is_some());
+        // The Secret that is still named is wanted, in whatever way it comes.
+        mirror.replace(&secrets[0], BTreeMap::new());
+        assert!(!mirror.is_complete() && mirror.cached().is_some());
+        assert_eq!(mirror.withhold(&secrets[1]), Some(1));
+        assert!(mirror.is_complete() && mirror.cached().is_none());
+        assert_eq!(
+            paths(&mirror),
+            ["listener/south/a.json", "secret/south/a.json"]
+        );
+        assert!(
+            mirror.seen(Kind::Listener).is_empty(),
+            "nobody knows its status"
+        );
+
+        // What was listed is not taken back when it is withheld later.
+        put(&mirror, Kind::Listener, "north", &[]);
+        assert_eq!(mirror.withhold(&listeners[0]), None);
+        assert_eq!(paths(&mirror).len(), 3);
+        mirror.replace(&listeners[1], BTreeMap::new());
+        assert_eq!(paths(&mirror), ["listener/north/a.json"]);
+    }
+
+    #[test]
+    fn mirror_that_knows_of_no_listener_is_never_complete() {
+        let sections = [Kind::Listener, Kind::Ingress].map(|kind| section(kind, "shop"));
+        let new = || Mirror::new(sections.clone(), Arc::default());
+        let mirror = new();
+        mirror.withhold(&sections[1]);
+        mirror.withhold(&sections[0]);
+        assert!(!mirror.is_complete());
+        mirror.replace(&sections[0], BTreeMap::new());
+        assert!(mirror.is_complete());
+        let mirror = new();
+        mirror.remember(Files::new());
+        mirror.withhold(&sections[0]);
+        mirror.replace(&sections[1], BTreeMap::new());
+        assert!(mirror.is_complete(), "that there is none is known too");
     }
 }

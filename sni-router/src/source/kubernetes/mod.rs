@@ -2,8 +2,8 @@
 //!
 //! Every kind of object is watched in every cluster. A change only marks the source dirty; a moment
 //! later the texts of all objects together are the next snapshot. Nothing is published before every
-//! watch has listed, so there is no half-empty start. What an API server said last stays in force
-//! while it does not answer, and is kept on disk for a start without it.
+//! watch has listed or is withheld, so there is no half-empty start. What an API server said last
+//! stays in force while it does not answer, and is kept on disk for a start without it.
 //!
 //! Clusters do not know each other: what one says, loses or stops saying changes nothing of another.
 
@@ -15,6 +15,7 @@ mod connect;
 mod contact;
 mod definition;
 mod events;
+mod inputs;
 mod kind;
 mod lease;
 mod mirror;
@@ -22,6 +23,7 @@ mod object;
 mod pem;
 mod plugin;
 mod renewal;
+mod section;
 mod status;
 mod watch;
 mod writer;
@@ -255,7 +257,10 @@ impl Gather {
         sleep(SETTLE).await;
         // One that does not answer keeps nobody waiting.
         let is_settled = |cluster: &Arc<Watched>| {
-            cluster.mirror.is_settled() || cluster.contact.lost_for().is_some()
+            let contact = &cluster.contact;
+            cluster
+                .mirror
+                .is_settled(|section| !contact.is_failing(section))
         };
         while !self.clusters.all().iter().all(is_settled) && began.elapsed() < SETTLE_MOST {
             sleep(SETTLE).await;
@@ -305,14 +310,7 @@ impl Gather {
                 }
                 None => missing = true,
             }
-            let problems = cluster.definition_problems().into_iter();
-            snapshot
-                .unreadable
-                .extend(problems.map(|why| UnreadableFile {
-                    cluster: cluster.name.clone(),
-                    path: format!("definition/{}", definition::NAME),
-                    why: why.into(),
-                }));
+            snapshot.unreadable.extend(problems(&cluster));
         }
         // When the last cluster is dropped or removed, nothing is left.
         ((in_force > 0 || has_begun) && !(missing && is_patient)).then_some(snapshot)
@@ -337,6 +335,25 @@ impl Gather {
             differs
         });
     }
+}
+
+/// What keeps a cluster from being read as it should be.
+fn problems(cluster: &Watched) -> impl Iterator<Item = UnreadableFile> {
+    let definition = cluster.definition_problems().into_iter();
+    let definition = definition.map(|why| (format!("definition/{}", definition::NAME), why.into()));
+    let withheld = cluster.contact.withheld().into_iter();
+    let withheld = withheld.map(|(section, why)| {
+        let why = format!("is withheld by the API server, and is as it was known last: {why}");
+        (section.path(), why)
+    });
+    let name = cluster.name.clone();
+    definition
+        .chain(withheld)
+        .map(move |(path, why)| UnreadableFile {
+            cluster: name.clone(),
+            path,
+            why,
+        })
 }
 
 /// An object rarely changes alone.

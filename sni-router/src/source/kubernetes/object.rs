@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::kind::Kind;
 use super::pem::certificates;
+use super::section::Section;
 
 /// An object of any kind that is watched.
 #[derive(Clone, Debug, Deserialize)]
@@ -66,6 +67,8 @@ pub struct Seen {
     pub status: Value,
     /// Their field managers.
     pub managers: Vec<String>,
+    /// What it follows from beyond its own namespace.
+    pub named: Vec<Section>,
 }
 
 impl Object {
@@ -108,8 +111,8 @@ impl Object {
         Value::Object(fields).to_string().into()
     }
 
-    /// What the status of a Listener or an Ingress says.
-    pub fn seen(&self) -> Seen {
+    /// What the status of a Listener or an Ingress says, which follows from what is `named` too.
+    pub fn seen(&self, named: Vec<Section>) -> Seen {
         let managed = self.metadata.managed_fields.iter().flatten();
         let managers = managed
             .filter(|entry| entry.subresource.as_deref() == Some("status"))
@@ -119,6 +122,7 @@ impl Object {
             uid: self.metadata.uid.clone().unwrap_or_default(),
             status: self.status.clone().unwrap_or_default(),
             managers: managers.map(str::to_owned).collect(),
+            named,
         }
     }
 
@@ -351,7 +355,7 @@ mod tests {
             object(json!({"metadata": {"name": "a", "managedFields": [
                 {"manager": manager, "subresource": subresource},
             ]}}))
-            .seen()
+            .seen(Vec::new())
             .managers
         };
         for name in ["sni-router", "sni-router/edge/a"] {

@@ -14,8 +14,8 @@ use sni_router_core::model::Cluster;
 use sni_router_core::status::Desired;
 
 use super::definition::Kept;
+use super::inputs::Known;
 use super::kind::Kind;
-use super::mirror::Mirror;
 use super::object::{FIELD_MANAGER, Id, Object, Seen};
 
 /// A status to be written.
@@ -33,11 +33,12 @@ pub struct Change {
     pub inherits: bool,
 }
 
-/// What differs in a cluster: nothing before all its objects have been judged.
+/// What differs in a cluster: nothing before all its objects have been judged, and nothing that
+/// follows from what may be otherwise by now.
 pub fn changes(
     desired: &Desired,
     cluster: &Cluster,
-    mirror: &Mirror,
+    known: &Known<'_>,
     kept: Kept,
     with_ingresses: bool,
     manager: &str,
@@ -50,12 +51,12 @@ pub fn changes(
     let mut changes = match kept {
         Kept::Nothing => Vec::new(),
         _ => {
-            let seen = mirror.seen(Kind::Listener);
+            let seen = known.seen(Kind::Listener);
             listeners(desired, cluster, &seen, kept, manager, now)
         }
     };
     if with_ingresses {
-        let seen = mirror.seen(Kind::Ingress);
+        let seen = known.seen(Kind::Ingress);
         changes.extend(ingresses(desired, cluster, &seen, manager));
     }
     changes
@@ -252,7 +253,8 @@ pub fn is_refusal(error: &kube::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mirror::{Held, Section};
+    use super::super::mirror::Mirror;
+    use super::super::section::{Held, Section};
     use super::*;
 
     /// A mirror with one Listener `web` that has this status, written by this installation.
@@ -298,7 +300,8 @@ mod tests {
         let mut desired = Desired::default();
         let due = |desired: &Desired, mirror: &Mirror| {
             let now = Time(Timestamp::UNIX_EPOCH);
-            changes(desired, &east, mirror, Kept::All, true, MANAGER, &now)
+            let known = Known::new(mirror, BTreeSet::new());
+            changes(desired, &east, &known, Kept::All, true, MANAGER, &now)
         };
         assert!(due(&desired, &ours).is_empty());
         desired.current.insert("west".parse().unwrap());
@@ -311,6 +314,26 @@ mod tests {
             let theirs = mirror(manager, &json!({"state": "Served"}));
             assert!(due(&desired, &theirs).is_empty(), "{manager}");
         }
+    }
+
+    #[test]
+    fn status_is_not_taken_back_where_it_follows_from_what_is_withheld() {
+        let ours = mirror(MANAGER, &json!({"state": "Served"}));
+        let desired = Desired {
+            current: BTreeSet::from([Cluster::default()]),
+            ..Desired::default()
+        };
+        let due = |kind, namespace: &str| {
+            let section = Section {
+                kind,
+                namespace: Some(namespace.into()),
+            };
+            let known = Known::new(&ours, BTreeSet::from([section]));
+            let (cluster, now) = (Cluster::default(), Time(Timestamp::UNIX_EPOCH));
+            changes(&desired, &cluster, &known, Kept::All, true, MANAGER, &now).len()
+        };
+        assert_eq!(due(Kind::Service, "shop"), 1);
+        assert_eq!(due(Kind::Service, "edge"), 0);
     }
 
     const MANAGER: &str = "sni-router/edge/sni-router";

@@ -1,6 +1,5 @@
 //! One watch: a list, then what changes, for ever.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +9,13 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::{Api, Client};
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::contact::Contact;
 use super::kind::Kind;
-use super::mirror::{Held, Mirror, Section};
+use super::mirror::Mirror;
 use super::object::Object;
+use super::section::{Held, Objects, Section};
 
 /// What a watch needs.
 pub struct Watch {
@@ -47,7 +48,7 @@ impl Watch {
     /// Lists and watches until something is so wrong that it must be listed again.
     async fn follow(&self, backoff: &mut DefaultBackoff) {
         let mut events = pin!(watcher::watcher(self.api(), self.config()));
-        let mut listed = BTreeMap::new();
+        let mut listed = Objects::new();
         let kind = self.section.kind;
         while let Some(event) = events.next().await {
             match event {
@@ -68,7 +69,10 @@ impl Watch {
                 Ok(Event::Delete(object)) => self.mirror.remove(&self.section, &object.id()),
                 Err(error) => {
                     let why = self.words(&error);
-                    self.contact.failed(&self.cluster, &self.section, &why);
+                    let (contact, section) = (&self.contact, &self.section);
+                    if contact.failed(&self.cluster, section, &why, is_withheld(&error)) {
+                        self.withhold();
+                    }
                     let pause = backoff.next().unwrap_or(LONGEST_PAUSE);
                     sleep(pause.min(LONGEST_PAUSE)).await;
                     // The event is lost that could not be decoded.
@@ -78,6 +82,22 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Nothing waits for the section any more.
+    fn withhold(&self) {
+        let Some(objects) = self.mirror.withhold(&self.section) else {
+            return;
+        };
+        let kind = self.section.kind.as_str();
+        let namespace = self.section.namespace.as_deref();
+        warn!(
+            cluster = &*self.cluster,
+            kind,
+            namespace,
+            objects,
+            "withheld by the API server; what was known of them is served"
+        );
     }
 
     fn api(&self) -> Api<Object> {
@@ -120,15 +140,29 @@ impl Watch {
             {
                 "the API server does not know Listeners (apply what `sni-router crd` prints)".into()
             }
+            kube::Error::Api(status) if status.code == 404 => {
+                let resource = self.section.kind.name();
+                format!("the API server does not know {resource}")
+            }
             kube::Error::Api(status) if status.code == 403 => {
-                let message = &status.message;
-                format!("{message} (grant get, list and watch to the router's account)")
+                format!("{} ({})", status.message, self.section.remedy())
             }
             kube::Error::Api(status) => status.message.clone(),
             // The decoder's words quote values.
             kube::Error::SerdeError(_) => "an answer that cannot be decoded".into(),
             other => words(other),
         }
+    }
+}
+
+/// Whether an API server that is well says that it does not give this.
+fn is_withheld(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+            matches!(status.code, 403 | 404)
+        }
+        _ => false,
     }
 }
 

@@ -17,6 +17,7 @@ use super::attempts::Attempts;
 use super::contact::Contact;
 use super::definition::{Kept, Problems};
 use super::events::Events;
+use super::inputs::Known;
 use super::lease::{Lease, PERIOD};
 use super::mirror::Mirror;
 use super::object::FIELD_MANAGER;
@@ -180,8 +181,8 @@ impl Writer {
         let Some(wanted) = wanted else {
             return Ok(());
         };
-        // While the watches fail, nobody knows what there is.
-        if !self.mirror.is_complete() || self.contact.lost_for().is_some() {
+        // While lists are awaited, nobody knows what there is.
+        if !self.mirror.is_complete() {
             return Ok(());
         }
         // Nor what should be, while what is wanted comes from a build without them.
@@ -192,10 +193,12 @@ impl Writer {
         let with_ingresses = self.writing.with_ingresses;
         let kept = Kept::with(&self.definition);
         let manager = self.writing.manager(&self.client);
+        let mirror = Arc::clone(&self.mirror);
+        let known = Known::new(&mirror, self.contact.unsure());
         let mut changes = changes(
             &wanted,
             &self.cluster,
-            &self.mirror,
+            &known,
             kept,
             with_ingresses,
             &manager,
@@ -230,7 +233,8 @@ impl Writer {
             sleep(WRITE_PAUSE).await;
         }
         let ours = |event: &&_| is_in(event, &self.cluster);
-        let due = events.due(wanted.events.iter().filter(ours), Instant::now());
+        let ours = known.told(wanted.events.iter().filter(ours));
+        let due = events.due(ours.into_iter(), Instant::now());
         for event in due {
             if !*is_leader.borrow() {
                 return Ok(());
