@@ -34,6 +34,7 @@ use crate::meter::Meter;
 use crate::observe::admin::{Admin, AdminAddr, Answers};
 use crate::observe::metrics::Metrics;
 use crate::observe::readiness::Readiness;
+use crate::presence::Presence;
 use crate::privileges::{Duties, Privileges};
 use crate::proxy::Proxy;
 use crate::proxy::census::Census;
@@ -79,7 +80,9 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
 
     let (close_all, closing) = watch::channel(false);
     let limits = settings.proxy.limits(&closing);
-    let (pins, mut predecessor) = takeover::pins(&settings.pins, settings.datapath).await?;
+    let presence = Arc::new(Presence::default());
+    let (pins, mut predecessor) =
+        takeover::pins(&settings.pins, settings.datapath, &presence).await?;
     if settings.spare_predecessor {
         predecessor = predecessor.map(Predecessor::spared);
     }
@@ -88,6 +91,9 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     // For workers, and for those who open connections, of which there are no more.
     let meter = Meter::new(settings.workers * 2);
     let mut chosen = choose(wanted, &settings.tc_ports, pins.clone(), limits, &meter).await?;
+    if chosen.tc.is_none() {
+        presence.carry_nothing();
+    }
     if let Some(kernel) = &chosen.kernel {
         forward_logs(kernel);
     }
@@ -137,7 +143,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         compiler: Compiler::new(settings.options),
         table: Arc::clone(&table),
         steering,
-        claims: Claims::new(settings.claim_vips)
+        claims: Claims::new(settings.claim_vips, Arc::clone(&presence))
             .inspect_err(|error| warn!(%error, "no netlink: VIPs are neither claimed nor checked"))
             .ok(),
         workers,
@@ -256,6 +262,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
                 if let Some(tc) = &tc {
                     tc.retire();
                 }
+                // First, as who owns the pins expects nobody.
+                presence.leave();
                 pins.release();
                 // Until the other one serves, this one goes on, and follows its manifests.
                 info!("another router takes over");
@@ -283,7 +291,12 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     sleep(HANDSHAKES).await;
     control.stop_listening();
     let deadline = Instant::now() + settings.drain_timeout;
-    let mut ending = Ending::new(&mut signals, pins.as_deref(), control.is_followed);
+    let mut ending = Ending::new(
+        &mut signals,
+        pins.as_deref(),
+        &presence,
+        control.is_followed,
+    );
     ending.drain(&proxy, deadline).await;
     close_all.send_replace(true);
     ending.drain(&proxy, Instant::now() + LAST_WORDS).await;

@@ -3,11 +3,12 @@
 //! A claimed VIP is a local route on the loopback interface: packets that reach the host are
 //! delivered to it, and no address is announced to anybody. The routes carry a protocol number of
 //! their own, so that those of a router that was killed are recognised, used and removed by the
-//! next one.
+//! next one. Where several routers claim VIPs, none removes any until the others have gone.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::AddressAttribute;
@@ -17,9 +18,12 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tracing::{info, warn};
 
+use crate::presence::Presence;
+
 /// The VIPs claimed by this process.
 pub struct Claims {
     handle: Handle,
+    presence: Arc<Presence>,
     claimed: BTreeSet<IpAddr>,
     /// False: only warn about VIPs that no interface has.
     enabled: bool,
@@ -34,11 +38,15 @@ pub struct Claim {
 
 impl Claims {
     /// Nothing claimed yet. Must be called on a tokio runtime.
-    pub fn new(enabled: bool) -> io::Result<Self> {
+    pub fn new(enabled: bool, presence: Arc<Presence>) -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
+        if enabled {
+            presence.claim();
+        }
         Ok(Self {
             handle,
+            presence,
             claimed: BTreeSet::new(),
             enabled,
             warned: BTreeSet::new(),
@@ -78,9 +86,14 @@ impl Claims {
         self.warned.retain(|vip| vips.contains(vip));
     }
 
-    /// Claimed VIPs that are not among `vips`, also those of an earlier process.
+    /// Whether another router claims VIPs here, too. It may need any of them: a route does not say whose it is.
+    pub fn are_shared(&self) -> bool {
+        self.enabled && self.presence.is_claimed_by_others()
+    }
+
+    /// Claimed VIPs that are not among `vips`, also those of an earlier process; none where they are shared.
     pub async fn others(&self, vips: &BTreeSet<IpAddr>) -> Vec<Claim> {
-        if !self.enabled {
+        if !self.enabled || self.are_shared() {
             return Vec::new();
         }
         let mut routes = self.own_routes().await.unwrap_or_else(|error| {

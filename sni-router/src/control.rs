@@ -132,6 +132,9 @@ impl Control {
         let Some(claims) = &mut self.claims else {
             return true;
         };
+        if claims.are_shared() {
+            return false;
+        }
         let spare = claims.others(&vips).await;
         if spare.is_empty() {
             return self.retired.is_empty();
@@ -149,6 +152,11 @@ impl Control {
         let (used, unused): (Vec<_>, _) = spare.into_iter().partition(is_used);
         claims.remove(unused).await;
         self.retired.is_empty() && used.is_empty()
+    }
+
+    /// Whether another router claims VIPs here, too, which then stay when this one ends.
+    pub fn shares_vips(&self) -> bool {
+        self.claims.as_ref().is_some_and(Claims::are_shared)
     }
 
     /// Tries once more what this host would not have at once. False if there is still something.

@@ -17,6 +17,7 @@ use crate::control::Control;
 use crate::datapath::bpf::Pins;
 use crate::datapath::tc::detach::remove_filters;
 use crate::datapath::tc::{Tc, pinned_vips};
+use crate::presence::Presence;
 use crate::proxy::Proxy;
 use crate::signals::{Signals, stop};
 
@@ -24,6 +25,7 @@ use crate::signals::{Signals, stop};
 pub struct Ending<'e> {
     signals: &'e mut Signals,
     pins: Option<&'e Pins>,
+    presence: &'e Presence,
     /// Another router goes on.
     pub is_followed: bool,
     /// A second signal has said: at once.
@@ -34,10 +36,16 @@ pub struct Ending<'e> {
 
 impl<'e> Ending<'e> {
     /// The end of a router that owns these pins, or of one that another follows already.
-    pub fn new(signals: &'e mut Signals, pins: Option<&'e Pins>, is_followed: bool) -> Self {
+    pub fn new(
+        signals: &'e mut Signals,
+        pins: Option<&'e Pins>,
+        presence: &'e Presence,
+        is_followed: bool,
+    ) -> Self {
         Self {
             signals,
             pins,
+            presence,
             is_followed,
             is_hurried: false,
             is_to_be_told: false,
@@ -55,14 +63,21 @@ impl<'e> Ending<'e> {
 
     /// Waits until the kernel has delivered what is left in the send queues of closed connections to
     /// claimed VIPs, which are ours as long as this process lives. Not where it has to hurry, nor where that is
-    /// somebody else's by now.
+    /// somebody else's by now, nor where they stay for another one.
     pub async fn deliver(&mut self, control: &mut Control, until: Instant) {
         control
             .table
             .store(Arc::new(RouteTable::compile(&Model::default(), 0, None)));
         // What flows need is kept.
         control.vips_of_flows = None;
+        // Whoever else claims VIPs sees what the kernel has still to deliver, and need not regard this process. Of
+        // two that end together each would else leave the VIPs to the other.
+        self.presence.claim_nothing();
         while !self.is_hurried && !self.is_followed {
+            if control.shares_vips() {
+                info!("claimed VIPs stay: another router here claims VIPs, too");
+                return;
+            }
             if control.give_up_vips().await || Instant::now() >= until {
                 return;
             }
@@ -100,6 +115,8 @@ impl<'e> Ending<'e> {
         };
         if !self.is_followed {
             info!("another router takes over");
+            // First, as who owns the pins expects nobody.
+            self.presence.leave();
             pins.release();
             self.is_followed = true;
             self.is_to_be_told = true;

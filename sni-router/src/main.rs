@@ -20,6 +20,7 @@ mod meter;
 mod monotonic;
 mod observe;
 mod orphans;
+mod presence;
 mod privileges;
 mod proxy;
 mod settings;

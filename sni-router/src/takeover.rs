@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::time::{Instant, sleep};
@@ -31,6 +31,7 @@ use crate::carry::Adopt;
 use crate::datapath::bpf::{PinError, Pins};
 use crate::datapath::choose::Choice;
 use crate::datapath::tc::Tc;
+use crate::presence::{Occupied, Presence};
 use crate::sys::allocator;
 
 /// Where to pin.
@@ -127,11 +128,44 @@ impl Inheritance {
     }
 }
 
-/// The directory of pins, taken over from another router if need be.
-pub async fn pins(dir: &PinDir, choice: Choice) -> Result<(Option<Pins>, Option<Predecessor>)> {
+/// The directory of pins, taken over from another router if need be. With them or without, no other router carries by
+/// `tc` here from now on, where this one may.
+pub async fn pins(
+    dir: &PinDir,
+    choice: Choice,
+    presence: &Presence,
+) -> Result<(Option<Pins>, Option<Predecessor>)> {
     if !matches!(choice, Choice::Auto | Choice::Tc) {
         return Ok((None, None));
     }
+    let owned = pins_of(dir).await?;
+    // Who let go of the pins has left. One that was killed may be still ending, and have lost its pins first.
+    let deadline = Instant::now() + ENDING;
+    while let Err(occupied) = presence.carry() {
+        if Instant::now() >= deadline {
+            return Err(refusal(occupied));
+        }
+        sleep(TICK).await;
+    }
+    Ok(owned)
+}
+
+/// Why this router must not carry beside that one.
+fn refusal(Occupied { by }: Occupied) -> anyhow::Error {
+    let pid = by.and_then(|by| Pid::from_raw(i32::try_from(by).ok()?));
+    let who = match (by, pid.is_some_and(is_router)) {
+        (Some(by), true) => format!("process {by}"),
+        (Some(by), false) => format!("process {by} of another process namespace"),
+        (None, _) => "`grep @sni-router/tc/ /proc/net/unix` names its process".to_owned(),
+    };
+    anyhow!(
+        "another router carries connections by tc in this network namespace ({who}), and both would use the \
+         same ports: stop it and wait for its end, or start both with the same --pin-dir, so that this one takes \
+         over; --datapath userspace may run beside it"
+    )
+}
+
+async fn pins_of(dir: &PinDir) -> Result<(Option<Pins>, Option<Predecessor>)> {
     let (dir, is_demanded) = match dir {
         PinDir::Preferred(dir) => (dir, false),
         PinDir::Demanded(dir) => (dir, true),
@@ -233,5 +267,8 @@ fn is_router(pid: Pid) -> bool {
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(5);
+
+/// What the kernel may take to end a process.
+const ENDING: Duration = Duration::from_secs(1);
 
 const LATE_TICK: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
@@ -48,7 +49,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     versions.into_iter().for_each(remove_filters);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut claims = Claims::new(true).context("no netlink")?;
+        let mut claims = Claims::new(true, Arc::default()).context("no netlink")?;
         claims.remove_others(&BTreeSet::new()).await;
         anyhow::Ok(())
     })?;

@@ -1,16 +1,20 @@
-//! Routers that follow one another in the wrong moment.
+//! Routers that follow one another in the wrong moment, and those that run side by side.
 
 use std::mem;
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use sni_router_tests::daemon::{Launch, Router};
+use rstest::rstest;
+use rustix::process::Signal;
+use sni_router_tests::bpffs::Bpffs;
+use sni_router_tests::daemon::{Datapath, Launch, Router};
 use sni_router_tests::raw::{hello, read_exactly, write};
-use sni_router_tests::rig::HOST;
-use sni_router_tests::topology::Family;
+use sni_router_tests::rig::{HOST, Lab, Rig};
+use sni_router_tests::topology::{Family, VIP4};
 use sni_router_tests::wait::{SOON, until};
 
+use crate::lifetime::claimed;
 use crate::restart::Pinned;
 
 /// Longer than a router takes to end that is told so a second time.
@@ -21,7 +25,7 @@ const HURRIED: Duration = Duration::from_secs(2);
 fn router_that_starts_while_another_one_drains_need_not_wait() {
     let mut pinned = Pinned::start();
     let early = silent(&pinned);
-    pinned.rig.router.signal(rustix::process::Signal::TERM);
+    pinned.rig.router.signal(Signal::TERM);
     pinned.rig.router.log().wait_for_line("draining", SOON);
     let server = greet(&early, &pinned);
 
@@ -81,6 +85,95 @@ fn router_whose_successor_did_not_live_is_ended_by_the_next_one() {
     assert!(first.wait_exit(SOON).success());
     pair.exchange();
     pinned.open_left().exchange();
+}
+
+/// Nothing but the process tells that it runs, where not both pin in the same place.
+#[rstest]
+#[case::neither_pins(false, false)]
+#[case::only_the_first_pins(true, false)]
+#[case::only_the_second_pins(false, true)]
+fn second_router_of_tc_is_refused_where_it_cannot_take_over(
+    #[case] is_pinned: bool,
+    #[case] would_pin: bool,
+) {
+    let bpffs = Bpffs::mount();
+    let pins = |it| ["--pin-dir", if it { bpffs.dir() } else { "none" }];
+    let mut rig = Rig::start(Datapath::Tc, &pins(is_pinned));
+    let pair = rig.open();
+
+    let mut second = beside(&rig.lab, Datapath::Tc, &pins(would_pin));
+    assert!(!second.wait_exit(SOON).success());
+    let said = second.log().wait_for_line("another router", SOON);
+    let process = format!("(process {})", rig.router.pid());
+    assert!(said.contains(&process), "{said}");
+    assert!(said.contains("--pin-dir"), "{said}");
+    assert_eq!(claimed(&rig).len(), 2);
+    pair.exchange();
+    rig.open().exchange();
+
+    rig.router.kill();
+    rig.router = beside(&rig.lab, Datapath::Tc, &pins(is_pinned));
+    rig.router.wait_ready();
+    rig.open().exchange();
+}
+
+/// Of routers that carry by sockets, each may end first, and what they need is not all the same.
+#[rstest]
+#[case::userspace(Datapath::Userspace)]
+#[case::sockmap(Datapath::Sockmap)]
+fn vips_of_two_routers_side_by_side_stay_until_both_have_ended(#[case] datapath: Datapath) {
+    let mut rig = Rig::start(datapath, &[]);
+    assert_eq!(claimed(&rig).len(), 2);
+    // The second one needs one of them.
+    Rig::site(&rig.lab)
+        .vip(VIP4)
+        .write_to(&rig.lab.dir().join("others"));
+    let second = beside_with(&rig.lab, "others", datapath, &[]);
+    second.wait_ready();
+    assert_eq!(claimed(&rig).len(), 2, "the first one needs the other");
+
+    rig.router.terminate(SOON);
+    rig.router = second;
+    rig.open().exchange();
+    until(
+        "the last one has given up what it does not need",
+        SOON,
+        || claimed(&rig) == [VIP4.to_string()].into(),
+    );
+    rig.open().exchange();
+    rig.router.terminate(SOON);
+    assert!(claimed(&rig).is_empty());
+}
+
+/// Neither leaves them to the other.
+#[test]
+fn vips_of_two_routers_that_end_together_are_given_up() {
+    let mut rig = Rig::start(Datapath::Userspace, &[]);
+    let mut second = beside(&rig.lab, Datapath::Userspace, &[]);
+    second.wait_ready();
+    for router in [&rig.router, &second] {
+        router.signal(Signal::TERM);
+    }
+    for router in [&mut rig.router, &mut second] {
+        assert!(router.wait_exit(SOON).success());
+    }
+    assert!(claimed(&rig).is_empty());
+}
+
+/// A second router, which may not start, on the manifests of the first.
+fn beside(lab: &Lab, datapath: Datapath, args: &[&str]) -> Router {
+    beside_with(lab, "manifests", datapath, args)
+}
+
+/// The same on those in this directory.
+fn beside_with(lab: &Lab, manifests: &str, datapath: Datapath, args: &[&str]) -> Router {
+    let launch = Launch {
+        manifests: Some(&lab.dir().join(manifests)),
+        admin: &lab.admin_of("second"),
+        args: &[&["--datapath", datapath.name(), "--claim-vips"], args].concat(),
+        without: &[],
+    };
+    Router::launch(&lab.net.router, &launch)
 }
 
 /// A client that has said nothing, so that the router has a socket of it.
