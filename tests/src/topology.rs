@@ -144,8 +144,22 @@ impl Topology {
     /// Puts something else in the place of a link. `make` is given the two namespaces and the name
     /// of the router's device, and makes it and `eth0` at the other end.
     pub fn relink<T>(&self, leg: Leg, make: impl FnOnce(&Namespace, &Namespace, &str) -> T) -> T {
+        self.unlink(leg);
+        self.link_anew(leg, make)
+    }
+
+    /// Takes a link away.
+    pub fn unlink(&self, leg: Leg) {
+        self.far(leg).batch("link del eth0\n");
+    }
+
+    /// The second half of [`Topology::relink`].
+    pub fn link_anew<T>(
+        &self,
+        leg: Leg,
+        make: impl FnOnce(&Namespace, &Namespace, &str) -> T,
+    ) -> T {
         let (far, device, subnet) = (self.far(leg), leg.device(), leg.subnet());
-        far.batch("link del eth0\n");
         let made = make(far, &self.router, &device);
         self.address(far, &device, subnet);
         if leg == Leg::Client {

@@ -8,20 +8,31 @@ use socket2::{Domain, Socket, Type};
 
 /// Bytes that an IP packet may have on it.
 pub fn mtu(ifindex: u32) -> io::Result<u16> {
-    let name = name(ifindex)?;
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let answer = ask(ifindex, libc::SIOCGIFMTU)?;
+    // SAFETY: the kernel has written it.
+    let mtu = unsafe { answer.ifru_mtu };
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// Whether it is up and has a carrier.
+pub fn is_running(ifindex: u32) -> io::Result<bool> {
+    let answer = ask(ifindex, libc::SIOCGIFFLAGS)?;
+    // SAFETY: as above.
+    let flags = i32::from(unsafe { answer.ifru_flags });
+    Ok(flags & libc::IFF_RUNNING != 0)
+}
+
+fn ask(ifindex: u32, what: libc::c_ulong) -> io::Result<libc::__c_anonymous_ifr_ifru> {
     let mut request = ifreq {
-        ifr_name: name,
+        ifr_name: name(ifindex)?,
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 },
     };
-    // SAFETY: SIOCGIFMTU reads the name and writes the number, of a request that outlives the call.
-    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut request) };
-    if rc != 0 {
-        return Err(io::Error::last_os_error());
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // SAFETY: these requests read the name and write a number, of a request that outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), what as _, &raw mut request) } {
+        0 => Ok(request.ifr_ifru),
+        _ => Err(io::Error::last_os_error()),
     }
-    // SAFETY: the kernel has written it.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 /// Whether there is none any more; false also where that cannot be told.
@@ -48,5 +59,7 @@ mod tests {
         let error = mtu(u32::MAX).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
         assert!(!has_gone(1) && has_gone(u32::MAX));
+        let error = is_running(u32::MAX).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
     }
 }

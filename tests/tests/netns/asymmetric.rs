@@ -21,16 +21,16 @@ use socket2::{Domain, Socket, Type};
 ///   peer                                 router
 ///        ──── back, 10.9.N0.0/24 ───────
 /// ```
-struct TwoLinks {
-    router: Router,
+pub(super) struct TwoLinks {
+    pub(super) router: Router,
     listener: TcpListener,
-    lab: Lab,
+    pub(super) lab: Lab,
     family: Family,
 }
 
 impl TwoLinks {
     /// `set_up` is done before the router starts.
-    fn start(leg: Leg, family: Family, set_up: impl FnOnce(&Lab)) -> Self {
+    pub(super) fn start(leg: Leg, family: Family, set_up: impl FnOnce(&Lab)) -> Self {
         let lab = Lab::new(1);
         join(&lab, leg);
         set_up(&lab);
@@ -50,12 +50,18 @@ impl TwoLinks {
         }
     }
 
-    /// A connection from one of the client's addresses with a message each way, and its record.
+    /// A connection from one of the client's addresses.
     #[track_caller]
-    fn serve_one(&self, from: IpAddr) -> Access {
+    pub(super) fn open(&self, from: IpAddr) -> Pair {
         let to = SocketAddr::new(self.family.vip(), PORT);
         let client = connect(&self.lab.net.client, from, to);
-        let pair = Pair::greet(client, &hello(HOST), &self.listener).answered();
+        Pair::greet(client, &hello(HOST), &self.listener).answered()
+    }
+
+    /// The same with a message each way, and its record.
+    #[track_caller]
+    fn serve_one(&self, from: IpAddr) -> Access {
+        let pair = self.open(from);
         pair.exchange();
         let address = pair.address;
         drop(pair);
@@ -123,7 +129,7 @@ fn join(lab: &Lab, leg: Leg) {
 }
 
 /// Whatever TCP comes to an address of the namespace by this link is lost.
-fn lose(ns: &Namespace, device: &str, address: IpAddr) {
+pub(super) fn lose(ns: &Namespace, device: &str, address: IpAddr) {
     let family = if address.is_ipv4() { "ip" } else { "ip6" };
     let rules = format!(
         "add table inet lost; \
@@ -134,7 +140,7 @@ fn lose(ns: &Namespace, device: &str, address: IpAddr) {
 }
 
 /// What the router sends to a peer's address leaves by the second link.
-fn send_by_back(lab: &Lab, leg: Leg, to: IpAddr) {
+pub(super) fn send_by_back(lab: &Lab, leg: Leg, to: IpAddr) {
     let (device, subnet) = (leg.device(), leg.subnet());
     let (gateway, own) = match to {
         IpAddr::V4(_) => (format!("10.9.{subnet}.2"), format!("192.168.{subnet}.1")),
@@ -146,7 +152,7 @@ fn send_by_back(lab: &Lab, leg: Leg, to: IpAddr) {
 }
 
 /// An address of a peer.
-fn address(leg: Leg, family: Family, host: u8) -> IpAddr {
+pub(super) fn address(leg: Leg, family: Family, host: u8) -> IpAddr {
     let subnet = leg.subnet();
     let address = match family {
         Family::V4 => format!("192.168.{subnet}.{host}"),

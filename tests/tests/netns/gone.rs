@@ -1,7 +1,8 @@
-//! Flows whose interface goes while they live: of a tunnel that is made anew, say, under another number.
+//! Flows whose interface goes while they live: of a tunnel that is taken down, say, or made anew under another number.
 
 use std::io::Write as _;
 
+use rstest::rstest;
 use sni_router_tests::daemon::{Datapath, Router};
 use sni_router_tests::netns::Namespace;
 use sni_router_tests::raw::{End, hello, read_to_end};
@@ -30,9 +31,10 @@ fn assert_record(router: &Router, pair: &Pair, reason: &str) {
 fn flow_whose_client_loses_its_link_is_ended_at_both_sides() {
     let rig = Rig::start(Datapath::Tc, &[]);
     let pair = rig.open();
-    rig.lab.net.relink(Leg::Client, make);
+    rig.lab.net.unlink(Leg::Client);
     assert_eq!(read_to_end(&pair.server, SOON), (Vec::new(), End::Reset));
     assert_record(&rig.router, &pair, "client_reset");
+    rig.lab.net.link_anew(Leg::Client, make);
     // Nobody could tell it before it has a link again and something to say.
     until("the client hears of it", SOON, || {
         (&pair.client).write_all(b"anybody there?").is_err()
@@ -54,8 +56,28 @@ fn flow_whose_endpoint_loses_its_link_is_ended_and_others_go_on() {
     let open =
         |host, listener| Pair::greet(lab.connect(Family::V4), &hello(host), listener).answered();
     let (pair, other) = (open(HOST, &listeners[0]), open(OTHER, &listeners[1]));
-    lab.net.relink(Leg::Backend(0), make);
+    lab.net.unlink(Leg::Backend(0));
     assert_eq!(read_to_end(&pair.client, SOON), (Vec::new(), End::Reset));
     assert_record(&router, &pair, "endpoint_reset");
     other.exchange();
+}
+
+#[rstest]
+#[case::of_the_client(Leg::Client)]
+#[case::of_the_endpoint(Leg::Backend(0))]
+fn flow_whose_link_is_made_anew_goes_on(#[case] leg: Leg) {
+    let rig = Rig::start(Datapath::Tc, &[]);
+    let pair = rig.open();
+    rig.lab.net.relink(leg, make);
+    // What a client sends before the program is on its new link meets the host, which knows no such connection.
+    until("the program is there", SOON, || {
+        let new = rig.open();
+        let address = new.address;
+        drop(new);
+        rig.router.log().access_of(address, SOON).datapath == "tc"
+    });
+    pair.exchange();
+    let address = pair.address;
+    drop(pair);
+    assert_eq!(rig.access(address).reason, "done");
 }

@@ -39,6 +39,7 @@ mod lifetime;
 mod load;
 mod metrics;
 mod million;
+mod moves;
 mod opening;
 mod operate;
 mod path_mtu;

@@ -16,13 +16,13 @@ mod known;
 mod learn;
 mod limits;
 mod lingering;
-mod links;
 mod occupied;
 mod opening;
 mod policies;
 mod ports;
 mod registry;
 pub mod reserve;
+mod routes;
 mod segment;
 mod sides;
 mod source;
@@ -144,7 +144,8 @@ impl Tc {
     pub async fn dispatch(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self.registry).sweep());
         tokio::spawn(Arc::clone(&self.registry).watch_limits());
-        tokio::spawn(Arc::clone(&self.registry).watch_links());
+        let ways = Arc::clone(&self.ways);
+        tokio::spawn(Arc::clone(&self.registry).follow_routes(ways));
         let ended = self.flows.ended(|batch| self.registry.ended(batch));
         tokio::select! {
             // Whoever comes next reads the ring, of which there is one.

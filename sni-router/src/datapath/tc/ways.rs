@@ -65,6 +65,26 @@ impl Ways {
         self.remembered((own, peer, ifindex), || kernel.leads(own, peer, ifindex))
     }
 
+    /// The interface by which the host's route leads, where that is another one, and how large packets may be on it if the route says so.
+    pub(super) fn instead(
+        &self,
+        own: IpAddr,
+        peer: IpAddr,
+        ifindex: u32,
+    ) -> Option<(u32, Option<u16>)> {
+        if self.leads(own, peer, ifindex) {
+            return None;
+        }
+        let (by, mtu) = self.kernel.way(own, peer).ok()?;
+        // Of several that IPv6 has it is none.
+        self.leads(own, peer, by).then_some((by, mtu))
+    }
+
+    /// Routes are not what they were.
+    pub(super) fn forget(&self) {
+        self.shards.iter().for_each(|shard| lock(shard).clear());
+    }
+
     fn remembered(&self, way: Way, ask: impl FnOnce() -> io::Result<bool>) -> bool {
         let shard = &self.shards[self.random.hash_one(way) as usize % SHARDS];
         let now = Instant::now();

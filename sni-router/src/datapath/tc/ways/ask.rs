@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::net::{
     AddressFamily as SocketFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send,
@@ -38,6 +40,15 @@ impl Kernel {
             io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Ok(false),
             _ => Err(error),
         })
+    }
+
+    /// The interface by which packets leave as they are, and how large they may be if the route says so.
+    pub(super) fn way(&self, own: IpAddr, peer: IpAddr) -> io::Result<(u32, Option<u16>)> {
+        let route = self.ask(&question(own, peer, RouteFlags::empty()))?;
+        let by = interfaces(&route)
+            .next()
+            .ok_or(io::ErrorKind::InvalidData)?;
+        Ok((by, mtu(&route)))
     }
 
     /// Of several next hops, IPv4 takes the one by the interface that is asked for.
@@ -120,7 +131,7 @@ fn question(own: IpAddr, peer: IpAddr, flags: RouteFlags) -> Vec<u8> {
     bytes
 }
 
-/// The interfaces that a route leads by.
+/// The interfaces that a route leads by, those aside by which it does not at the moment.
 fn interfaces(route: &RouteMessage) -> impl Iterator<Item = u32> {
     let attributes = route.attributes.iter();
     attributes.flat_map(|attribute| {
@@ -130,7 +141,25 @@ fn interfaces(route: &RouteMessage) -> impl Iterator<Item = u32> {
             _ => (None, [].as_slice()),
         };
         one.into_iter()
-            .chain(several.iter().map(|hop| hop.interface_index))
+            .chain(living(several).map(|hop| hop.interface_index))
+    })
+}
+
+fn living(hops: &[RouteNextHop]) -> impl Iterator<Item = &RouteNextHop> {
+    let is_dead = |hop: &RouteNextHop| hop.flags.contains(RouteNextHopFlags::Dead);
+    hops.iter().filter(move |hop| !is_dead(hop))
+}
+
+/// Bytes that a packet may have by a route, if it says so.
+fn mtu(route: &RouteMessage) -> Option<u16> {
+    route.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Metrics(metrics) = attribute else {
+            return None;
+        };
+        metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(u16::try_from(*mtu).unwrap_or(u16::MAX)),
+            _ => None,
+        })
     })
 }
 
@@ -139,8 +168,6 @@ const ANSWER: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::route::RouteNextHop;
-
     use super::*;
 
     #[test]
@@ -155,9 +182,13 @@ mod tests {
             hop.interface_index = interface_index;
             hop
         });
+        let mut dead = RouteNextHop::default();
+        dead.interface_index = 7;
+        dead.flags = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
         let priority = RouteAttribute::Priority(9);
         assert_eq!(by(vec![priority.clone(), RouteAttribute::Oif(2)]), [2]);
-        assert_eq!(by(vec![RouteAttribute::MultiPath(hops.into())]), [3, 5]);
+        let hops = [&[dead], hops.as_slice()].concat();
+        assert_eq!(by(vec![RouteAttribute::MultiPath(hops)]), [3, 5]);
         assert!(by(vec![priority]).is_empty());
     }
 
