@@ -275,11 +275,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     drop(admin);
     source.close().await;
 
-    info!(connections = proxy.active(), "draining");
-    readiness.set_draining();
-    // More than it takes: who waits does no harm, and who is impatient ends it in the middle.
-    let at_most = settings.drain_timeout.saturating_mul(2);
-    supervisor.stopping(proxy.active(), at_most.saturating_add(LAST_WORDS * 5));
+    // Before it is told: who hears it may count on it that what comes now keeps its sockets.
     if let Some(tc) = &tc {
         match pins {
             Some(_) => tc.retire(),
@@ -287,6 +283,11 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
             None => tc.close(),
         }
     }
+    info!(connections = proxy.active(), "draining");
+    readiness.set_draining();
+    // More than it takes: who waits does no harm, and who is impatient ends it in the middle.
+    let at_most = settings.drain_timeout.saturating_mul(2);
+    supervisor.stopping(proxy.active(), at_most.saturating_add(LAST_WORDS * 5));
     control.stop_steering();
     sleep(HANDSHAKES).await;
     control.stop_listening();
