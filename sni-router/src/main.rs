@@ -41,8 +41,37 @@ fn main() -> ExitCode {
     match cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("sni-router: {error:#}");
+            eprintln!("sni-router: {}", whole(&error));
             ExitCode::from(2)
         }
+    }
+}
+
+/// An error with its causes, without those that it quotes itself.
+fn whole(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn cause_that_is_quoted_is_told_once() {
+        let error = anyhow!("no such file").context("cannot read x: no such file (make it)");
+        let error = error.context("cannot start");
+        assert_eq!(
+            whole(&error),
+            "cannot start: cannot read x: no such file (make it)"
+        );
     }
 }

@@ -9,13 +9,13 @@ use clap::ValueEnum;
 use serde::Serialize;
 use sni_router_core::manifest::{Build, Compiler, ListenerName, Options, Resolved};
 use sni_router_core::model::Cluster;
-use sni_router_core::problem::{Problem, Severity};
+use sni_router_core::problem::{ObjectRef, Problem, Severity};
 
 use super::certificates::Certificates;
 use super::print;
 use crate::source::read::read_dir;
 
-/// Validate manifests: prints every problem at once.
+/// Validate manifests: prints what is wrong, object by object.
 ///
 /// Exits with 0 where there is no error, 1 where there is one, 2 where the manifests cannot be
 /// read. Warnings and notes are no errors.
@@ -97,7 +97,13 @@ impl Reading {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        Ok(Compiler::new(options).build(&snapshot, &Resolved::new(), now))
+        let mut build = Compiler::new(options).build(&snapshot, &Resolved::new(), now);
+        if snapshot.files.is_empty() && snapshot.unreadable.is_empty() {
+            let directory = ObjectRef::file(&directory.display().to_string());
+            let what = "there is no *.yaml, *.yml or *.json here";
+            build.problems.push(Problem::warning(&directory, "", what));
+        }
+        Ok(build)
     }
 }
 
@@ -197,6 +203,23 @@ mod tests {
         assert_eq!(
             lines[2],
             "0 listeners with 0 routes; 1 error, 0 warnings, 1 note"
+        );
+    }
+
+    #[test]
+    fn directory_without_manifests_is_a_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        let reading = Reading {
+            ingress_classes: Vec::new(),
+            default_listener: None,
+            local_cluster: None,
+            certificates: Certificates::Verify,
+        };
+        let text = as_text(&reading.build(directory.path()).unwrap());
+        assert!(
+            text.contains("there is no *.yaml, *.yml or *.json here")
+                && text.ends_with("0 errors, 1 warning, 0 notes\n"),
+            "{text}"
         );
     }
 

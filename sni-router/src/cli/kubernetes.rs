@@ -13,10 +13,11 @@ use crate::source::kubernetes::{Access, Scope, Settings, Writing};
 /// Where objects are read from the Kubernetes API.
 #[derive(ClapArgs, Debug)]
 #[command(next_help_heading = "Kubernetes")]
+#[group(conflicts_with = "manifests")]
 pub struct KubernetesArgs {
     /// Read Listeners, Ingresses, Services, EndpointSlices, TLS Secrets (not their keys) from the
     /// Kubernetes API: of the cluster this runs in, unless --kubeconfig or --cluster names others
-    #[arg(long, conflicts_with = "manifests")]
+    #[arg(long)]
     kubernetes: bool,
 
     /// Reach the API server as this file says, instead of as a container of the cluster
@@ -270,5 +271,33 @@ mod tests {
         ] {
             assert!(clusters(flags).is_err(), "{flags}");
         }
+    }
+
+    #[test]
+    fn flags_have_no_place_beside_manifests() {
+        for flag in [
+            "--kubernetes",
+            "--kubeconfig=a",
+            "--watch-namespace=a",
+            "--listener-selector=a=b",
+            "--ingress-selector=a=b",
+            "--citrix-class",
+            "--cluster=a=b",
+            "--clusters-dir=a",
+            "--cluster-stale-after=1h",
+            "--lease-namespace=a",
+            "--lease-name=a",
+            "--update-ingress-status=false",
+            "--cache-dir=a",
+        ] {
+            let error = Command::try_parse_from(["sni-router", "--manifests=dir", flag]);
+            let error = error.err().expect(flag).to_string();
+            let (name, _) = flag.split_once('=').unwrap_or((flag, ""));
+            assert!(
+                error.contains("--manifests <MANIFESTS>") && error.contains(name),
+                "{flag}: {error}"
+            );
+        }
+        assert!(Command::try_parse_from(["sni-router", "--manifests=dir"]).is_ok());
     }
 }

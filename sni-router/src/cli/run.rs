@@ -1,7 +1,7 @@
 //! `sni-router run`: the daemon.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -163,12 +163,12 @@ pub struct Args {
     hello_timeout: Duration,
 
     /// Largest hello in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_SIZE)]
-    hello_max_size: usize,
+    #[arg(long, value_name = "BYTES", default_value_t = HELLO_MAX_SIZE)]
+    hello_max_size: NonZeroUsize,
 
     /// Connections that may be without a complete hello at one time; more are reset
-    #[arg(long, value_name = "N", default_value_t = 16_384)]
-    max_pending_hellos: usize,
+    #[arg(long, value_name = "N", default_value_t = MAX_PENDING_HELLOS)]
+    max_pending_hellos: NonZeroUsize,
 
     /// Time to connect to an endpoint, all retries together
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
@@ -283,8 +283,8 @@ impl Args {
             drain_timeout: self.drain_timeout,
             proxy: ProxySettings {
                 hello_timeout: self.hello_timeout,
-                hello_max_size: self.hello_max_size,
-                max_pending_hellos: self.max_pending_hellos,
+                hello_max_size: self.hello_max_size.get(),
+                max_pending_hellos: self.max_pending_hellos.get(),
                 connect_timeout: self.connect_timeout,
                 idle_timeout: self.idle_timeout,
                 max_duration: self.max_duration,
@@ -314,6 +314,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+const HELLO_MAX_SIZE: NonZeroUsize = NonZeroUsize::new(DEFAULT_MAX_SIZE).expect("more than none");
+
+const MAX_PENDING_HELLOS: NonZeroUsize = NonZeroUsize::new(16_384).expect("more than none");
+
 /// The control threads read manifests, answer the admin API and collect events; connections are
 /// the workers' business.
 const CONTROL_THREADS: usize = 1;
@@ -340,4 +344,27 @@ pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
         return Err(wrong());
     }
     Ok(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        _run: Args,
+    }
+
+    #[test]
+    fn limit_that_would_refuse_every_client_is_refused() {
+        for flag in ["--hello-max-size", "--max-pending-hellos"] {
+            let flags = |limit| ["sni-router", "--manifests", "dir", flag, limit];
+            let error = Command::try_parse_from(flags("0")).unwrap_err().to_string();
+            assert!(error.contains(flag), "{error}");
+            assert!(Command::try_parse_from(flags("1000")).is_ok());
+        }
+    }
 }

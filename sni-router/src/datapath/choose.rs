@@ -30,7 +30,7 @@ pub enum Choice {
     Auto,
     /// The same, or nothing.
     Tc,
-    /// `sockmap` with `userspace` for what it declines, or nothing. Not chosen by [`Choice::Auto`]:
+    /// `sockmap` with `userspace` for what it declines, or nothing. Not chosen by `auto`:
     /// on paths that lose packets the kernel may hand it bytes twice.
     Sockmap,
     /// No BPF at all.

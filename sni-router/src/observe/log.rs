@@ -18,7 +18,7 @@ use thiserror::Error;
 use tracing::{Metadata, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{Directive, LevelFilter, ParseError};
+use tracing_subscriber::filter::{Directive, LevelFilter};
 use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -156,14 +156,14 @@ impl Drop for Log {
 #[derive(Debug, Error)]
 pub enum LogError {
     /// The filter means nothing.
-    #[error("{from}: {text:?} is not a log filter: {source} (write info, or info,access=off)")]
+    #[error("{from}: {text:?} is not a log filter: {why} (write info, or info,access=off)")]
     Filter {
         /// Where it comes from.
         from: &'static str,
         /// The filter.
         text: String,
         /// What is wrong with it.
-        source: ParseError,
+        why: String,
     },
     /// The file of access lines cannot be opened.
     #[error("--access-log: cannot open {}", path.display())]
@@ -182,7 +182,19 @@ pub enum LogError {
 }
 
 fn parse(text: String, from: &'static str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(&text).map_err(|source| LogError::Filter { from, text, source })
+    let parsed = match lone_target(&text) {
+        Some(word) => Err(format!("{word:?} is no level")),
+        None => EnvFilter::try_new(&text).map_err(|error| error.to_string()),
+    };
+    parsed.map_err(|why| LogError::Filter { from, text, why })
+}
+
+/// A word that is no level. [`EnvFilter`] takes it for a target, and so a misspelt level for nothing
+/// to be logged at all.
+fn lone_target(text: &str) -> Option<&str> {
+    text.split(',')
+        .map(str::trim)
+        .find(|word| !word.contains(['=', '[']) && word.parse::<LevelFilter>().is_err())
 }
 
 /// kube logs an answer it cannot decode as a whole, and that may be a list of Secrets. What it says

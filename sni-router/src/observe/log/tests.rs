@@ -47,6 +47,34 @@ fn filter_is_refused_with_its_origin_when_it_means_nothing() {
 }
 
 #[test]
+fn word_that_is_no_level_is_refused() {
+    for text in [
+        "debg",
+        "verbose",
+        "access",
+        "info, acces",
+        "access=info,wran",
+    ] {
+        let error = parse(text.into(), "--log-level").unwrap_err().to_string();
+        assert!(
+            error.contains("is no level (write info, or info,access=off)"),
+            "{error}"
+        );
+    }
+    for text in [
+        "info",
+        "WARN,access=off",
+        "off",
+        "",
+        "info,",
+        "access=trace",
+        "[connection]=debug",
+    ] {
+        assert!(parse(text.into(), "--log-level").is_ok(), "{text}");
+    }
+}
+
+#[test]
 fn filter_can_be_changed_and_a_bad_one_changes_nothing() {
     let pipe = Pipe::default();
     pipe.open();
