@@ -366,3 +366,23 @@ fn ingress_that_asks_for_passthrough_attaches_to_the_default_listener() {
         );
     }
 }
+
+#[test]
+fn default_listener_that_is_not_there_is_the_flags_fault() {
+    let options = Options {
+        default_listener: Some("edge/front".parse().unwrap()),
+        ..Options::default()
+    };
+    let bare = ingress("app", "a.test", "app").replace(
+        "ingress.citrix.com/listener: web",
+        "nginx.ingress.kubernetes.io/ssl-passthrough: \"true\"",
+    );
+    let build = build_as(options, &(listener("web", 443) + &bare));
+    let told: Vec<_> = build.problems.iter().map(ToString::to_string).collect();
+    assert!(
+        told.iter().any(|problem| problem.contains(
+            "metadata.annotations: there is no Listener edge/front, which --default-listener names"
+        )),
+        "{told:?}"
+    );
+}

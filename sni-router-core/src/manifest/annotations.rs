@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::allowed;
 use super::names::{ListenerName, is_object_name};
 use super::nearest::nearest;
 use super::path::annotation;
@@ -108,9 +109,15 @@ pub(super) fn report_unknown(
         if known.contains(&key.as_str()) {
             continue;
         }
-        let hint = nearest(key, known.iter().copied());
-        let hint = hint.map_or(String::new(), |near| format!("did you mean {near}"));
-        let what = "is not an annotation of this router's";
+        let near = nearest(key, known.iter().copied());
+        let (what, hint) = match near {
+            _ if [allowed::NAMES, allowed::SELECTOR].contains(&key.as_str()) => (
+                "is an annotation of Listeners, and closes nothing here",
+                "write it to the Listener".to_owned(),
+            ),
+            Some(near) => (UNKNOWN, format!("did you mean {near}")),
+            None => (UNKNOWN, String::new()),
+        };
         if key.starts_with(RESTRICTING) {
             // Passed over, it would leave open what was meant to be closed.
             report.error(annotation(key), what, &hint);
@@ -123,6 +130,7 @@ pub(super) fn report_unknown(
 /// The annotation that attaches an Ingress to a Listener.
 pub(super) const LISTENER: &str = "ingress.citrix.com/listener";
 
+const UNKNOWN: &str = "is not an annotation of this router's";
 const NGINX_PASSTHROUGH: &str = "nginx.ingress.kubernetes.io/ssl-passthrough";
 const OWN_PREFIX: &str = "sni-router.io/";
 const RESTRICTING: &str = "sni-router.io/allow";

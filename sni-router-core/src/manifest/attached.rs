@@ -120,7 +120,17 @@ fn no_listener<'a>(
             .reason(Reason::ListenerRefused)
             .hint("see the problems of the Listener");
     }
-    let what = format!("there is no Listener {wanted}");
+    let is_default = objects.ingresses.get(key).is_some_and(|ingress| {
+        let annotations = ingress.metadata.annotations.as_ref().unwrap_or(&NONE);
+        !annotations.contains_key(LISTENER)
+    });
+    let (path, what) = match is_default {
+        true => (
+            "metadata.annotations".to_owned(),
+            format!("there is no Listener {wanted}, which --default-listener names"),
+        ),
+        false => (path, format!("there is no Listener {wanted}")),
+    };
     let problem = Problem::error(&ingress, path, what).reason(Reason::ListenerNotFound);
     let names = names.get_or_init(|| {
         let mut names = HashMap::new();
@@ -132,6 +142,7 @@ fn no_listener<'a>(
     });
     match names.get(&(&wanted.cluster, wanted.name.as_str())) {
         Some(other) => problem.hint(format!("did you mean {other}")),
+        None if is_default => problem.hint("add it, or name another with the flag"),
         None => problem.hint("write name, or namespace/name"),
     }
 }

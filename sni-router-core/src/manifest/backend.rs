@@ -123,8 +123,13 @@ impl<'a> Services<'a> {
             return Resolution::failed(what, "write one of its ports");
         };
         if !is_tcp(found) {
-            let what = format!("the port {port} of the Service {key} is not TCP");
-            return Resolution::failed(what, "TLS needs a TCP port");
+            let protocol = found.protocol.as_deref().unwrap_or_default();
+            let what = format!("the port {port} of the Service {key} is not TCP but {protocol:?}");
+            let hint = match protocol.eq_ignore_ascii_case("TCP") {
+                true => "write TCP",
+                false => "TLS needs a TCP port",
+            };
+            return Resolution::failed(what, hint);
         }
         self.listed_endpoints(key, port, found)
     }
@@ -140,7 +145,16 @@ impl<'a> Services<'a> {
         let tiers = self
             .slices
             .endpoints(key, &target, &mut |host| self.addresses(host));
-        let trouble = trouble(&tiers, key, port, target.name);
+        let trouble = match self.objects.bad_slice(key) {
+            Some(slice) if tiers.slices == 0 => {
+                let what = format!(
+                    "the Service {key} has no EndpointSlice but {slice}, which is wrong itself, so its \
+                     hosts are refused"
+                );
+                Some(Trouble::warning(what, "see its problems"))
+            }
+            _ => trouble(&tiers, key, port, target.name),
+        };
         let chosen = if tiers.ready.is_empty() {
             tiers.terminating
         } else {

@@ -198,7 +198,9 @@ impl Certificates<'_> {
             (Some(text), _) => text.as_bytes(),
             (None, Some(bytes)) => bytes.0.as_slice(),
             (None, None) => {
-                report.error_because(REASON, path, format!("the Secret {key} has no tls.crt"), "");
+                let what = format!("the Secret {key} has no tls.crt");
+                let hint = "create it with kubectl create secret tls";
+                report.error_because(REASON, path, what, hint);
                 return;
             }
         };

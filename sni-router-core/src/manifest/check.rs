@@ -1,6 +1,8 @@
 //! Checks a value against a [`Shape`]: every wrong field at once, each with its path.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
 
 use super::nearest::nearest;
 use super::path::Path;
@@ -44,9 +46,11 @@ impl Check<'_> {
                     let list = matches!(fields.get(name), Some(Shape::List(..)));
                     if !list && given.get(name).is_none_or(Value::is_null) {
                         let missing = path.with_field(name);
-                        problems.push(Problem::error(self.object, missing, "is missing"));
+                        let problem = Problem::error(self.object, missing, "is missing");
+                        problems.push(problem.hint(missing_hint(name)));
                     }
                 }
+                let is_catch_all = is_rule_without_host(fields, given);
                 for (name, value) in given {
                     let shape = fields.get(name).or(others.as_deref());
                     path.push_field(name);
@@ -54,7 +58,7 @@ impl Check<'_> {
                         Some(shape) => self.walk(value, shape, path, problems),
                         None if self.unknown_fields => {
                             let known = fields.keys().map(String::as_str);
-                            problems.push(self.unknown(name, known, path));
+                            problems.push(self.unknown(name, known, is_catch_all, path));
                         }
                         None => {}
                     }
@@ -103,9 +107,15 @@ impl Check<'_> {
 
     fn not_one_of(&self, text: &str, names: &[String], path: &Path) -> Problem {
         let what = format!("{text:?} is not one of {}", names.join(", "));
-        let problem = Problem::error(self.object, path.to_string(), what);
-        match nearest(text, names.iter().map(String::as_str)) {
+        let path = path.to_string();
+        let is_protocol = path == LISTENER_PROTOCOL;
+        // The others are names as well, and refused afterwards.
+        let usable = |name: &&str| !is_protocol || ["https", "tcp"].contains(name);
+        let names = names.iter().map(String::as_str).filter(usable);
+        let problem = Problem::error(self.object, path, what);
+        match nearest(text, names) {
             Some(name) => problem.hint(format!("write {name}")),
+            None if is_protocol => problem.hint("write https"),
             None => problem,
         }
     }
@@ -114,10 +124,18 @@ impl Check<'_> {
         &self,
         name: &str,
         known: impl Iterator<Item = &'n str> + Clone,
+        is_catch_all: bool,
         path: &Path,
     ) -> Problem {
-        let what = "is not a field of this object and is ignored";
-        let problem = Problem::warning(self.object, path.to_string(), what);
+        let problem = if is_catch_all {
+            // Where it was to be the host, connections of any name would get to the wrong server.
+            let what = "is not a field of this object, and its rule has no host, so it would take \
+                        whatever matches no host";
+            Problem::error(self.object, path.to_string(), what)
+        } else {
+            let what = "is not a field of this object and is ignored";
+            Problem::warning(self.object, path.to_string(), what)
+        };
         match (renamed(name), nearest(name, known.clone())) {
             (Some(hint), _) => problem.hint(hint),
             (None, Some(name)) => problem.hint(format!("did you mean {name}")),
@@ -183,6 +201,24 @@ fn type_hint(value: &Value, shape: &Shape) -> String {
         _ => String::new(),
     }
 }
+
+/// What to write where a field is not there at all.
+fn missing_hint(name: &str) -> &'static str {
+    match name {
+        "protocol" => "write https",
+        "pathType" => "write Prefix: Kubernetes wants one, paths have no effect here",
+        "addressType" => "write IPv4, IPv6 or FQDN",
+        _ => "",
+    }
+}
+
+/// Whether an object is a rule of an Ingress that takes what matches no host.
+fn is_rule_without_host(fields: &BTreeMap<String, Shape>, given: &Map<String, Value>) -> bool {
+    let is_rule = fields.len() == 2 && fields.contains_key("host") && fields.contains_key("http");
+    is_rule && given.get("host").is_none_or(Value::is_null)
+}
+
+const LISTENER_PROTOCOL: &str = "spec.protocol";
 
 /// Fields of older API versions that people still paste.
 fn renamed(name: &str) -> Option<&'static str> {

@@ -27,19 +27,24 @@ fn folded(name: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Levenshtein's distance.
+/// Levenshtein's distance, where two letters that changed places count as one error (optimal string
+/// alignment).
 fn distance(a: &[u8], b: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+    let mut before = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(row[j - 1] + 1).min(above[j] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
         }
+        before = std::mem::replace(&mut above, row);
     }
-    row[b.len()]
+    above[b.len()]
 }
 
 #[cfg(test)]
@@ -49,7 +54,9 @@ mod tests {
     #[test]
     fn nearest_finds_what_was_meant() {
         let known = [
+            "host",
             "ingressclass",
+            "name",
             "passthrough",
             "port",
             "protocol",
@@ -62,6 +69,11 @@ mod tests {
             ("pasthrough", Some("passthrough")),
             ("ports", Some("port")),
             ("vips", Some("vip")),
+            ("hots", Some("host")),
+            ("prot", Some("port")),
+            ("nmae", Some("name")),
+            ("ivp", Some("vip")),
+            ("tosh", None),
             ("wholly-different", None),
         ] {
             assert_eq!(nearest(typed, known.into_iter()), meant, "{typed}");

@@ -171,7 +171,13 @@ pub(super) fn read(key: &Key, mut value: Value) -> (Option<Object>, Vec<Problem>
                 Kind::Secret => "cannot be decoded".into(),
                 _ => format!("cannot be read: {}", error.inner()),
             };
-            problems.push(Problem::error(&reference, path, what));
+            let hint = match key.kind {
+                Kind::Secret if path.starts_with("data.") => {
+                    "write base64, or the text as it is below stringData"
+                }
+                _ => "",
+            };
+            problems.push(Problem::error(&reference, path, what).hint(hint));
             (None, problems)
         }
     }

@@ -107,7 +107,11 @@ pub(super) fn check(slice: &EndpointSlice, report: &mut Report) {
     }
     if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6" | "FQDN") {
         let what = format!("{:?} is not one of IPv4, IPv6, FQDN", slice.address_type);
-        report.error("addressType", what, "");
+        report.error(
+            "addressType",
+            what,
+            "write the kind that its addresses are of",
+        );
         return;
     }
     for (index, endpoint) in slice.endpoints.iter().enumerate() {

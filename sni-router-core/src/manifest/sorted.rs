@@ -55,4 +55,18 @@ impl Sorted {
         self.bad
             .contains(&Key::new(kind, &id.cluster, &id.namespace, &id.name))
     }
+
+    /// An EndpointSlice that is wrong itself, and by its name of this Service: its label is not known.
+    pub(super) fn bad_slice(&self, service: &ObjectKey) -> Option<&ObjectKey> {
+        let is_of = |slice: &&ObjectKey| {
+            let rest = slice.name.strip_prefix(&service.name);
+            (&slice.cluster, &slice.namespace) == (&service.cluster, &service.namespace)
+                && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let slices = self
+            .bad
+            .iter()
+            .filter(|key| key.kind == Kind::EndpointSlice);
+        slices.map(|key| key.id.as_ref()).filter(is_of).min()
+    }
 }

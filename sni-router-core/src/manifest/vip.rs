@@ -55,6 +55,8 @@ fn parse(text: &str, path: &str, report: &mut Report) -> Option<IpAddr> {
         Some("leave vip out to serve every local address")
     } else if addr.is_multicast() || addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
         Some("write the address of one host")
+    } else if matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()) {
+        Some("write another address of the host: a link-local one is of one link only")
     } else {
         None
     };
@@ -143,6 +145,7 @@ mod tests {
             "a",
             "1.2.3",
             "fe80::1%eth0",
+            "fe80::1",
             "1.2.3.4/32",
         ] {
             let (vips, problems) = read(Some(text), &[]);
