@@ -13,70 +13,109 @@ use crate::source::kubernetes::{Access, Scope, Settings, Writing};
 /// Where objects are read from the Kubernetes API.
 #[derive(ClapArgs, Debug)]
 #[command(next_help_heading = "Kubernetes")]
-#[group(conflicts_with = "manifests")]
 pub struct KubernetesArgs {
     /// Read Listeners, Ingresses, Services, EndpointSlices, TLS Secrets (not their keys) from the
     /// Kubernetes API: of the cluster this runs in, unless --kubeconfig or --cluster names others
-    #[arg(long)]
+    #[arg(long, conflicts_with = "manifests")]
     kubernetes: bool,
 
     /// Reach the API server as this file says, instead of as a container of the cluster
-    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "kubernetes",
+        conflicts_with = "manifests"
+    )]
     kubeconfig: Option<PathBuf>,
 
     /// The context of --kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "kubeconfig",
+        conflicts_with = "manifests"
+    )]
     context: Option<String>,
 
     /// Read only objects of this namespace (repeatable) [default: all]
-    #[arg(long = "watch-namespace", value_name = "NS", requires = "kubernetes")]
+    #[arg(
+        long = "watch-namespace",
+        value_name = "NS",
+        requires = "kubernetes",
+        conflicts_with = "manifests"
+    )]
     watch_namespaces: Vec<String>,
 
     /// Read only Listeners with these labels, as `team=edge`
-    #[arg(long, value_name = "SELECTOR", requires = "kubernetes")]
+    #[arg(
+        long,
+        value_name = "SELECTOR",
+        requires = "kubernetes",
+        conflicts_with = "manifests"
+    )]
     listener_selector: Option<String>,
 
     /// Read only Ingresses with these labels, as `team in (a, b)`
-    #[arg(long, value_name = "SELECTOR", requires = "kubernetes")]
+    #[arg(
+        long,
+        value_name = "SELECTOR",
+        requires = "kubernetes",
+        conflicts_with = "manifests"
+    )]
     ingress_selector: Option<String>,
 
     /// Serve classes of NetScaler's controller (citrix.com/ingress-controller) as well, not only those
     /// of sni-router.io/ingress-controller. Not beside a NetScaler that serves them
-    #[arg(long, requires = "kubernetes")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests")]
     citrix_class: bool,
 
     /// Read this cluster too, as its kubeconfig says (repeatable). Clusters know nothing of each
     /// other: one that is lost, restarted or emptied changes nothing of another
-    #[arg(long = "cluster", value_name = "NAME=KUBECONFIG[#CONTEXT]", value_parser = named_cluster, requires = "kubernetes")]
+    #[arg(long = "cluster", value_name = "NAME=KUBECONFIG[#CONTEXT]", value_parser = named_cluster, requires = "kubernetes", conflicts_with = "manifests")]
     clusters: Vec<NamedCluster>,
 
     /// Read the clusters of these kubeconfigs too. The file's name is the cluster's; files may come
     /// and go while the router runs
-    #[arg(long, value_name = "DIR", requires = "kubernetes")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "kubernetes",
+        conflicts_with = "manifests"
+    )]
     clusters_dir: Option<PathBuf>,
 
     /// Drop the objects of a cluster whose API server has not answered for so long. Its endpoints may
     /// well live on, and those that do not are passed over [default: never]
-    #[arg(long, value_name = "TIME", requires = "kubernetes", value_parser = super::run::duration)]
+    #[arg(long, value_name = "TIME", requires = "kubernetes", conflicts_with = "manifests", value_parser = super::run::duration)]
     cluster_stale_after: Option<Duration>,
 
     /// Namespace of the Lease by which one router of each cluster is chosen to write status and events
     /// [default: the namespace of the router, or of the kubeconfig's context]
-    #[arg(long, value_name = "NS", requires = "kubernetes")]
+    #[arg(
+        long,
+        value_name = "NS",
+        requires = "kubernetes",
+        conflicts_with = "manifests"
+    )]
     lease_namespace: Option<String>,
 
     /// Name of that Lease. Routers of the same Lease are one installation: another one beside it in the
     /// cluster needs another namespace or another name, and classes of its own
-    #[arg(long, value_name = "NAME", default_value = "sni-router", value_parser = lease_name)]
+    #[arg(long, value_name = "NAME", default_value = "sni-router", value_parser = lease_name, conflicts_with = "manifests")]
     lease_name: String,
 
     /// Whether VIPs are written to the status of Ingresses, where external-dns and others read them
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, conflicts_with = "manifests")]
     update_ingress_status: bool,
 
     /// Where the last good state is kept, without private keys, for a start without the API server;
     /// `none` for nowhere
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/sni-router")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/sni-router",
+        conflicts_with = "manifests"
+    )]
     cache_dir: PathBuf,
 }
 
@@ -278,6 +317,7 @@ mod tests {
         for flag in [
             "--kubernetes",
             "--kubeconfig=a",
+            "--context=a",
             "--watch-namespace=a",
             "--listener-selector=a=b",
             "--ingress-selector=a=b",
@@ -297,6 +337,7 @@ mod tests {
                 error.contains("--manifests <MANIFESTS>") && error.contains(name),
                 "{flag}: {error}"
             );
+            assert!(error.lines().count() < 6, "names more: {error}");
         }
         assert!(Command::try_parse_from(["sni-router", "--manifests=dir"]).is_ok());
     }
