@@ -34,8 +34,8 @@ pub struct FlowKey {
 
 /// One direction of a connection that was handed over.
 ///
-/// Written whole by the daemon once, before the program sees it; from then on only the program
-/// writes, and from then on the daemon reads. Fields of the same direction are written by the CPU
+/// Written whole by the daemon once, before the program sees it; from then on only programs
+/// write, and the daemon reads: by which interface it leaves, [another one](Led) than has the packets. Fields of the same direction are written by the CPU
 /// that received the packet: network cards keep a connection on one. Should two meet, as behind veth, a
 /// count or a bit is lost; the next packet repairs positions, which are absolute, and no end hangs on bits.
 ///
@@ -166,6 +166,22 @@ pub struct Ended {
     pub up: u64,
     /// Bytes from the endpoint to the client.
     pub down: u64,
+}
+
+/// By which interface a direction leaves from now on, as the program that changes that finds it in a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Led {
+    /// Whose packets.
+    pub key: FlowKey,
+    /// [`Flow::id`]; another flow with that key is left alone.
+    pub id: u32,
+    /// [`Flow::ifindex`].
+    pub ifindex: u32,
+    /// [`Flow::mtu`].
+    pub mtu: u16,
+    /// Nothing.
+    pub rest: u16,
 }
 
 impl Flow {

@@ -12,6 +12,8 @@ pub const PROG_TC_ETHER: &str = "snir_tc_ether";
 pub const PROG_TC_IP: &str = "snir_tc_ip";
 /// TC program that is never attached: run once, it [tells](crate::running::Told) what the others must know of this kernel.
 pub const PROG_ASK: &str = "snir_ask";
+/// Run by the daemon to change where a direction of a flow leaves; never attached.
+pub const PROG_LEAD: &str = "snir_lead";
 
 /// Hash: [`RuleKey`](crate::rule::RuleKey) → [`Rule`](crate::rule::Rule).
 pub const MAP_RULES: &str = "SNI_RULES";
@@ -107,6 +109,7 @@ mod tests {
             PROG_TC_ETHER,
             PROG_TC_IP,
             PROG_ASK,
+            PROG_LEAD,
             MAP_PORTS,
             MAP_SEEN,
             MAP_FLOWS,

@@ -93,6 +93,15 @@ pub fn snir_ask(ctx: TcContext) -> i32 {
     }
 }
 
+/// Changes by which interface a direction of a flow leaves, as the daemon says in a packet. Never attached.
+#[classifier]
+pub fn snir_lead(ctx: TcContext) -> i32 {
+    match tc::lead(&ctx) {
+        Some(()) => TC_ACT_OK,
+        None => TC_ACT_SHOT,
+    }
+}
+
 #[inline(always)] // part of both programs
 fn verdict_of(fate: Fate) -> i32 {
     let (counter, verdict) = match fate {

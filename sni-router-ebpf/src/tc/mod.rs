@@ -14,6 +14,7 @@ mod ask;
 mod clock;
 mod errors;
 mod intact;
+mod lead;
 mod leave;
 mod note;
 mod observe;
@@ -31,6 +32,7 @@ use sni_router_common::flow::FlowKey;
 use crate::maps::{FLOWS, PORTS};
 
 pub use ask::ask;
+pub use lead::lead;
 pub use observe::Observed;
 pub use other::Other;
 pub use splice::Spliced;

@@ -72,8 +72,7 @@ fn flow_whose_link_has_no_carrier_goes_on_by_another_one(
     #[values(Family::V4, Family::V6)] family: Family,
 ) {
     let (net, pair) = start(leg, family, |lab| {
-        let (device, subnet) = (leg.device(), leg.subnet());
-        let router = &lab.net.router;
+        let (device, router) = (leg.device(), &lab.net.router);
         for ip in ["ipv4", "ipv6"] {
             let conf = format!("{ip}/conf/{device}/ignore_routes_with_linkdown");
             router.sysctl(&conf, "1");
@@ -83,18 +82,41 @@ fn flow_whose_link_has_no_carrier_goes_on_by_another_one(
         lab.net
             .far(leg)
             .batch(&format!("addr add {peer}/128 dev lo nodad\n"));
-        let (to, gateway) = match family {
-            Family::V4 => (format!("192.168.{subnet}.0/24"), format!("10.9.{subnet}.2")),
-            Family::V6 => (format!("fd00:{subnet}::/64"), format!("fd09:{subnet}::2")),
-        };
-        let own = address(leg, family, 1);
-        router.batch(&format!(
-            "route add {to} via {gateway} dev {device}back src {own} metric 2048\n"
-        ));
+        has_another_way(lab, leg, family);
     });
     net.lab.net.far(leg).batch("link set eth0 down\n");
     answer_by_back(&net.lab, leg, family);
     assert_follows(&net, pair, family);
+}
+
+/// As when a tunnel is taken down, which the kernel tells, and not that of two routes one is left.
+#[rstest]
+fn flow_whose_link_has_gone_goes_on_by_another_one(
+    #[values(Family::V4, Family::V6)] family: Family,
+) {
+    let leg = Leg::Client;
+    let (net, pair) = start(leg, family, |lab| has_another_way(lab, leg, family));
+    let (peer, far) = (address(leg, family, 2), net.lab.net.far(leg));
+    let bits = if peer.is_ipv4() { 32 } else { 128 };
+    net.lab.net.router.batch("link del client\n");
+    far.batch(&format!("addr add {peer}/{bits} dev lo\n"));
+    answer_by_back(&net.lab, leg, family);
+    // Longer than flows that have no other way are left alone.
+    thread::sleep(SETTLED);
+    assert_follows(&net, pair, family);
+}
+
+/// What the router sends to a peer may go by the second link, too.
+fn has_another_way(lab: &Lab, leg: Leg, family: Family) {
+    let subnet = leg.subnet();
+    let (to, gateway) = match family {
+        Family::V4 => (format!("192.168.{subnet}.0/24"), format!("10.9.{subnet}.2")),
+        Family::V6 => (format!("fd00:{subnet}::/64"), format!("fd09:{subnet}::2")),
+    };
+    lab.net.router.batch(&format!(
+        "route add {to} via {gateway} dev {}back metric 2048\n",
+        leg.device()
+    ));
 }
 
 /// What a peer sends to the router goes by the second link.

@@ -10,13 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, RingBuf};
-use sni_router_common::flow::{Ended, Flow, FlowKey};
+use sni_router_common::flow::{Ended, Flow, FlowKey, Led};
 use sni_router_common::names::{MAP_FLOWS, PORT_WORDS};
 use tokio::time::sleep;
 use zerocopy::FromBytes as _;
 
 use super::handshakes::Handshakes;
 use super::io_error;
+use super::lead::Leader;
 use super::pins::Pins;
 use crate::sys::batch::Walk;
 use crate::sys::readable::readable;
@@ -25,6 +26,7 @@ use crate::sys::shared::SharedArray;
 /// Flows, handshakes, and which ports are watched for them.
 pub struct Flows {
     table: FlowTable,
+    leader: Leader,
     handshakes: Handshakes,
     ports: SharedArray,
     ended: Mutex<Option<RingBuf<MapData>>>,
@@ -39,6 +41,7 @@ type Handle = HashMap<MapData, FlowKey, Flow>;
 impl Flows {
     pub(super) fn new(
         flows: Handle,
+        leader: Leader,
         seen: &MapData,
         ports: &MapData,
         ended: RingBuf<MapData>,
@@ -48,6 +51,7 @@ impl Flows {
         let ports = SharedArray::map(ports.fd().as_fd(), PORT_WORDS as usize * size_of::<u64>())?;
         let flows = Self {
             table: FlowTable::new(&flows)?,
+            leader,
             handshakes: Handshakes::map(seen.fd().as_fd())?,
             ports,
             ended: Mutex::new(Some(ended)),
@@ -66,6 +70,11 @@ impl Flows {
     /// The flows.
     pub fn table(&self) -> &FlowTable {
         &self.table
+    }
+
+    /// Has a direction leave by another interface. Answers whether there was one that lives.
+    pub fn lead(&self, led: &Led) -> io::Result<bool> {
+        self.leader.lead(led)
     }
 
     /// Has the program look at packets to this port. There is no way back: flows of a listener

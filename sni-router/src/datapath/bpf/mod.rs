@@ -9,6 +9,7 @@ mod flows;
 mod handshakes;
 mod hooks;
 mod inline;
+mod lead;
 mod load;
 mod logger;
 mod pins;
@@ -37,6 +38,7 @@ pub use facts::{Attachment, Interface, KernelFacts, LoadedProgram};
 pub use flows::{Flows, foreign as foreign_flows, is_full, open as open_flows};
 pub use handshakes::Handshakes;
 pub use hooks::{Attach, Hooks, Layer, remove_filter};
+use lead::Leader;
 pub use load::{LoadError, missing_capabilities};
 pub use logger::forward as forward_logs;
 pub use pins::{PinError, Pins, Survey, remove_all, survey, version_of};
@@ -83,12 +85,13 @@ impl Kernel {
     /// are looked at from now on, those to listeners once there are rules.
     pub fn load_tc(&mut self, reserved: RangeInclusive<u16>) -> Result<Arc<Flows>, LoadError> {
         let ebpf = &mut *lock(&self.ebpf);
-        for name in [names::PROG_TC_ETHER, names::PROG_TC_IP] {
+        for name in [names::PROG_TC_ETHER, names::PROG_TC_IP, names::PROG_LEAD] {
             let classifier: &mut SchedClassifier = program(ebpf, name)?;
             verified(|| classifier.load())?;
         }
         let flows = Flows::new(
             map(ebpf, names::MAP_FLOWS)?,
+            Leader::new(Arc::clone(&self.ebpf)),
             &array(ebpf, names::MAP_SEEN)?,
             &array(ebpf, names::MAP_PORTS)?,
             map(ebpf, names::MAP_ENDED)?,

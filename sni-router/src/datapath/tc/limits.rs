@@ -123,17 +123,18 @@ impl Registry {
 
     /// Ends a flow that was left alone: nothing is passed on any more, and both sides are told.
     pub(super) fn end(&self, id: u32, end: End) {
-        let (entry, keys) = {
+        let (entry, keys, both) = {
             let mut entries = lock(&self.entries);
             let Some(entry) = entries.remove(id) else {
                 return;
             };
             let keys = entry.keys();
+            // Before others can make room in the table.
+            let both = self.both(id, &keys);
             // The endpoint may still remember the connection.
             self.linger(id, keys);
-            (entry, keys)
+            (entry, keys, both)
         };
-        let both = self.both(id, &keys);
         let bytes = both.map(|flow| flow.map_or(0, |flow| flow.bytes()));
         if let [Some(up), Some(down)] = both {
             self.remove(keys, id);

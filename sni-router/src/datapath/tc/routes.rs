@@ -2,6 +2,7 @@
 //! route leads by another one. Those that leave by an interface which has gone for good, and have no other way, are ended:
 //! they know it by its number, which nobody has any more, and would be lost without a word.
 
+mod agenda;
 mod news;
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,17 +10,27 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sni_router_common::flow::{Flow, FlowKey, address};
-use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until};
+use sni_router_common::flow::{Flow, FlowKey, Led, address};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use self::agenda::Agenda;
 use self::news::{Channel, News};
 use super::entry::Entry;
 use super::registry::{Registry, lock};
 use super::ways::Ways;
 use crate::carry::End;
 use crate::sys::interface;
+
+/// Who looks at flows when routes change.
+struct Follower {
+    registry: Arc<Registry>,
+    /// What those know that hand connections over.
+    remembered: Arc<Ways>,
+    /// Of its own, so that nobody waits for millions of questions.
+    asked: Arc<Ways>,
+}
 
 /// What a look at all flows has found.
 #[derive(Default)]
@@ -39,60 +50,83 @@ struct Link {
 }
 
 impl Registry {
-    /// Has flows follow the host's routes, and ends those that cannot. Runs as long as the datapath is used.
+    /// Has flows follow the host's routes, and ends those that cannot. Runs as long as the datapath is used. Where
+    /// `ways` are remembered, that is forgotten.
     pub(super) async fn follow_routes(self: Arc<Self>, ways: Arc<Ways>) {
+        let follower = Follower {
+            registry: self,
+            remembered: ways,
+            asked: Arc::new(Ways::new()),
+        };
         loop {
-            match self.follow(&ways).await {
-                Ok(()) => debug!(
-                    "the kernel had more to tell of interfaces and routes than there was room for"
-                ),
-                Err(error) => return warn!(%error, "flows do not follow the host's routes"),
-            }
-        }
-    }
-
-    async fn follow(self: &Arc<Self>, ways: &Arc<Ways>) -> io::Result<()> {
-        let mut channel = Channel::open().await?;
-        // At the start as well: things may have changed while no router was there.
-        let mut news = News::of_all();
-        let mut again: Option<(Instant, News)> = None;
-        let mut is_first = true;
-        loop {
-            let began = Instant::now();
-            let (registry, ways, told) = (Arc::clone(self), Arc::clone(ways), news.clone());
-            // On a thread of its own: with a million flows, others would wait for it.
-            let looked = spawn_blocking(move || registry.look_for_ways(&ways, &told, !is_first));
-            looked.await.map_err(io::Error::other)?;
-            sleep(began.elapsed() * REST).await;
-            if is_first {
-                // For flows that were being handed over, or adopted, meanwhile, and for routes that come a moment later.
-                let later = || (Instant::now() + A_WHILE, News::default());
-                again.get_or_insert_with(later).1.add(&news);
-            }
-            tokio::select! {
-                told = channel.next() => match told {
-                    Some(told) => news = told,
-                    None => return Ok(()),
-                },
-                Some(told) = due(&mut again) => {
-                    (news, is_first) = (told, false);
-                    continue;
+            match follower.follow().await {
+                Ok(()) => {
+                    debug!("the kernel had more to tell of routes than there was room for");
+                    sleep(A_MOMENT).await;
+                }
+                Err(error) => {
+                    warn!(%error, "flows do not follow the host's routes; trying again");
+                    sleep(A_WHILE).await;
                 }
             }
-            channel.settle(&mut news).await;
-            is_first = true;
+        }
+    }
+}
+
+impl Follower {
+    /// Returns when something was missed.
+    async fn follow(&self) -> io::Result<()> {
+        let mut channel = Channel::open().await?;
+        // Things may have changed while nobody listened.
+        let mut agenda = Agenda::of(News::of_all());
+        let mut look: Option<JoinHandle<()>> = None;
+        let mut began = Instant::now();
+        loop {
+            tokio::select! {
+                // Always heard, or it would pile up.
+                told = channel.next() => match told {
+                    Some(news) => agenda.add(&news),
+                    None => return Ok(()),
+                },
+                Some(looked) = finished(&mut look) => {
+                    looked.map_err(io::Error::other)?;
+                    look = None;
+                    agenda.rest((began.elapsed() * REST).min(LONGEST_REST));
+                }
+                (news, is_last) = agenda.next(), if look.is_none() => {
+                    began = Instant::now();
+                    look = Some(self.look(news, is_last));
+                }
+            }
         }
     }
 
+    /// On a thread of its own: with a million flows, others would wait for it.
+    fn look(&self, news: News, is_last: bool) -> JoinHandle<()> {
+        let (registry, ways) = (Arc::clone(&self.registry), Arc::clone(&self.asked));
+        self.remembered.forget();
+        spawn_blocking(move || {
+            ways.forget();
+            registry.look_for_ways(&ways, &news, is_last);
+        })
+    }
+}
+
+/// What has become of a look, if there is one.
+async fn finished(look: &mut Option<JoinHandle<()>>) -> Option<Result<(), JoinError>> {
+    Some(look.as_mut()?.await)
+}
+
+impl Registry {
     /// With `is_last`, who has no way by now is not waited for.
     fn look_for_ways(&self, ways: &Ways, news: &News, is_last: bool) {
-        ways.forget();
         if lock(&self.entries).len() == 0 {
             return;
         }
         let mut found = Found::default();
         let looked = self.flows.table().for_each(|key, flow| {
-            if flow.closed == 0 {
+            // Whoever comes next looks, too.
+            if flow.closed == 0 && !self.is_retired() {
                 self.look_for_way(key, flow, ways, news, &mut found);
             }
         });
@@ -130,12 +164,19 @@ impl Registry {
     ) {
         let link = found.link(flow.ifindex);
         let (own, peer) = (address(&flow.src), address(&flow.dst));
-        let is_doubtful = !link.is_running || news.concern(peer);
+        // That routes by an interface have gone with it is told of IPv6 only (`fib_table_flush()`,
+        // net/ipv4/fib_trie.c).
+        let is_doubtful = link.has_gone || !link.is_running || news.concern(peer);
         let other = is_doubtful
             .then(|| ways.instead(own, peer, flow.ifindex))
             .flatten();
         let (ifindex, mtu) = match other {
-            Some((ifindex, mtu)) => (ifindex, mtu.or(found.link(ifindex).mtu)),
+            // What was sent to a peer elsewhere is not for this host.
+            Some((LOOPBACK, _)) => return,
+            Some((ifindex, mtu)) => {
+                let of_link = found.link(ifindex).mtu;
+                (ifindex, mtu.into_iter().chain(of_link).min())
+            }
             None if link.has_gone => {
                 // It leads to that side, whose socket would not have answered any more.
                 let end = match flow.up {
@@ -148,29 +189,20 @@ impl Registry {
             None => (flow.ifindex, link.mtu.map(|mtu| mtu.min(flow.mtu))),
         };
         let mtu = mtu.unwrap_or(flow.mtu);
-        if (ifindex, mtu) != (flow.ifindex, flow.mtu) && self.lead(key, flow.id, ifindex, mtu) {
-            found.changed += 1;
+        if (ifindex, mtu) == (flow.ifindex, flow.mtu) {
+            return;
         }
-    }
-
-    /// Has a direction leave by an interface. What the program notes at the very same time is lost, as where two CPUs
-    /// have packets of one direction.
-    fn lead(&self, key: &FlowKey, id: u32, ifindex: u32, mtu: u16) -> bool {
-        // While this is held, no flow begins that could have the key next.
-        let entries = lock(&self.entries);
-        let table = self.flows.table();
-        let living = table
-            .flow(key)
-            .filter(|flow| flow.id == id && flow.closed == 0);
-        let Some(flow) = living.filter(|_| entries.contains(id)) else {
-            return false;
-        };
-        let led = Flow {
+        let led = Led {
+            key: *key,
+            id: flow.id,
             ifindex,
             mtu,
-            ..flow
+            rest: 0,
         };
-        table.replace(key, &led).is_ok()
+        match self.flows.lead(&led) {
+            Ok(was_there) => found.changed += usize::from(was_there),
+            Err(error) => debug!(%error, "a flow does not follow its route"),
+        }
     }
 }
 
@@ -192,15 +224,14 @@ impl Link {
     }
 }
 
-/// Waits until it is time to look once more, if that is wanted.
-async fn due(again: &mut Option<(Instant, News)>) -> Option<News> {
-    let (at, _) = again.as_ref()?;
-    sleep_until((*at).into()).await;
-    again.take().map(|(_, news)| news)
-}
-
-/// Longer than most hand-overs, and than it takes to notice that a route has gone.
-const A_WHILE: Duration = Duration::from_secs(6);
-
-/// Looking takes a twentieth of one CPU at most, where interfaces of pods come and go all the time.
+/// Looking takes a twentieth of one CPU at most, where interfaces of pods come and go all the time, but for very many flows.
 const REST: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// When the kernel has too much to tell.
+const A_MOMENT: Duration = Duration::from_secs(1);
+/// After an error, which the next attempt meets as well, mostly.
+const A_WHILE: Duration = Duration::from_secs(60);
+
+/// The interface to the host itself (LOOPBACK_IFINDEX, include/net/net_namespace.h).
+const LOOPBACK: u32 = 1;

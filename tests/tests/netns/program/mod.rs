@@ -9,6 +9,7 @@ mod damaged;
 mod ecn;
 mod errors;
 mod handshakes;
+mod leading;
 mod malformed;
 mod odd;
 mod rewriting;
@@ -78,6 +79,28 @@ struct Ran {
     bytes: [u64; 2],
 }
 
+/// Has the kernel take a program.
+fn load(ebpf: &mut Ebpf, name: &str) {
+    let program = ebpf.program_mut(name).expect("the program");
+    let program: &mut SchedClassifier = program.try_into().expect("a classifier");
+    // The verifier gives up when a signal is pending: a child of another test has ended.
+    until(
+        "no signal interrupts the verifier",
+        SOON,
+        || match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == ErrorKind::WouldBlock =>
+            {
+                false
+            }
+            other => {
+                other.expect("the verifier takes it");
+                true
+            }
+        },
+    );
+}
+
 impl Program {
     /// Loads it as the router does. Nothing is attached anywhere.
     fn load(family: Family) -> Self {
@@ -105,27 +128,8 @@ impl Program {
         let mut ebpf = loader
             .load(&object)
             .expect("load the object: this needs root and BPF");
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(names::PROG_TC_ETHER)
-            .expect("the program")
-            .try_into()
-            .expect("a classifier");
-        // The verifier gives up when a signal is pending: a child of another test has ended.
-        until(
-            "no signal interrupts the verifier",
-            SOON,
-            || match program.load() {
-                Err(ProgramError::LoadError { io_error, .. })
-                    if io_error.kind() == ErrorKind::WouldBlock =>
-                {
-                    false
-                }
-                other => {
-                    other.expect("the verifier takes it");
-                    true
-                }
-            },
-        );
+        load(&mut ebpf, names::PROG_TC_ETHER);
+        load(&mut ebpf, names::PROG_LEAD);
         let mut take = |name| ebpf.take_map(name).expect("the map");
         let flows = HashMap::try_from(take(names::MAP_FLOWS)).expect("a hash");
         let counts = PerCpuArray::try_from(take(names::MAP_COUNT)).expect("an array");

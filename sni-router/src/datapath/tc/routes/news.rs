@@ -1,78 +1,82 @@
 //! What the kernel tells of interfaces and routes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Bound;
+use std::pin::Pin;
 
-use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
 /// What has changed, as far as it may concern flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     /// An interface has gone, is up or down, or takes packets of another size.
     has_link: bool,
-    /// To where routes have changed.
-    prefixes: Vec<(IpAddr, u8)>,
-    /// To more than that.
+    /// To where routes have changed, by how many bits of an address count.
+    prefixes: BTreeSet<(u8, IpAddr)>,
+    /// Anything may be another way.
     has_many: bool,
 }
 
 /// Everything there is to hear.
 pub(super) struct Channel {
-    messages: Messages,
+    messages: Pin<Box<dyn Stream<Item = Message> + Send>>,
     links: HashMap<u32, State>,
     serving: JoinHandle<()>,
 }
 
-type Messages = std::pin::Pin<Box<dyn Stream<Item = RouteNetlinkMessage> + Send>>;
+type Message = NetlinkPayload<RouteNetlinkMessage>;
 
 /// Whether an interface is running, and what it takes.
 type State = (bool, Option<u32>);
 
 impl News {
-    /// After which everything may be another way.
-    pub(super) const fn of_all() -> Self {
+    /// After which anything may be another way.
+    pub(super) fn of_all() -> Self {
         Self {
             has_link: true,
-            prefixes: Vec::new(),
             has_many: true,
+            ..Self::default()
         }
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        !self.has_link && !self.has_many && self.prefixes.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
     /// Whether the route to this peer may be another one.
     pub(super) fn concern(&self, peer: IpAddr) -> bool {
-        let has = |&(prefix, bits): &(IpAddr, u8)| covers(prefix, bits, peer);
-        self.has_many || self.prefixes.iter().any(has)
+        let mut from = Bound::Unbounded;
+        // One look-up for each length that there is.
+        while let Some((bits, _)) = self.prefixes.range((from, Bound::Unbounded)).next() {
+            if self.prefixes.contains(&(*bits, cut(peer, *bits))) {
+                return true;
+            }
+            from = Bound::Excluded((*bits, LAST));
+        }
+        self.has_many
     }
 
     pub(super) fn add(&mut self, other: &Self) {
         self.has_link |= other.has_link;
         self.has_many |= other.has_many;
-        other
-            .prefixes
-            .iter()
-            .for_each(|prefix| self.add_prefix(*prefix));
+        for (bits, prefix) in &other.prefixes {
+            self.add_prefix(*bits, *prefix);
+        }
     }
 
-    fn add_prefix(&mut self, prefix: (IpAddr, u8)) {
-        if self.prefixes.contains(&prefix) {
-            return;
-        }
-        match self.prefixes.len() < MOST {
-            true => self.prefixes.push(prefix),
-            false => self.has_many = true,
+    fn add_prefix(&mut self, bits: u8, prefix: IpAddr) {
+        self.prefixes.insert((bits, cut(prefix, bits)));
+        if self.prefixes.len() > MOST {
+            self.prefixes.clear();
+            self.has_many = true;
         }
     }
 
@@ -89,14 +93,20 @@ impl News {
             {
                 let (index, state) = (link.header.index, state(link));
                 // No flow leaves by one that was not there.
-                let was = links.insert(index, state);
-                self.has_link |= was.is_some_and(|was| was != state);
+                if let Some(was) = links.insert(index, state) {
+                    self.has_link |= was != state;
+                    // A route by one without a carrier may have been there all the time.
+                    self.has_many |= state.0 && !was.0;
+                }
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 match prefix(route) {
-                    Some(prefix) => self.add_prefix(prefix),
+                    Some((prefix, bits)) => self.add_prefix(bits, prefix),
                     None => self.has_many = true,
                 }
+            }
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+                self.has_many = true;
             }
             _ => {}
         }
@@ -109,19 +119,14 @@ impl Channel {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
         ];
         let (connection, handle, messages) = new_multicast_connection(&groups)?;
-        let serving = tokio::spawn(connection);
-        let messages = messages.filter_map(|(message, _)| async {
-            match message.payload {
-                NetlinkPayload::InnerMessage(inner) => Some(inner),
-                _ => None,
-            }
-        });
         let mut channel = Self {
-            messages: Box::pin(messages),
+            messages: Box::pin(messages.map(|(message, _)| message.payload)),
             links: HashMap::new(),
-            serving,
+            serving: tokio::spawn(connection),
         };
         // Subscribed before, so that nothing falls in between.
         let mut listed = handle.link().get().execute();
@@ -131,22 +136,19 @@ impl Channel {
         Ok(channel)
     }
 
-    /// Returns when there is something new, with all of it; `None` when the kernel had more to tell than there was
-    /// room for. Nothing is lost where it is dropped before.
+    /// Returns when there is something new; `None` when the kernel had more to tell than there was room for. Nothing
+    /// is lost where it is dropped before.
     pub(super) async fn next(&mut self) -> Option<News> {
-        let mut news = News::default();
-        while news.is_empty() {
-            let message = self.messages.next().await?;
-            news.take(&message, &mut self.links);
-        }
-        Some(news)
-    }
-
-    /// What else belongs to it: changes come in groups.
-    pub(super) async fn settle(&mut self, news: &mut News) {
-        sleep(A_MOMENT).await;
-        while let Some(Some(message)) = self.messages.next().now_or_never() {
-            news.take(&message, &mut self.links);
+        loop {
+            let mut news = News::default();
+            match self.messages.next().await? {
+                NetlinkPayload::InnerMessage(message) => news.take(&message, &mut self.links),
+                NetlinkPayload::Overrun(_) => return None,
+                _ => {}
+            }
+            if !news.is_empty() {
+                return Some(news);
+            }
         }
     }
 }
@@ -188,25 +190,26 @@ fn prefix(route: &RouteMessage) -> Option<(IpAddr, u8)> {
     to.or((bits == 0).then_some(any)).map(|to| (to, bits))
 }
 
-fn covers(prefix: IpAddr, bits: u8, peer: IpAddr) -> bool {
-    match (prefix, peer) {
-        (IpAddr::V4(prefix), IpAddr::V4(peer)) => {
-            let differ = prefix.to_bits() ^ peer.to_bits();
-            differ.leading_zeros() >= bits.into()
+/// An address of which only the first bits count.
+fn cut(addr: IpAddr, bits: u8) -> IpAddr {
+    let bits = u32::from(bits);
+    match addr {
+        IpAddr::V4(addr) => {
+            let rest = u32::MAX.checked_shr(bits).unwrap_or(0);
+            IpAddr::V4((addr.to_bits() & !rest).into())
         }
-        (IpAddr::V6(prefix), IpAddr::V6(peer)) => {
-            let differ = prefix.to_bits() ^ peer.to_bits();
-            differ.leading_zeros() >= bits.into()
+        IpAddr::V6(addr) => {
+            let rest = u128::MAX.checked_shr(bits).unwrap_or(0);
+            IpAddr::V6((addr.to_bits() & !rest).into())
         }
-        _ => false,
     }
 }
 
-/// Changes come in groups, and what is made anew may have the number of the one before.
-const A_MOMENT: Duration = Duration::from_millis(100);
-
 /// Prefixes that are told apart.
-const MOST: usize = 64;
+const MOST: usize = 4096;
+
+/// The last address in the order of addresses.
+const LAST: IpAddr = IpAddr::V6(Ipv6Addr::from_bits(u128::MAX));
 
 #[cfg(test)]
 mod tests {
@@ -234,6 +237,24 @@ mod tests {
         route
     }
 
+    #[tokio::test]
+    async fn nothing_is_told_any_more_once_something_was_missed() {
+        let told = RouteNetlinkMessage::NewRoute(route("192.0.2.0", 24));
+        let messages = [
+            NetlinkPayload::Noop,
+            NetlinkPayload::InnerMessage(told.clone()),
+            NetlinkPayload::Overrun(Vec::new()),
+            NetlinkPayload::InnerMessage(told),
+        ];
+        let mut channel = Channel {
+            messages: Box::pin(futures_util::stream::iter(messages)),
+            links: HashMap::new(),
+            serving: tokio::spawn(std::future::ready(())),
+        };
+        assert!(channel.next().await.is_some());
+        assert!(channel.next().await.is_none());
+    }
+
     #[test]
     fn link_is_news_when_it_changes_or_goes() {
         use RouteNetlinkMessage::{DelLink, NewLink};
@@ -241,20 +262,20 @@ mod tests {
         let mut has_news = |message| {
             let mut news = News::default();
             news.take(&message, &mut links);
-            assert!(!news.concern([192, 0, 2, 1].into()));
-            !news.is_empty()
+            (!news.is_empty(), news.concern([192, 0, 2, 1].into()))
         };
         let up = LinkFlags::Up | LinkFlags::Running;
-        assert!(!has_news(NewLink(link(7, up, 1500))));
-        assert!(!has_news(NewLink(link(7, up, 1500))));
-        assert!(has_news(NewLink(link(7, LinkFlags::Up, 1500))));
-        assert!(has_news(NewLink(link(7, up, 1500))));
-        assert!(has_news(NewLink(link(7, up, 1400))));
+        let (nothing, of_link, of_all) = ((false, false), (true, false), (true, true));
+        assert_eq!(has_news(NewLink(link(7, up, 1500))), nothing);
+        assert_eq!(has_news(NewLink(link(7, up, 1500))), nothing);
+        assert_eq!(has_news(NewLink(link(7, LinkFlags::Up, 1500))), of_link);
+        assert_eq!(has_news(NewLink(link(7, up, 1500))), of_all);
+        assert_eq!(has_news(NewLink(link(7, up, 1400))), of_link);
         let mut port = link(7, up, 1400);
         port.header.interface_family = AddressFamily::Bridge;
-        assert!(!has_news(DelLink(port)));
-        assert!(has_news(DelLink(link(7, up, 1400))));
-        assert!(!has_news(DelLink(link(8, up, 1400))));
+        assert_eq!(has_news(DelLink(port)), nothing);
+        assert_eq!(has_news(DelLink(link(7, up, 1400))), of_link);
+        assert_eq!(has_news(DelLink(link(8, up, 1400))), nothing);
     }
 
     #[test]
@@ -276,7 +297,8 @@ mod tests {
         assert!(concern(&v4, "198.51.100.1") && !concern(&v4, "2001:db8::1"));
         let v6 = news(&[("::", 0)]);
         assert!(concern(&v6, "2001:db8::1") && !concern(&v6, "198.51.100.1"));
-        let hosts: Vec<_> = (0..=MOST).map(|n| format!("10.0.0.{n}")).collect();
+        let hosts = (0..=MOST as u32).map(|n| IpAddr::V4((0x0a00_0000 + n).into()).to_string());
+        let hosts: Vec<_> = hosts.collect();
         let hosts: Vec<_> = hosts.iter().map(|host| (&**host, 32)).collect();
         assert!(!concern(&news(&hosts[..MOST]), "192.0.2.1"));
         assert!(concern(&news(&hosts), "192.0.2.1"));
