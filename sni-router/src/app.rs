@@ -263,7 +263,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
                     tc.retire();
                 }
                 // First, as who owns the pins expects nobody.
-                presence.leave();
+                presence.carry_nothing();
                 pins.release();
                 // Until the other one serves, this one goes on, and follows its manifests.
                 info!("another router takes over");
@@ -273,6 +273,10 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         }
     }
     drop(admin);
+    if control.is_followed {
+        // The other one serves, and claims what it needs. It would else leave what it does not need to this one.
+        presence.claim_nothing();
+    }
     source.close().await;
 
     // Before it is told: who hears it may count on it that what comes now keeps its sockets.

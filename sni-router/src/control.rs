@@ -148,6 +148,10 @@ impl Control {
         let Ok(in_use) = in_use else {
             return false;
         };
+        // Once more, as another router may have come meanwhile.
+        if claims.are_shared() {
+            return false;
+        }
         let is_used = |claim: &Claim| in_use.contains(&claim.vip);
         let (used, unused): (Vec<_>, _) = spare.into_iter().partition(is_used);
         claims.remove(unused).await;

@@ -103,6 +103,8 @@ impl<'e> Ending<'e> {
                     self.is_hurried = true;
                     return ControlFlow::Break(());
                 }
+                // Who says so serves, and claims what it needs.
+                self.presence.claim_nothing();
             }
         }
         ControlFlow::Continue(())
@@ -116,7 +118,7 @@ impl<'e> Ending<'e> {
         if !self.is_followed {
             info!("another router takes over");
             // First, as who owns the pins expects nobody.
-            self.presence.leave();
+            self.presence.carry_nothing();
             pins.release();
             self.is_followed = true;
             self.is_to_be_told = true;

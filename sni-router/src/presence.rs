@@ -2,22 +2,29 @@
 //!
 //! ```text
 //! @sni-router/tc                  the one that carries by `tc`
-//! @sni-router/tc/PID              which process that is
+//! @sni-router/tc/PID/COOKIE       which process that is
 //! @sni-router/vips/PID/COOKIE     each one that claims VIPs
 //! ```
 //!
 //! These are names of Unix sockets to which nobody connects. Names without a file belong to the network namespace
 //! (network_namespaces(7)), only one socket can have each, and the kernel takes them back when the process ends, by
 //! whatever means (unix(7)).
+//!
+//! Any user there can have any of them. So they say something only of sockets that root has made, or the user that this
+//! process runs as: nobody else's keep a router from starting, or from giving up VIPs.
 
-use std::fs;
+mod names;
+
+use std::collections::BTreeSet;
 use std::io;
 use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
 
+use self::names::Name;
 use crate::sys::sockopt::cookie;
 
 /// What this process says of itself to the others, as long as this lives.
@@ -28,6 +35,8 @@ pub struct Presence(Mutex<Signs>);
 struct Signs {
     flows: Vec<Sign>,
     vips: Option<Sign>,
+    /// Users of whose names was told; `None`: of one that may be anybody's.
+    told: BTreeSet<Option<u32>>,
 }
 
 /// Another process carries by `tc` in this network namespace.
@@ -40,23 +49,43 @@ pub struct Occupied {
 impl Presence {
     /// Says that this process carries by `tc`, which only one can.
     pub fn carry(&self) -> Result<(), Occupied> {
+        let mut signs = self.signs();
         let only = match Sign::put(FLOWS.to_owned()) {
-            Ok(only) => only,
+            Ok(only) => Some(only),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let by = table().and_then(|table| named(&table, FLOWS).find_map(process_of));
-                return Err(Occupied { by });
+                let names = names::all().unwrap_or_default();
+                let mut holders = names.iter().filter(|name| name.text == FLOWS);
+                if !holders.any(|name| !signs.believe(name)) {
+                    let mut which = names.iter().filter(|name| name.is_below(FLOWS));
+                    let by =
+                        which.find_map(|name| process_of(name).filter(|_| signs.believe(name)));
+                    return Err(Occupied { by });
+                }
+                None
             }
             Err(error) => {
                 warn!(%error, "not known: whether another router runs here");
                 return Ok(());
             }
         };
-        let which = Sign::put(format!("{FLOWS}/{}", process::id())).ok();
-        self.signs().flows = which.into_iter().chain([only]).collect();
+        let which = Sign::put_one_of_many(FLOWS)
+            .inspect_err(|error| warn!(%error, "other routers do not know of this one"))
+            .ok();
+        // Another router may have only such a name, too, for the same reason. Of two that come here at once, one at
+        // least sees the other.
+        let own = which.as_ref().map(|sign| sign.name.as_str());
+        for name in names::all().unwrap_or_default() {
+            let is_anothers = name.is_below(FLOWS) && Some(name.text.as_str()) != own;
+            if is_anothers && name.owner.is_some() && signs.believe(&name) {
+                let by = process_of(&name);
+                return Err(Occupied { by });
+            }
+        }
+        signs.flows = which.into_iter().chain(only).collect();
         Ok(())
     }
 
-    /// It does not after all.
+    /// It does not after all, or leaves that to another one.
     pub fn carry_nothing(&self) {
         self.signs().flows.clear();
     }
@@ -75,19 +104,39 @@ impl Presence {
 
     /// Whether another process claims VIPs in this network namespace.
     pub fn is_claimed_by_others(&self) -> bool {
-        let signs = self.signs();
-        let own = signs.vips.as_ref().map(|sign| sign.name.as_str());
-        table().is_some_and(|table| named(&table, VIPS).any(|name| Some(name) != own))
-    }
-
-    /// Says nothing any more: another router takes over.
-    pub fn leave(&self) {
-        *self.signs() = Signs::default();
+        let mut signs = self.signs();
+        let own = signs.vips.as_ref().map(|sign| sign.name.clone());
+        names::all().unwrap_or_default().iter().any(|name| {
+            name.is_below(VIPS) && Some(&name.text) != own.as_ref() && signs.believe(name)
+        })
     }
 
     /// A thread that panicked while holding it leaves it as good as it was.
     fn signs(&self) -> MutexGuard<'_, Signs> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Signs {
+    /// Whether a name with a meaning has been given to a socket by who may run routers here, or might have been.
+    fn believe(&mut self, Name { text, owner }: &Name) -> bool {
+        let is_new = self.told.insert(*owner);
+        match *owner {
+            Some(0) => true,
+            Some(uid) if uid == geteuid().as_raw() => true,
+            Some(uid) => {
+                if is_new {
+                    warn!(uid, name = ?text, "another user, not root, has a name by which routers know of each other: ignored");
+                }
+                false
+            }
+            None => {
+                if is_new {
+                    warn!(name = ?text, "this kernel does not tell whose names of sockets are: taken for a router's");
+                }
+                true
+            }
+        }
     }
 }
 
@@ -124,25 +173,17 @@ fn socket() -> io::Result<Socket> {
     Socket::new(Domain::UNIX, Type::STREAM, None)
 }
 
-/// The Unix sockets of this network namespace.
-fn table() -> Option<String> {
-    // Names of others need not be text.
-    let table = fs::read("/proc/self/net/unix").ok()?;
-    Some(String::from_utf8_lossy(&table).into_owned())
-}
-
-/// The names in the table that are below this one. What is `@` there is a zero byte.
-fn named<'t>(table: &'t str, kind: &'t str) -> impl Iterator<Item = &'t str> {
-    let names = table.lines().filter_map(|line| line.split_once(" @"));
-    names.map(|(_, name)| name).filter(move |name| {
-        name.strip_prefix(kind)
-            .is_some_and(|it| it.starts_with('/'))
-    })
+impl Name {
+    fn is_below(&self, kind: &str) -> bool {
+        let rest = self.text.strip_prefix(kind);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
 }
 
 /// The process of which a name of the one that carries by `tc` speaks.
-fn process_of(name: &str) -> Option<u32> {
-    name.rsplit('/').next()?.parse().ok()
+fn process_of(name: &Name) -> Option<u32> {
+    let which = name.text.strip_prefix(FLOWS)?.strip_prefix('/')?;
+    which.split('/').next()?.parse().ok()
 }
 
 const FLOWS: &str = "sni-router/tc";
@@ -153,18 +194,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_among_other_sockets() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-            0000000000000000: 00000003 00000000 00000000 0001 03  1148\n\
-            0000000000000000: 00000002 00000000 00010000 0001 01 10 /run/@sni-router/tc/1\n\
-            0000000000000000: 00000002 00000000 00000000 0001 01 11 @sni-router/tc\n\
-            0000000000000000: 00000002 00000000 00000000 0001 01 12 @sni-router/tc/42\n\
-            0000000000000000: 00000002 00000000 00000000 0001 01 13 @sni-router/tcp/43\n\
-            0000000000000000: 00000002 00000000 00000000 0001 01 14 @sni-router/vips/42/7\n";
-        let found = |kind| named(table, kind).collect::<Vec<_>>();
-        assert_eq!(found(FLOWS), ["sni-router/tc/42"]);
-        assert_eq!(process_of("sni-router/tc/42"), Some(42));
-        assert_eq!(found(VIPS), ["sni-router/vips/42/7"]);
+    fn process_is_told_by_a_name_below() {
+        let name = |text: &str| Name {
+            text: text.into(),
+            owner: None,
+        };
+        assert_eq!(process_of(&name("sni-router/tc/42/7")), Some(42));
+        assert_eq!(process_of(&name("sni-router/tc")), None);
+        for (text, is_below) in [("tc/42/7", true), ("tc", false), ("tcp/43/7", false)] {
+            assert_eq!(
+                name(&format!("sni-router/{text}")).is_below(FLOWS),
+                is_below
+            );
+        }
+    }
+
+    #[test]
+    fn only_users_who_may_run_routers_are_believed() {
+        let mut signs = Signs::default();
+        let mut believed = |owner| {
+            let text = FLOWS.into();
+            signs.believe(&Name { text, owner })
+        };
+        let own = geteuid().as_raw();
+        for owner in [Some(0), Some(own), None] {
+            assert!(believed(owner), "{owner:?}");
+        }
+        for _ in 0..2 {
+            assert!(!believed(Some(own + 1)));
+        }
     }
 
     #[test]
@@ -174,8 +232,9 @@ mod tests {
         let taken = Sign::put(name.clone()).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         let others = |own: &Sign| {
-            let table = table().unwrap();
-            named(&table, &name).filter(|it| *it != own.name).count()
+            let names = names::all().unwrap();
+            let is_other = |it: &&Name| it.is_below(&name) && it.text != own.name;
+            names.iter().filter(is_other).count()
         };
         let one = Sign::put_one_of_many(&name).unwrap();
         let other = Sign::put_one_of_many(&name).unwrap();

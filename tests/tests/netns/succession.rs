@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::net::TcpStream;
+use std::os::unix::fs::fchown;
 use std::thread;
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use rstest::rstest;
 use rustix::process::Signal;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Launch, Router};
+use sni_router_tests::netns::Namespace;
 use sni_router_tests::raw::{hello, read_exactly, write};
 use sni_router_tests::rig::{HOST, Lab, Rig};
 use sni_router_tests::topology::{Family, VIP4};
 use sni_router_tests::wait::{SOON, until};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::lifetime::claimed;
 use crate::restart::Pinned;
@@ -64,20 +67,7 @@ fn router_that_drains_is_not_hurried_by_who_follows_its_killed_successor() {
 fn router_whose_successor_did_not_live_is_ended_by_the_next_one() {
     let mut pinned = Pinned::start();
     let pair = pinned.open_left();
-    let (manifests, dir) = (pinned.rig.lab.manifests(), pinned.bpffs.dir());
-    let nowhere = pinned.rig.lab.admin_of("no/such/directory");
-    let mut unhappy = Router::launch(
-        &pinned.rig.lab.net.router,
-        &Launch {
-            manifests: Some(&manifests),
-            admin: &nowhere,
-            args: &["--pin-dir", dir, "--datapath", "tc", "--claim-vips"],
-            without: &[],
-        },
-    );
-    assert!(!unhappy.wait_exit(SOON).success());
-    let log = pinned.rig.router.log();
-    log.wait_for_line("another router takes over", SOON);
+    follow_unhappily(&pinned);
     pinned.rig.open().exchange();
 
     let next = pinned.next(&pinned.rig.lab.admin_of("next"));
@@ -85,6 +75,19 @@ fn router_whose_successor_did_not_live_is_ended_by_the_next_one() {
     assert!(first.wait_exit(SOON).success());
     pair.exchange();
     pinned.open_left().exchange();
+}
+
+/// Who has let go still serves, until somebody else does.
+#[test]
+fn vips_of_a_router_stay_whose_successor_did_not_live() {
+    let pinned = Pinned::start();
+    follow_unhappily(&pinned);
+    Rig::site(&pinned.rig.lab)
+        .vip(VIP4)
+        .write_to(&pinned.rig.lab.dir().join("others"));
+    let third = beside_with(&pinned.rig.lab, "others", Datapath::Userspace, &[]);
+    third.wait_ready();
+    assert_eq!(claimed(&pinned.rig).len(), 2);
 }
 
 /// Nothing but the process tells that it runs, where not both pin in the same place.
@@ -113,6 +116,66 @@ fn second_router_of_tc_is_refused_where_it_cannot_take_over(
 
     rig.router.kill();
     rig.router = beside(&rig.lab, Datapath::Tc, &pins(is_pinned));
+    rig.router.wait_ready();
+    rig.open().exchange();
+}
+
+/// Any user can have the names by which routers know of each other.
+#[test]
+fn names_of_another_user_hold_nothing_up_and_hide_no_router() {
+    let no_pins = ["--pin-dir", "none"];
+    let mut rig = Rig::start(Datapath::Tc, &no_pins);
+    rig.router.kill();
+    let name = |name| named_by_another_user(&rig.lab.net.router, name);
+    let only = name("sni-router/tc");
+    let more = [name("sni-router/tc/1/1"), name("sni-router/vips/1/1")];
+    rig.router = beside(&rig.lab, Datapath::Tc, &no_pins);
+    rig.router.wait_ready();
+    let said = rig.router.log().wait_for_line("not root", SOON);
+    assert!(said.contains("\"uid\":65534"), "{said}");
+    rig.open().exchange();
+
+    let process = format!("(process {})", rig.router.pid());
+    let is_refused = || {
+        let mut second = beside(&rig.lab, Datapath::Tc, &no_pins);
+        assert!(!second.wait_exit(SOON).success());
+        let said = second.log().wait_for_line("another router", SOON);
+        assert!(said.contains(&process), "{said}");
+    };
+    is_refused();
+    // Now the second one can have it.
+    drop(only);
+    is_refused();
+
+    rig.router.terminate(SOON);
+    assert!(claimed(&rig).is_empty());
+    drop(more);
+}
+
+/// Also where it would carry by sockets: one that is started by mistake is found out.
+#[test]
+fn second_router_of_auto_is_refused_beside_one_of_tc_but_not_the_other_way_round() {
+    let auto = ["--datapath", "auto", "--claim-vips", "--pin-dir", "none"];
+    let mut rig = Rig::start(Datapath::Tc, &["--pin-dir", "none"]);
+    let manifests = rig.lab.manifests();
+    let launch = |admin: &str| {
+        let launch = Launch {
+            manifests: Some(&manifests),
+            admin,
+            args: &auto,
+            without: &["bpf", "perfmon", "sys_admin"],
+        };
+        Router::launch(&rig.lab.net.router, &launch)
+    };
+    let mut second = launch(&rig.lab.admin_of("second"));
+    assert!(!second.wait_exit(SOON).success());
+    let said = second.log().wait_for_line("another router", SOON);
+    assert!(said.contains("--datapath userspace"), "{said}");
+
+    rig.router.kill();
+    let first = launch(&rig.lab.admin_of("first"));
+    first.wait_ready();
+    rig.router = beside(&rig.lab, Datapath::Tc, &["--pin-dir", "none"]);
     rig.router.wait_ready();
     rig.open().exchange();
 }
@@ -174,6 +237,31 @@ fn beside_with(lab: &Lab, manifests: &str, datapath: Datapath, args: &[&str]) ->
         without: &[],
     };
     Router::launch(&lab.net.router, &launch)
+}
+
+/// Starts one that has the first one let go, and does not live to serve.
+fn follow_unhappily(pinned: &Pinned) {
+    let lab = &pinned.rig.lab;
+    let pins = ["--pin-dir", pinned.bpffs.dir()];
+    let launch = Launch {
+        manifests: Some(&lab.manifests()),
+        admin: &lab.admin_of("no/such/directory"),
+        args: &[&["--datapath", "tc", "--claim-vips"], pins.as_slice()].concat(),
+        without: &[],
+    };
+    let mut unhappy = Router::launch(&lab.net.router, &launch);
+    assert!(!unhappy.wait_exit(SOON).success());
+    let log = pinned.rig.router.log();
+    log.wait_for_line("another router takes over", SOON);
+}
+
+/// A Unix socket of the user `nobody` with a name without a file.
+fn named_by_another_user(ns: &Namespace, name: &str) -> Socket {
+    let socket = ns.run(|| Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket"));
+    fchown(&socket, Some(65534), None).expect("give it to another user");
+    let name = SockAddr::unix(format!("\0{name}")).expect("a name");
+    socket.bind(&name).expect("the name is free");
+    socket
 }
 
 /// A client that has said nothing, so that the router has a socket of it.
