@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use rstest::rstest;
@@ -70,6 +71,30 @@ fn admin_over_tcp_answers_where_it_was_told_to() {
     // A browser that was tricked into asking here names the page's own host.
     let tricked = get("attacker.example").expect("an answer");
     assert!(tricked.starts_with("HTTP/1.1 403 "), "{tricked}");
+}
+
+/// They have no end of their own, and are fewer than there are places for connections.
+#[test]
+fn any_number_of_traces_keeps_no_probe_away() {
+    let rig = Rig::start(Datapath::Userspace, &[]);
+    let admin = rig.lab.admin();
+    let path = admin.strip_prefix("unix:").expect("a Unix socket");
+    let mut answered = Vec::new();
+    let followers: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = UnixStream::connect(path).expect("connect");
+            let request = b"GET /api/v1/trace HTTP/1.1\r\nhost: x\r\n\r\n";
+            stream.write_all(request).expect("write");
+            let mut begin = [0; 12];
+            stream.read_exact(&mut begin).expect("an answer");
+            answered.push(begin[9..].to_owned());
+            stream
+        })
+        .collect();
+    assert_eq!(answered[..16], vec![b"200".to_vec(); 16]);
+    assert_eq!(answered[16..], vec![b"429".to_vec(); 84]);
+    assert_eq!(rig.router.get("/healthz").status, 200);
+    drop(followers);
 }
 
 /// Whoever reaches the port from elsewhere may see how the router fares, and nothing of its clients.
