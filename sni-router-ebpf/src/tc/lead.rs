@@ -11,7 +11,7 @@ use crate::maps::FLOWS;
 /// Has a direction leave by another interface, as a packet says. `None` where there is no such flow, or it has ended.
 pub fn lead(ctx: &TcContext) -> Option<()> {
     let led: Led = ctx.load(0).ok()?;
-    let flow = FLOWS.get_ptr_mut(&led.key)?;
+    let flow = FLOWS.get_ptr_mut(led.key)?;
     // SAFETY: the pointer is into the map. An entry that is deleted meanwhile stays readable until
     // the program has ended.
     #[allow(unsafe_code, reason = "map values are raw pointers")]
