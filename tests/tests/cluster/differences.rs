@@ -1,7 +1,11 @@
 //! Where the API server's verdict on a manifest and ours differ, and why.
 
 /// The server has them stored.
-pub const ONLY_WE_REFUSE: [(&str, &str); 35] = [
+pub const ONLY_WE_REFUSE: [(&str, &str); 37] = [
+    (
+        "tests/bad-manifests/ingress-allowed-namespaces.yaml",
+        ANNOTATION,
+    ),
     (
         "tests/bad-manifests/ingress-backend-resource.yaml",
         "is right for an Ingress; connections go to Services only",
@@ -62,6 +66,7 @@ pub const ONLY_WE_REFUSE: [(&str, &str); 35] = [
     ("tests/bad-manifests/listener-secondary-vips.yaml", SCHEMA),
     ("tests/bad-manifests/listener-secret-missing.yaml", OTHER),
     ("tests/bad-manifests/listener-secret-opaque.yaml", OTHER),
+    ("tests/bad-manifests/listener-vip-link-local.yaml", SCHEMA),
     ("tests/bad-manifests/listener-vip-multicast.yaml", SCHEMA),
     ("tests/bad-manifests/listener-vip-name.yaml", SCHEMA),
     ("tests/bad-manifests/listener-vip-prefix.yaml", SCHEMA),

@@ -1,6 +1,7 @@
 //! Clients that come together, of which several threads each open a share.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 
 use rustix::process::Signal;
 use sni_router_tests::position::Position;
@@ -112,11 +113,12 @@ fn client_that_begins_anew_is_not_disturbed_by_what_another_opener_knows() {
         let addresses: Vec<_> = clients.iter().take(8).map(address).collect();
         clients.drain(..).for_each(reset);
         // One after the other: few at a time are the first opener's.
-        let pairs = addresses.into_iter().map(|address| {
-            let client = connect_from(&rig, address);
-            Pair::greet(client, &hello, &rig.endpoint).answered()
+        let pairs = addresses.into_iter().filter_map(|address| {
+            let client = connect_from(&rig, address)?;
+            Some(Pair::greet(client, &hello, &rig.endpoint).answered())
         });
         let pairs: Vec<_> = pairs.collect();
+        assert!(!pairs.is_empty(), "no port was free");
         until("those with sockets are handed over", SOON, || open() == 0);
         let is_known_to_another = pending() > 0.0;
         until("the former ones are given up", SOON, || {
@@ -135,15 +137,19 @@ fn client_that_begins_anew_is_not_disturbed_by_what_another_opener_knows() {
     assert!(has_met, "no other opener knew of them");
 }
 
-fn connect_from(rig: &Rig, from: SocketAddr) -> TcpStream {
+/// `None` where something of the client's host still has the port.
+fn connect_from(rig: &Rig, from: SocketAddr) -> Option<TcpStream> {
     rig.lab.net.client.run(|| {
         let socket =
             Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
         socket.set_reuse_address(true).expect("SO_REUSEADDR");
-        socket.bind(&from.into()).expect("the port is free");
+        if let Err(error) = socket.bind(&from.into()) {
+            assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+            return None;
+        }
         let to = SocketAddr::new(Family::V4.vip(), PORT);
         socket.connect(&to.into()).expect("connect");
-        socket.into()
+        Some(socket.into())
     })
 }
 
