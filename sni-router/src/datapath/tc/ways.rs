@@ -65,7 +65,8 @@ impl Ways {
         self.remembered((own, peer, ifindex), || kernel.leads(own, peer, ifindex))
     }
 
-    /// The interface by which the host's route leads, where that is another one, and how large packets may be on it if the route says so.
+    /// The interface by which the host's route leads, where that is another one, and how large packets may be on it
+    /// if the route says so.
     pub(super) fn instead(
         &self,
         own: IpAddr,

@@ -11,7 +11,6 @@ use tracing::debug;
 
 use super::super::known::{Front, Path};
 use super::super::learn::SYN as ONE;
-
 use super::super::sides::{Sides, sides};
 use super::super::source::SourcePort;
 use super::Opener;
