@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -44,6 +44,23 @@ pub enum Vip {
     Any,
     /// This address. Never v4-mapped.
     Addr(IpAddr),
+}
+
+impl Vip {
+    /// The addresses to bind for it where the kernel does not steer; the unspecified ones for every local address.
+    pub fn sockets(self, port: u16) -> impl Iterator<Item = SocketAddr> {
+        let addrs = match self {
+            Self::Any => [
+                Some(Ipv4Addr::UNSPECIFIED.into()),
+                Some(Ipv6Addr::UNSPECIFIED.into()),
+            ],
+            Self::Addr(addr) => [Some(addr), None],
+        };
+        addrs
+            .into_iter()
+            .flatten()
+            .map(move |addr: IpAddr| (addr, port).into())
+    }
 }
 
 impl fmt::Display for Vip {

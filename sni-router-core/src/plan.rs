@@ -1,7 +1,7 @@
 //! The route table as what the host must have: steering rules, listening addresses, local VIPs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use sni_router_common::rule::{Rule, RuleKey};
 
@@ -13,8 +13,7 @@ use crate::table::RouteTable;
 pub struct Plan {
     /// Contents of the kernel's rule map.
     pub rules: BTreeMap<RuleKey, Rule>,
-    /// Addresses to bind where the kernel does not steer; the unspecified ones for every local
-    /// address.
+    /// Addresses to bind where the kernel does not steer.
     pub bind: BTreeSet<SocketAddr>,
     /// Addresses that packets must be delivered locally for.
     pub vips: BTreeSet<IpAddr>,
@@ -37,15 +36,13 @@ impl Plan {
     }
 
     fn add(&mut self, vip: Vip, port: u16, rule: Rule) {
+        self.bind.extend(vip.sockets(port));
         match vip {
             Vip::Any => {
                 self.rules.insert(RuleKey::any(port), rule);
-                self.bind.insert((Ipv4Addr::UNSPECIFIED, port).into());
-                self.bind.insert((Ipv6Addr::UNSPECIFIED, port).into());
             }
             Vip::Addr(addr) => {
                 self.rules.insert(RuleKey::new(octets(addr), port), rule);
-                self.bind.insert((addr, port).into());
                 self.vips.insert(addr);
             }
         }

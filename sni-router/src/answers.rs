@@ -15,7 +15,7 @@ use futures_util::stream::BoxStream;
 use sni_router_core::balance::Backend as Balanced;
 use sni_router_core::model::Method;
 use sni_router_core::problem::{Problem as Found, Severity};
-use sni_router_core::table::{Listener as Compiled, RouteTable};
+use sni_router_core::table::{Front, Listener as Compiled, RouteTable};
 use tokio::sync::Notify;
 
 use crate::api::{
@@ -27,6 +27,7 @@ use crate::control::Applied;
 use crate::datapath::bpf::{Counters, KernelFacts};
 use crate::datapath::choose::SelfTest;
 use crate::datapath::fill::Fill;
+use crate::listen::Unbound;
 use crate::measured::Bytes;
 use crate::observe::admin::{Answers, Refused};
 use crate::observe::log::Filter;
@@ -54,6 +55,8 @@ pub struct Inside {
     pub trace: Arc<Trace>,
     /// Who is let in.
     pub gate: Arc<Gate>,
+    /// What could not be bound.
+    pub unbound: Arc<Unbound>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Bytes carried.
@@ -109,7 +112,15 @@ impl Inside {
             opened: counts.opened_so_far(),
             active: counts.active(),
             draining: self.gate.drains_listener(&front.key),
+            unbound: self.unbound(front),
         }
+    }
+
+    fn unbound(&self, front: &Front) -> Vec<String> {
+        let unbound = self.unbound.load();
+        let sockets = front.vips.iter().flat_map(|vip| vip.sockets(front.port));
+        let missing = sockets.filter(|addr| unbound.contains(addr));
+        missing.map(|addr| addr.to_string()).collect()
     }
 
     fn backend(&self, backend: &Balanced) -> Backend {

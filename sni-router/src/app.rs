@@ -28,7 +28,7 @@ use crate::datapath::tc::pinned_vips;
 use crate::denied::Denied;
 use crate::ending::{Ending, leave};
 use crate::limits;
-use crate::listen::{Groups, Steering};
+use crate::listen::{Bound, Groups, Steering, Unbound};
 use crate::measured::{Bytes, Measured};
 use crate::meter::Meter;
 use crate::observe::admin::{Admin, AdminAddr, Answers};
@@ -129,7 +129,8 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         .map(|index| Worker::start(index, cpus.get(index).copied(), Arc::clone(&proxy)))
         .collect::<Result<Vec<_>, _>>()
         .context("cannot start the worker threads")?;
-    let steering = steer(chosen.kernel.as_mut(), &workers)?;
+    let unbound = Arc::new(Unbound::default());
+    let steering = steer(chosen.kernel.as_mut(), &workers, Arc::clone(&unbound))?;
     privileges.limit(Duties {
         carries_flows: chosen.tc.is_some(),
         claims_vips: settings.claim_vips,
@@ -179,6 +180,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         fill: chosen.fill.clone(),
         proxy: Arc::downgrade(&proxy),
         lookups: dns.lookups(),
+        unbound: Arc::clone(&unbound),
     };
     metrics.measure(measured.sampler());
     if let Some(denied) = denied {
@@ -194,6 +196,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         census,
         trace: proxy.trace(),
         gate,
+        unbound,
         metrics: Arc::clone(&metrics),
         bytes,
         clusters,
@@ -340,9 +343,13 @@ async fn open(manifests: Manifests) -> Result<Source> {
 }
 
 /// Attaches `snir_lookup` in front of the workers' sockets, or has every address bound.
-fn steer(kernel: Option<&mut Kernel>, workers: &[Worker]) -> Result<Steering> {
+fn steer(
+    kernel: Option<&mut Kernel>,
+    workers: &[Worker],
+    unbound: Arc<Unbound>,
+) -> Result<Steering> {
     let Some(kernel) = kernel else {
-        return Ok(Steering::Bind(Default::default()));
+        return Ok(Steering::Bind(Bound::new(unbound)));
     };
     let groups = Groups::open(workers.len()).context("cannot open the listening sockets")?;
     let (v4, v6) = groups.representatives();

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use sni_router_core::plan::Plan;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{debug, error, info, warn};
@@ -25,11 +27,14 @@ pub enum Steering {
 }
 
 /// Addresses that have sockets, and those that should have.
-#[derive(Default)]
 pub struct Bound {
     bound: BTreeSet<SocketAddr>,
     missing: BTreeSet<SocketAddr>,
+    unbound: Arc<Unbound>,
 }
+
+/// Addresses of listeners that could not be bound, for who asks; mostly another program has them.
+pub type Unbound = ArcSwap<BTreeSet<SocketAddr>>;
 
 impl Steering {
     /// Prepares for what `plan` adds. On an error the plan must not be published; what was served
@@ -75,6 +80,15 @@ impl Steering {
 }
 
 impl Bound {
+    /// Nothing is bound yet. What cannot be will be in `unbound`.
+    pub fn new(unbound: Arc<Unbound>) -> Self {
+        Self {
+            bound: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            unbound,
+        }
+    }
+
     /// Binds those of `addrs` that have no sockets. One that cannot be bound must not keep the others from being served.
     fn add(&mut self, addrs: &BTreeSet<SocketAddr>, workers: &[Worker]) {
         for addr in addrs {
@@ -92,6 +106,7 @@ impl Bound {
                 Err(error) => debug!(%addr, %error, "still cannot listen"),
             }
         }
+        self.tell();
     }
 
     fn remove_others(&mut self, addrs: &BTreeSet<SocketAddr>, workers: &[Worker]) {
@@ -104,6 +119,13 @@ impl Bound {
             }
             keep
         });
+        self.tell();
+    }
+
+    fn tell(&self) {
+        if **self.unbound.load() != self.missing {
+            self.unbound.store(Arc::new(self.missing.clone()));
+        }
     }
 }
 

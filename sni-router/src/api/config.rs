@@ -20,6 +20,10 @@ pub struct Listener {
     pub active: u64,
     /// Whether it takes no new connections.
     pub draining: bool,
+    /// Those of its addresses, with port, that could not be bound, and are tried again every five seconds. Only where
+    /// no kernel program steers connections; an unspecified address stands for every one of its family.
+    #[serde(default)]
+    pub unbound: Vec<String>,
 }
 
 /// A host pattern of a Listener.

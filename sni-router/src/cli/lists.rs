@@ -36,11 +36,19 @@ pub fn listeners(args: &Args) -> Result<ExitCode> {
                 it.routes.to_string(),
                 it.active.to_string(),
                 it.opened.to_string(),
-                if it.draining { "draining" } else { "serving" }.into(),
+                state(it),
             ]);
         }
         columns.text()
     })
+}
+
+fn state(listener: &Listener) -> String {
+    match (&*listener.unbound, listener.draining) {
+        ([], true) => "draining".to_owned(),
+        ([], false) => "serving".to_owned(),
+        (unbound, _) => format!("cannot listen on {}", unbound.join(" ")),
+    }
 }
 
 /// Prints the host patterns.

@@ -92,8 +92,12 @@ fn text(status: &Status) -> String {
     lines.push("listeners".to_owned());
     for listener in &status.listeners {
         let draining = if listener.draining { ", draining" } else { "" };
+        let unbound = match &*listener.unbound {
+            [] => String::new(),
+            unbound => format!(", cannot listen on {}", unbound.join(" ")),
+        };
         lines.push(format!(
-            "  {:<24} {} port {}, {} routes, {} connections{draining}",
+            "  {:<24} {} port {}, {} routes, {} connections{draining}{unbound}",
             listener.name,
             listener.vips.join(" "),
             listener.port,
@@ -191,7 +195,7 @@ mod tests {
                  "definition_problems": []},
             ],
             "listeners": [{"name": "a/b", "vips": ["1.2.3.4"], "port": 443, "routes": 2,
-                "opened": 9, "active": 5, "draining": true}],
+                "opened": 9, "active": 5, "draining": true, "unbound": ["1.2.3.4:443"]}],
         });
         let text = text(&serde_json::from_value(status).unwrap());
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
@@ -218,7 +222,7 @@ mod tests {
                 "    the definition of Listener is too old",
                 "cluster west               not heard from for 9 s: Secret: refused",
                 "listeners",
-                "  a/b                      1.2.3.4 port 443, 2 routes, 5 connections, draining",
+                "  a/b                      1.2.3.4 port 443, 2 routes, 5 connections, draining, cannot listen on 1.2.3.4:443",
             ]
         );
     }

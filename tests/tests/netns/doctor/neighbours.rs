@@ -4,6 +4,7 @@ use std::net::TcpStream;
 
 use aya::EbpfLoader;
 use aya::programs::{LinkOrder, Xdp, XdpMode};
+use serde_json::json;
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::rig::Rig;
 use sni_router_tests::site::PORT;
@@ -48,11 +49,14 @@ fn program_that_listens_on_the_vip_is_named_until_it_stops() {
     assert_eq!(report.code, Some(1));
     let router = patient.lab.start(Datapath::Userspace, &[]);
     router.log().wait_for_line("cannot listen", SOON);
+    let unbound = || router.status()["listeners"][0]["unbound"].clone();
+    assert_eq!(unbound(), json!(["1.2.3.4:443"]));
     drop(listener);
     // Nobody has to tell it.
     let vip = (VIP4, PORT).into();
     let connect = || TcpStream::connect_timeout(&vip, SOON);
     until("it listens", SOON, || patient.ns().run(connect).is_ok());
+    until("it says so", SOON, || unbound() == json!([]));
     drop(router);
 
     patient.examine_with(&userspace).assert_ok("vip-ports");

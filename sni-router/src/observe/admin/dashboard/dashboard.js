@@ -54,7 +54,8 @@ function show(now, problems, config, kernel) {
   ], "none");
   rows("listeners", status.listeners, (it) => [
     it.name, it.vips.join(" "), it.port, number(it.routes), number(it.active), number(it.opened),
-    it.draining ? ["draining", "warn"] : ["serving", "good"],
+    it.unbound.length ? [`cannot listen on ${it.unbound.join(" ")}`, "bad"]
+      : it.draining ? ["draining", "warn"] : ["serving", "good"],
   ], "none is served");
   at("datapath").textContent =
     `The best there is: ${status.datapath}` + (status.declined ? `; no better one: ${status.declined}` : "");
