@@ -36,6 +36,7 @@ use crate::proxy::census::Census;
 use crate::proxy::gate::Gate;
 use crate::proxy::reason::CloseReason;
 use crate::proxy::trace::Trace;
+use crate::source::directory::Unread;
 use crate::source::kubernetes::ClusterFacts;
 
 /// Asks how the clusters fare; there are none where manifests are files.
@@ -47,6 +48,8 @@ pub struct Inside {
     pub started: Instant,
     /// Where manifests come from, for people.
     pub source: String,
+    /// Why they cannot be read, while that is so.
+    pub unread: Arc<Unread>,
     /// What is served.
     pub table: Arc<ArcSwap<RouteTable>>,
     /// Who is connected.
@@ -239,6 +242,7 @@ impl Answers for Inside {
             generation: table.generation(),
             applied_at: at.map(|at| humantime::format_rfc3339_millis(at).to_string()),
             refused: self.outcome.is_refused.load(Ordering::Relaxed),
+            unread: self.unread.load().as_deref().cloned(),
             listeners: table.listeners().len(),
             routes: table.listeners().map(|it| it.routes().len()).sum(),
             errors: count(Severity::Error),

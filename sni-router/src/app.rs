@@ -180,6 +180,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         fill: chosen.fill.clone(),
         proxy: Arc::downgrade(&proxy),
         lookups: dns.lookups(),
+        unread: source.unread(),
         unbound: Arc::clone(&unbound),
     };
     metrics.measure(measured.sampler());
@@ -192,6 +193,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
     let inside: Arc<dyn Answers> = Arc::new(Inside {
         started,
         source: source_name,
+        unread: source.unread(),
         table,
         census,
         trace: proxy.trace(),

@@ -18,6 +18,7 @@ use crate::meter::Meter;
 use crate::observe::log::lost_access_lines;
 use crate::observe::samples::{Family, Label, Sampler, Value};
 use crate::proxy::Proxy;
+use crate::source::directory::Unread;
 use crate::source::dns::Lookups;
 
 /// Who knows.
@@ -34,6 +35,8 @@ pub struct Measured {
     pub proxy: Weak<Proxy>,
     /// How look-ups of external names go.
     pub lookups: Arc<Lookups>,
+    /// Why manifests cannot be read.
+    pub unread: Arc<Unread>,
     /// What could not be bound.
     pub unbound: Arc<Unbound>,
 }
@@ -198,7 +201,7 @@ impl Measured {
         [entries, capacity]
     }
 
-    fn others(&self) -> [Family; 3] {
+    fn others(&self) -> [Family; 4] {
         let mut lookups = Family::counter(
             "dns_lookups",
             "Look-ups of the external names of backends, by what came of them",
@@ -220,7 +223,12 @@ impl Measured {
             "Addresses of listeners that cannot be bound, and are tried again",
         )
         .with(Value::Count(self.unbound.load().len() as u64));
-        [lookups, lost, unbound]
+        let unread = Family::gauge(
+            "manifests_unread",
+            "Whether the directory of manifests cannot be read, and what it said last is in force",
+        )
+        .with(Value::Count(self.unread.load().is_some().into()));
+        [lookups, lost, unbound, unread]
     }
 }
 

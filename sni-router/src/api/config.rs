@@ -116,6 +116,9 @@ pub struct Config {
     pub applied_at: Option<String>,
     /// Whether the newest one could not be put in force, so that an older one is.
     pub refused: bool,
+    /// Why the manifests cannot be read, while that is so; what they said last stays in force.
+    #[serde(default)]
+    pub unread: Option<String>,
     /// Listeners served.
     pub listeners: usize,
     /// Their routes.

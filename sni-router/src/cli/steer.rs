@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use axum::http::Method;
 
 use super::admin::Admin;
 use super::print;
-use crate::api::{Drain, Drained, LogLevel};
+use crate::api::{Config, Drain, Drained, LogLevel};
 
 /// What to drain.
 #[derive(clap::Args, Debug)]
@@ -74,7 +74,12 @@ pub fn drain(args: &DrainArgs, begin: bool) -> Result<ExitCode> {
 /// Has the manifests read.
 pub fn reload(args: &ReloadArgs) -> Result<ExitCode> {
     args.admin.send(Method::POST, "/api/v1/reload", &())?;
-    Ok(ExitCode::SUCCESS)
+    // Of the look before, which is half a second ago at most.
+    let config: Config = args.admin.get("/api/v1/config", &())?;
+    match config.unread {
+        None => Ok(ExitCode::SUCCESS),
+        Some(why) => bail!("{why}; what was read last stays in force"),
+    }
 }
 
 /// Changes the filter.

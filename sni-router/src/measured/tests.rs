@@ -30,6 +30,7 @@ fn text() -> String {
         proxy: Weak::new(),
         lookups: Arc::default(),
         unbound: Arc::default(),
+        unread: Arc::default(),
     };
     metrics.measure(measured.sampler());
     metrics.encode().unwrap()
@@ -93,6 +94,7 @@ fn text_has_what_was_measured() {
         "sni_router_hellos_pending_limit 0",
         "sni_router_access_lines_lost_total 0",
         "sni_router_listener_addresses_unbound 0",
+        "sni_router_manifests_unread 0",
         r#"sni_router_dns_lookups_total{result="answered"} 0"#,
     ] {
         assert!(text.lines().any(|it| it == line), "no {line} in\n{text}");

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -24,8 +25,12 @@ use super::watcher::Watcher;
 pub struct Directory<S> {
     snapshots: watch::Receiver<Arc<S>>,
     reload: mpsc::UnboundedSender<Asked>,
+    unread: Arc<Unread>,
     task: JoinHandle<()>,
 }
+
+/// Why the directory cannot be read, while that is so: what it said last stays in force.
+pub type Unread = ArcSwapOption<String>;
 
 impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
     /// Reads `path` with `read` and begins to watch it.
@@ -50,13 +55,15 @@ impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
             fingerprint: look.fingerprint,
             held_since: None,
             watcher: None,
-            read_error: None,
+            read_error: Arc::default(),
             watch_error: None,
         };
+        let unread = Arc::clone(&follower.read_error);
         follower.keep(look.watcher);
         Ok(Self {
             snapshots,
             reload,
+            unread,
             task: tokio::spawn(follower.run()),
         })
     }
@@ -64,6 +71,11 @@ impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
     /// The last snapshot that could be read, and those to come.
     pub fn snapshots(&self) -> watch::Receiver<Arc<S>> {
         self.snapshots.clone()
+    }
+
+    /// Why it cannot be read, from now on.
+    pub fn unread(&self) -> Arc<Unread> {
+        Arc::clone(&self.unread)
     }
 
     /// Reads the directory again now, whether or not it seems changed. The answer ends when that is done.
@@ -168,7 +180,7 @@ struct Follower<S> {
     held_since: Option<Instant>,
     watcher: Option<Watcher>,
     /// What was logged last and still holds.
-    read_error: Option<String>,
+    read_error: Arc<Unread>,
     watch_error: Option<String>,
 }
 
@@ -221,7 +233,7 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
             .flatten();
         // After a failure there is nothing to compare with: the cause need not be in the
         // directory.
-        now != self.fingerprint || self.read_error.is_some()
+        now != self.fingerprint || self.read_error.load().is_some()
     }
 
     /// Reads it. Unless somebody has asked for that, not while a file is being written anew: what it said stays until
@@ -247,16 +259,16 @@ impl<S: PartialEq + Send + Sync + 'static> Follower<S> {
             Ok(snapshot) => self.publish(snapshot),
             Err(error) => {
                 let error = error.to_string();
-                if self.read_error.as_ref() != Some(&error) {
+                if self.read_error.load().as_deref() != Some(&error) {
                     error!("{error}; the last snapshot stays in force");
-                    self.read_error = Some(error);
+                    self.read_error.store(Some(Arc::new(error)));
                 }
             }
         }
     }
 
     fn publish(&mut self, snapshot: S) {
-        if self.read_error.take().is_some() {
+        if self.read_error.swap(None).is_some() {
             info!("{} can be read again", self.source.path.display());
         }
         self.publish.send_if_modified(|last| {

@@ -14,7 +14,7 @@ use sni_router_core::status::desired;
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
-use self::directory::Directory;
+use self::directory::{Directory, Unread};
 use self::kubernetes::Kubernetes;
 
 /// Where manifests come from.
@@ -43,6 +43,15 @@ impl Source {
                 info!("nothing to read again: API servers tell every change");
                 oneshot::channel().1
             }
+        }
+    }
+
+    /// Why manifests cannot be read, while that is so. What API servers do not tell is known of each
+    /// [cluster](kubernetes::ClusterFacts).
+    pub fn unread(&self) -> Arc<Unread> {
+        match self {
+            Self::Directory(directory) => directory.unread(),
+            Self::Kubernetes(_) => Arc::default(),
         }
     }
 

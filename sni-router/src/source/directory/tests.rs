@@ -125,10 +125,17 @@ async fn last_snapshot_stays_when_the_directory_goes_away() {
     tokio::time::sleep(2 * SETTLE_MOST).await;
     assert!(!watched.snapshots.has_changed().unwrap());
     assert_eq!(watched.texts(), ["a.yaml=one"]);
+    let unread = watched.directory.unread();
+    let why = unread.load_full().unwrap();
+    assert!(
+        why.contains("manifests") && why.contains("create it"),
+        "{why}"
+    );
 
     fs::create_dir(&path).unwrap();
     fs::write(path.join("a.yaml"), "back").unwrap();
     assert_eq!(watched.next().await, ["a.yaml=back"]);
+    assert_eq!(unread.load_full(), None);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What is served, what is wrong, and changing what is read and logged.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
@@ -51,6 +52,28 @@ fn lists_show_what_is_served_and_what_is_wrong() {
         let output = operate(&lab, &["problems"]);
         output.status.success() && text(&output).is_empty()
     });
+}
+
+#[test]
+fn reload_fails_while_the_manifests_are_away_and_the_last_ones_are_served() {
+    let rig = Rig::start(Datapath::Userspace, &[]);
+    let unread = || {
+        let config = rig.router.get("/api/v1/config").body;
+        serde_json::from_str::<Value>(&config).expect("JSON")["unread"].clone()
+    };
+    assert_eq!(unread(), Value::Null);
+    let away = rig.lab.manifests().with_extension("away");
+    fs::rename(rig.lab.manifests(), &away).expect("move the manifests away");
+    until("it is noticed", SOON, || unread().is_string());
+    let output = operate(&rig.lab, &["reload"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("create it"), "{}", text(&output));
+    assert_eq!(rig.router.metric("sni_router_manifests_unread", &[]), 1.0);
+    rig.open();
+
+    fs::rename(&away, rig.lab.manifests()).expect("move the manifests back");
+    until("it is noticed", SOON, || unread().is_null());
+    assert!(operate(&rig.lab, &["reload"]).status.success());
 }
 
 #[test]

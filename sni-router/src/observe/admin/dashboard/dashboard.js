@@ -40,7 +40,8 @@ function show(now, problems, config, kernel) {
   at("about").textContent =
     `${status.version}, process ${status.pid}, for ${time(status.uptime_seconds)}; ` +
     `generation ${config.generation} from ${config.source}` +
-    (config.refused ? "; THE NEWEST ONE WAS REFUSED" : "");
+    (config.refused ? "; THE NEWEST ONE WAS REFUSED" : "") +
+    (config.unread ? `; AN OLD ONE: ${config.unread}` : "");
   at("connections").textContent = whole(status.connections);
   const rejected = (of) => Object.values(of.rejects).reduce((sum, count) => sum + count, 0);
   tile("rate", rate(status.opened, before?.status.opened), (value) => value.toFixed(1));
