@@ -159,7 +159,7 @@ mod tests {
     fn kernel_tells_whose_a_name_is() {
         // More sockets than one part of an answer has room for.
         let names: Vec<_> = (0..700)
-            .map(|it| format!("sni-router/tests/{}/{it}", process::id()))
+            .map(|it| format!("sni-router/tests/owners/{}/{it}", process::id()))
             .collect();
         let named: Vec<_> = names
             .iter()
