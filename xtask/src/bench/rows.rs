@@ -167,6 +167,18 @@ impl Rows {
             .find(|row| row.system.name == name && row.is_valid())
     }
 
+    /// How much more CPU than without any router a row's system takes, per unit of work: what it costs by itself,
+    /// clients and endpoints left out. By the name of the result.
+    pub fn added(&self, row: &Row) -> BTreeMap<String, f64> {
+        let Some(direct) = self.of_system("direct", &row.load) else {
+            return BTreeMap::new();
+        };
+        let keys = row.results.keys().filter(|key| key.starts_with("cpu_"));
+        let added =
+            keys.filter_map(|key| Some((key.clone(), row.median(key)? - direct.median(key)?)));
+        added.collect()
+    }
+
     fn ratios(&self, row: &Row) -> Value {
         let peer = self.best_peer(&row.load);
         let by = |name| {
@@ -182,7 +194,17 @@ impl Rows {
             "vs_forward": by("forward"),
             "best_peer": peer.map(|other| other.system.key()),
             "vs_best_peer": peer.map(|other| divide(row, other)),
+            "added_vs_best_peer": peer.map(|other| self.divide_added(row, other)),
         })
+    }
+
+    fn divide_added(&self, row: &Row, other: &Row) -> Value {
+        let (ours, theirs) = (self.added(row), self.added(other));
+        let ratios = ours.into_iter().filter_map(|(key, added)| {
+            let ratio = added / theirs.get(&key).filter(|value| **value > 0.0)?;
+            Some((key, json!(ratio)))
+        });
+        Value::Object(ratios.collect())
     }
 
     fn row(&mut self, system: &System, load: &Load) -> &mut Row {
@@ -280,6 +302,27 @@ pub mod tests {
         assert_eq!(ratios["vs_best_peer"]["cpu_s_per_gb"], 0.5);
         assert_eq!(json[1]["spread"]["cpu_s_per_gb"], json!([0.4, 0.6]));
         assert_eq!(json[1]["rounds"], 3);
+    }
+
+    #[test]
+    fn what_is_added_is_the_rest_above_no_router_at_all() {
+        let mut rows = some();
+        let load = rows.loads()[0];
+        assert!(
+            rows.json()[4]["added_vs_best_peer"]
+                .as_object()
+                .unwrap()
+                .is_empty()
+        );
+        let results = BTreeMap::from([("cpu_s_per_gb".to_owned(), 0.2)]);
+        rows.add(&System::imagined("direct", "kernel"), &load, &results);
+        let ours = rows.of_system(OURS, &load).unwrap();
+        assert!((rows.added(ours)["cpu_s_per_gb"] - 0.3).abs() < 1e-9);
+        let ratio = &rows.json()[5]["added_vs_best_peer"]["cpu_s_per_gb"];
+        assert!(
+            (ratio.as_f64().unwrap() - 0.3 / 0.8).abs() < 1e-9,
+            "{ratio}"
+        );
     }
 
     #[test]

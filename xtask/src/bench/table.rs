@@ -14,12 +14,22 @@ pub fn markdown(rows: &Rows) -> String {
     let mut text = String::new();
     for load in rows.loads() {
         let columns = columns(&load);
-        let heads: Vec<_> = columns.iter().map(|column| column.head).collect();
+        let mut heads: Vec<_> = columns.iter().map(|column| column.head).collect();
+        if is_bulk(&load) {
+            heads.insert(1, "more than direct");
+        }
         let _ = writeln!(text, "### {}\n\n{}\n", load.name, describe(&load));
         let _ = writeln!(text, "| system | {} | errors |", heads.join(" | "));
         let _ = writeln!(text, "| --- |{} ---: |", " ---: |".repeat(heads.len()));
         for row in rows.of(&load) {
-            let cells: Vec<_> = columns.iter().map(|column| column.cell(row)).collect();
+            let mut cells: Vec<_> = columns.iter().map(|column| column.cell(row)).collect();
+            if is_bulk(&load) {
+                let added = rows.added(row).get("cpu_s_per_gb").copied();
+                cells.insert(
+                    1,
+                    added.map_or("–".to_owned(), |added| format!("{added:.2}")),
+                );
+            }
             let name = match row.is_valid() {
                 true => row.system.key(),
                 false => format!("~~{}~~ (invalid)", row.system.key()),
@@ -30,6 +40,11 @@ pub fn markdown(rows: &Rows) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Whether clients and endpoints take so much of the CPU that what a router takes hides behind it.
+fn is_bulk(load: &Load) -> bool {
+    matches!(load.work, Work::Down | Work::Up)
 }
 
 /// One line of what a load is.
@@ -201,13 +216,28 @@ mod tests {
         rows.spoil(&System::imagined("nginx", "copy"), &load, "x".to_owned());
         let text = markdown(&rows);
         assert!(
-            text.contains("| sni-router/sockmap | 0.50 (0.40–0.60) | – |"),
+            text.contains("| sni-router/sockmap | 0.50 (0.40–0.60) | – | – |"),
             "{text}"
         );
         assert!(
             text.contains("| ~~nginx/copy~~ (invalid) | 2.00 |"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn table_shows_what_is_more_than_no_router_takes() {
+        let mut rows = some();
+        let load = rows.loads()[0];
+        let results = std::collections::BTreeMap::from([("cpu_s_per_gb".to_owned(), 0.2)]);
+        rows.add(&System::imagined("direct", "kernel"), &load, &results);
+        let text = markdown(&rows);
+        assert!(text.contains("| CPU s/GB | more than direct |"), "{text}");
+        assert!(
+            text.contains("| envoy/copy | 1.00 (0.80–1.20) | 0.80 |"),
+            "{text}"
+        );
+        assert!(text.contains("| direct/kernel | 0.20 | 0.00 |"), "{text}");
     }
 
     #[test]
