@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 
 use libc::{IPPROTO_TCP, c_int, c_void, socklen_t};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The numbers that a packet of one side would have now, were it an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,30 @@ impl Position {
         });
         set(stream, libc::TCP_REPAIR, REPAIR_OFF_NO_PROBE).expect("TCP_REPAIR");
         Self { seq, ack }
+    }
+}
+
+/// What the sides of a connection are ready to receive.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
+pub struct Windows {
+    _peers_as_of: u32,
+    _peers: u32,
+    /// The most that the peer has been ready for since its handshake.
+    pub peers_most: u32,
+    /// What this side has announced last.
+    pub own: u32,
+    _own_as_of: u32,
+}
+
+impl Windows {
+    /// Asks a socket, which neither sends nor receives meanwhile.
+    #[track_caller]
+    pub fn of(stream: &TcpStream) -> Self {
+        set(stream, libc::TCP_REPAIR, REPAIR_ON).expect("TCP_REPAIR");
+        let windows = get(stream, libc::TCP_REPAIR_WINDOW).expect("TCP_REPAIR_WINDOW");
+        set(stream, libc::TCP_REPAIR, REPAIR_OFF_NO_PROBE).expect("TCP_REPAIR");
+        windows
     }
 }
 
@@ -57,11 +82,12 @@ fn set(stream: &TcpStream, option: c_int, value: c_int) -> io::Result<()> {
     }
 }
 
-fn get(stream: &TcpStream, option: c_int) -> io::Result<u32> {
-    let mut value: u32 = 0;
-    let mut len = size_of::<u32>() as socklen_t;
-    let room: *mut u32 = &mut value;
-    // SAFETY: the kernel writes four bytes at most, and how many.
+/// A number, or the `tcp_repair_window` that [`Windows`] is.
+fn get<T: FromBytes + IntoBytes>(stream: &TcpStream, option: c_int) -> io::Result<T> {
+    let mut value = T::new_zeroed();
+    let mut len = size_of::<T>() as socklen_t;
+    let room: *mut T = &mut value;
+    // SAFETY: the kernel writes no more than there is room for, and how much; any bytes make a T.
     #[allow(unsafe_code, reason = "there is no safe wrapper")]
     let got = unsafe {
         libc::getsockopt(

@@ -4,8 +4,10 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
+use rstest::rstest;
 use sni_router_tests::bulk::{Pattern, receive, send};
-use sni_router_tests::daemon::Router;
+use sni_router_tests::daemon::{Datapath, Router};
+use sni_router_tests::position::Windows;
 use sni_router_tests::raw::{End, hello};
 use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
 use sni_router_tests::site::PORT;
@@ -61,17 +63,10 @@ impl Vast {
         [access.datapath, access.declined]
     }
 
-    fn small_client(&self) -> TcpStream {
-        let to = SocketAddr::new(Family::V4.vip(), PORT);
-        let connect = |socket: &Socket| socket.connect_timeout(&to.into(), SOON);
-        let client = self.lab.net.client.run(|| small(to, connect));
-        client.expect("connect").into()
-    }
-
     fn small_endpoint(&self) -> TcpListener {
         let at = self.lab.endpoint(0);
         let endpoint = self.lab.net.backends[0].run(|| {
-            small(at, |socket| {
+            with_room(at, SMALL, |socket| {
                 socket.set_reuse_address(true)?;
                 socket.bind(&at.into())?;
                 socket.listen(16)
@@ -81,15 +76,28 @@ impl Vast {
     }
 }
 
-/// A socket with little room, for this address.
-fn small(at: SocketAddr, set_up: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Socket> {
+/// A client that has room for so much.
+#[track_caller]
+fn client_with_room(lab: &Lab, bytes: usize) -> TcpStream {
+    let to = SocketAddr::new(Family::V4.vip(), PORT);
+    let connect = |socket: &Socket| socket.connect_timeout(&to.into(), SOON);
+    let client = lab.net.client.run(|| with_room(to, bytes, connect));
+    client.expect("connect").into()
+}
+
+/// A socket with room for so much, for this address.
+fn with_room(
+    at: SocketAddr,
+    bytes: usize,
+    set_up: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
-    socket.set_recv_buffer_size(SMALL)?;
+    socket.set_recv_buffer_size(bytes)?;
     set_up(&socket)?;
     Ok(socket)
 }
 
-/// A peer whose window would be nothing in such units is served by sockets; everybody else is not.
+/// An endpoint whose window would be nothing in such units is served by sockets; nobody else is.
 #[test]
 fn peers_with_small_windows_receive_what_is_sent() {
     let host = Vast::start();
@@ -97,19 +105,59 @@ fn peers_with_small_windows_receive_what_is_sent() {
     let declined = ["userspace", "small_window"].map(str::to_owned);
     let endpoint = host.lab.listen(0);
     let usual = || host.lab.connect(Family::V4);
-    let small = host.small_client();
-    assert_eq!(host.transfer(small, &endpoint, false), declined);
+    let small = || client_with_room(&host.lab, SMALL);
+    // A socket for such a client announces little, in small units.
+    assert_eq!(host.transfer(small(), &endpoint, false), carried);
     // By sockets first, and then without.
     for _ in 0..3 {
         assert_eq!(host.transfer(usual(), &endpoint, true), carried);
         assert_eq!(host.transfer(usual(), &endpoint, false), carried);
     }
     // Without sockets the endpoint is told in the client's own units.
-    let small = host.small_client();
-    assert_eq!(host.transfer(small, &endpoint, false), carried);
+    assert_eq!(host.transfer(small(), &endpoint, false), carried);
     drop(endpoint);
     let endpoint = host.small_endpoint();
     for _ in 0..3 {
         assert_eq!(host.transfer(usual(), &endpoint, true), declined);
     }
+}
+
+/// Before it hears from the client, an endpoint is told by a socket of this host what it may send at once.
+#[rstest]
+#[case::little(SMALL, "1")]
+#[case::little_without_scaling(SMALL, "0")]
+#[case::some_without_scaling(20_000, "0")]
+fn endpoint_never_hears_of_more_room_than_its_client_has(
+    #[case] bytes: usize,
+    #[case] scaling: &str,
+) {
+    let rig = Rig::start(Datapath::Tc, &["--tc-open", "sockets"]);
+    let client = &rig.lab.net.client;
+    client.sysctl("ipv4/tcp_window_scaling", scaling);
+    let client = client_with_room(&rig.lab, bytes);
+    let room = Windows::of(&client).own;
+    let pair = Pair::greet(client, &hello(HOST), &rig.endpoint);
+    let told = Windows::of(&pair.server).peers_most;
+    assert!(told > 0 && told <= room, "{told} of {room}");
+    for (from, to) in [(&pair.server, &pair.client), (&pair.client, &pair.server)] {
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let sent = send(from, Pattern::new(1), LEN).expect("send");
+                from.shutdown(Shutdown::Write).expect("shutdown");
+                sent
+            });
+            assert_eq!(
+                receive(to, SOON),
+                (sender.join().expect("the sender"), End::Fin)
+            );
+        });
+    }
+    let address = pair.address;
+    drop(pair);
+    let access = rig.access(address);
+    assert_eq!(
+        (&*access.datapath, &*access.declined),
+        ("tc", ""),
+        "{access:?}"
+    );
 }

@@ -41,6 +41,22 @@ impl Towards {
         let options = if has_timestamps { TIMESTAMPS } else { 0 };
         let _ = repair::limit_segment(socket, self.state.segment() + options);
     }
+
+    /// Has the endpoint, which has yet to hear of the client's windows, hear of no more room than the client has: what
+    /// it sends at once must not be too much. What is announced settles also in which units windows are told from then
+    /// on; so a client that scales its windows, which may grow, and has room for that, is not to be held to what it has
+    /// now. Best effort: a client that is sent too much drops it, and gets it again.
+    pub(super) fn limit_window(&self, socket: &socket2::Socket) {
+        let (window, segment) = (self.state.peer_window(), self.state.segment());
+        if !self.state.has_scales() || window < first_flight(segment) {
+            let _ = repair::limit_window(socket, window);
+        }
+    }
+}
+
+/// Bytes that a peer sends before it hears that any were received, in segments of so many (RFC 6928, section 2).
+fn first_flight(segment: u32) -> u32 {
+    (10 * segment).min((2 * segment).max(14_600))
 }
 
 /// Finds out how packets have to be changed, from what the program has seen of both handshakes and

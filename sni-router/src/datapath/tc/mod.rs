@@ -289,6 +289,7 @@ impl Datapath for Tc {
         }
         let towards = learn::Towards::of(client)?;
         towards.limit_segments(socket);
+        towards.limit_window(socket);
         let source = SourcePort::bind(&self.ports, &self.registry, socket, endpoint)?;
         Some(Box::new((source, towards)))
     }
