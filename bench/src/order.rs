@@ -15,7 +15,7 @@ pub enum Order {
     Answer(u32),
     /// Sends until the end.
     Down,
-    /// Checks what comes, and answers every [`UNIT`] bytes with a [`Receipt`].
+    /// Checks what comes, and answers the hello and every [`UNIT`] bytes with a [`Receipt`].
     Up,
     /// Answers every so many bytes with as many.
     Echo(u32),

@@ -246,6 +246,9 @@ impl Connection {
                 Order::Down => u64::MAX,
                 Order::Up | Order::Echo(_) => 0,
             };
+            if order == Order::Up {
+                self.acknowledge(0)?;
+            }
             self.hello = Vec::new();
             bytes = &bytes[length - before..];
         }
@@ -265,9 +268,7 @@ impl Connection {
             Some(Order::Up) => {
                 let units = self.received / order::UNIT;
                 if units > before / order::UNIT {
-                    let receipt: order::Receipt = (units * order::UNIT).to_le_bytes();
-                    // The client reads them as they come: there is room.
-                    self.channel.write(&receipt)?;
+                    self.acknowledge(units * order::UNIT)?;
                 }
             }
             Some(Order::Answer(_) | Order::Down) if !bytes.is_empty() => {
@@ -275,6 +276,14 @@ impl Connection {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Says that so many bytes have come.
+    fn acknowledge(&mut self, bytes: u64) -> Result<()> {
+        let receipt: order::Receipt = bytes.to_le_bytes();
+        // The client reads them as they come: there is room.
+        self.channel.write(&receipt)?;
         Ok(())
     }
 

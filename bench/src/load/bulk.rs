@@ -36,7 +36,13 @@ pub fn down(client: &mut Client<'_>) -> Result<Value> {
 /// From the client to the endpoint: counts what has been sent, and in the end makes sure that the
 /// endpoint has received and checked all of it.
 pub fn up(client: &mut Client<'_>) -> Result<Value> {
-    let streams = client.open_all(Order::Up)?;
+    let mut streams = client.open_all(Order::Up)?;
+    // In TLS nobody sends before the endpoint has answered the hello.
+    for stream in &mut streams {
+        let mut receipt = Receipt::default();
+        stream.channel.read_exact(&mut receipt)?;
+        ensure!(u64::from_le_bytes(receipt) == 0, "a receipt for nothing");
+    }
     client.watch(&streams, Ready::IN | Ready::OUT)?;
     let mut streams: Vec<_> = streams.into_iter().map(Upload::new).collect();
     let mut meter = client.meter()?;
