@@ -20,6 +20,7 @@ mod scraped;
 mod setting;
 mod system;
 mod table;
+mod together;
 
 use std::env;
 use std::fs;
@@ -36,6 +37,7 @@ use self::plan::Plan;
 use self::rows::Rows;
 use self::setting::Congestion;
 use self::system::System;
+use self::together::Together;
 use crate::command::{self, as_root, cargo, is_root, target_dir};
 use crate::control_plane;
 use crate::lab::{self, Kind};
@@ -135,7 +137,11 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     measured?;
     let mut machine = machine?;
     machine["took_s"] = json!(begin.elapsed().as_secs());
-    let results = json!({ "machine": machine, "rows": rows.json() });
+    let results = json!({
+        "machine": machine,
+        "rows": rows.json(),
+        "long_streams": Together::of(&rows).iter().map(Together::json).collect::<Vec<_>>(),
+    });
     write(args, &rows, &results)?;
     if let Some(baseline) = &baseline {
         println!("{}", table::difference(&rows, baseline));

@@ -31,6 +31,11 @@ impl Row {
         median(self.results.get(key)?)
     }
 
+    /// A result of all rounds, in their order.
+    pub fn values(&self, key: &str) -> &[f64] {
+        self.results.get(key).map_or(&[], Vec::as_slice)
+    }
+
     /// The least and the most of a result.
     pub fn spread(&self, key: &str) -> Option<(f64, f64)> {
         let values = self.results.get(key)?;

@@ -8,6 +8,7 @@ use super::extra::{NS_PER_PACKET, SYSCALLS, counts_syscalls, takes_kernel_time};
 use super::load::{Load, Setting, Work};
 use super::rows::{Row, Rows};
 use super::scraped::{SCRAPED_SHARE, UNSCRAPED_RATE, UNSCRAPED_SLOWEST};
+use super::together::{HEADS, Together};
 
 /// A table for each kind of work.
 pub fn markdown(rows: &Rows) -> String {
@@ -39,6 +40,26 @@ pub fn markdown(rows: &Rows) -> String {
         }
         text.push('\n');
     }
+    text + &long_streams(rows)
+}
+
+/// What no single load can say.
+fn long_streams(rows: &Rows) -> String {
+    let all = Together::of(rows);
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "### Long streams together\n\nCPU per GB of all loads `down-N` and `up-N`: geometric means of what a system took, \
+         divided by what another one took in the same round under the same load, ± their standard error.\n\n\
+         | {} |\n| --- |{}\n",
+        HEADS.join(" | "),
+        " ---: |".repeat(HEADS.len() - 1)
+    );
+    for one in all {
+        let _ = writeln!(text, "| {} |", one.cells().join(" | "));
+    }
+    text.push('\n');
     text
 }
 
