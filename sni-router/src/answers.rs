@@ -16,7 +16,7 @@ use sni_router_core::balance::Backend as Balanced;
 use sni_router_core::model::Method;
 use sni_router_core::problem::{Problem as Found, Severity};
 use sni_router_core::table::{Front, Listener as Compiled, RouteTable};
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 
 use crate::api::{
     Backend, Config, Connection, ConnectionQuery, Drain, Drained, Endpoint, EndpointState,
@@ -36,6 +36,7 @@ use crate::proxy::census::Census;
 use crate::proxy::gate::Gate;
 use crate::proxy::reason::CloseReason;
 use crate::proxy::trace::Trace;
+use crate::source::Reload;
 use crate::source::directory::Unread;
 use crate::source::kubernetes::ClusterFacts;
 
@@ -76,8 +77,8 @@ pub struct Inside {
     pub fill: Fill,
     /// What there is in the kernel, where there is anything.
     pub kernel: Option<(Arc<KernelFacts>, Arc<Counters>)>,
-    /// Wakes whoever reads manifests.
-    pub reload: Arc<Notify>,
+    /// Has manifests read again.
+    pub reload: Reload,
     /// What is logged.
     pub log: Filter,
     /// What became of the newest manifests.
@@ -289,8 +290,8 @@ impl Answers for Inside {
         }
     }
 
-    fn reload(&self) {
-        self.reload.notify_one();
+    fn reload(&self) -> oneshot::Receiver<()> {
+        self.reload.ask()
     }
 
     fn log(&self, filter: &str) -> Result<(), Refused> {

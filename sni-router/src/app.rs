@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use sni_router_core::manifest::Compiler;
 use sni_router_core::model::Model;
 use sni_router_core::table::RouteTable;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -188,7 +188,6 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         tokio::spawn(denied.follow(Arc::clone(&census)));
     }
     let outcome = Arc::new(Outcome::default());
-    let reload = Arc::new(Notify::new());
     let facts = chosen.kernel.as_ref().map(Kernel::facts);
     let inside: Arc<dyn Answers> = Arc::new(Inside {
         started,
@@ -207,7 +206,7 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
         self_tests: chosen.self_tests(wanted),
         fill: chosen.fill.clone(),
         kernel: facts.zip(chosen.counters.clone()),
-        reload: Arc::clone(&reload),
+        reload: source.reload(),
         log: settings.log,
         outcome: Arc::clone(&outcome),
     });
@@ -253,7 +252,6 @@ pub async fn run(settings: Settings, privileges: Privileges) -> Result<()> {
                 metrics: &metrics,
                 readiness: &readiness,
                 outcome: &outcome,
-                reload: &reload,
             },
             &mut served,
         )

@@ -100,6 +100,10 @@ impl Bound {
                     self.missing.remove(addr);
                     self.bound.insert(*addr);
                 }
+                // Every IPv6 address of a host that has none.
+                Err(error) if addr.ip().is_unspecified() && is_of_no_family(&error) => {
+                    debug!(%addr, %error, "nothing to listen on");
+                }
                 Err(error) if self.missing.insert(*addr) => {
                     error!(%addr, %error, "cannot listen (does another program?); trying again");
                 }
@@ -160,6 +164,11 @@ impl Groups {
             distribute(group, workers);
         }
     }
+}
+
+/// Whether the host does without the family.
+fn is_of_no_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn first(group: Option<&Vec<TcpListener>>) -> Option<BorrowedFd<'_>> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Client, Stream, TICK, broken};
+use super::{Client, Stream, TICK, WRONG_BYTES, broken};
 use crate::channel::Buffer;
 use crate::measure::{Meter, PATIENCE};
 use crate::order::{Order, Receipt, UNIT};
@@ -40,8 +40,14 @@ pub fn up(client: &mut Client<'_>) -> Result<Value> {
     // In TLS nobody sends before the endpoint has answered the hello.
     for stream in &mut streams {
         let mut receipt = Receipt::default();
-        stream.channel.read_exact(&mut receipt)?;
-        ensure!(u64::from_le_bytes(receipt) == 0, "a receipt for nothing");
+        let received = stream.channel.read_exact(&mut receipt);
+        let checked = received.map_err(Into::into).and_then(|()| {
+            ensure!(receipt == NOTHING_YET, WRONG_BYTES);
+            Ok(())
+        });
+        if let Err(error) = checked {
+            return Ok(broken(&error));
+        }
     }
     client.watch(&streams, Ready::IN | Ready::OUT)?;
     let mut streams: Vec<_> = streams.into_iter().map(Upload::new).collect();
@@ -60,6 +66,9 @@ pub fn up(client: &mut Client<'_>) -> Result<Value> {
     });
     conclude(meter, result)
 }
+
+/// The answer to the hello.
+const NOTHING_YET: Receipt = [0; 8];
 
 /// A stream to the endpoint.
 struct Upload {

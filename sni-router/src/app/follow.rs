@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sni_router_core::problem::Severity;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use crate::answers::Outcome;
@@ -18,12 +17,11 @@ use crate::source::Source;
 use crate::source::dns::Dns;
 use crate::supervisor::Supervisor;
 
-/// Who is told what was applied, and who asks for manifests to be read again.
+/// Who is told what was applied.
 pub(super) struct Observers<'o> {
     pub(super) metrics: &'o Metrics,
     pub(super) readiness: &'o Readiness,
     pub(super) outcome: &'o Outcome,
-    pub(super) reload: &'o Notify,
 }
 
 /// Why [`follow`] has ended.
@@ -82,8 +80,7 @@ pub(super) async fn follow(
             tokio::select! {
                 Ok(()) = snapshots.changed() => break,
                 Ok(()) = resolved.changed() => break,
-                _ = signals.reload.recv() => supervisor.reloading(source.reload()),
-                () = observers.reload.notified() => drop(source.reload()),
+                _ = signals.reload.recv() => supervisor.reloading(source.reload().ask()),
                 () = supervisor.attend() => match snapshots.are_new() {
                     true => break,
                     false => supervisor.unchanged(),

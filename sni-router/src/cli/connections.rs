@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use super::admin::Admin;
 use super::columns::{Columns, bytes, time};
-use super::print;
+use super::{clear, print};
 use crate::api::{Closed, Connection, ConnectionQuery, Page, State};
 
 /// List connections that are not over: those in the kernel, too.
@@ -85,8 +85,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         if args.watch {
-            // ECMA-48: to the first line, and clear what follows.
-            print("\x1b[H\x1b[J")?;
+            clear()?;
         }
         print(&text(&page))?;
         if !args.watch {

@@ -45,9 +45,10 @@ pub fn listeners(args: &Args) -> Result<ExitCode> {
 
 fn state(listener: &Listener) -> String {
     match (&*listener.unbound, listener.draining) {
-        ([], true) => "draining".to_owned(),
         ([], false) => "serving".to_owned(),
-        (unbound, _) => format!("cannot listen on {}", unbound.join(" ")),
+        ([], true) => "draining".to_owned(),
+        (unbound, false) => format!("cannot listen on {}", unbound.join(" ")),
+        (unbound, true) => format!("draining, cannot listen on {}", unbound.join(" ")),
     }
 }
 

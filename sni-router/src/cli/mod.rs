@@ -18,6 +18,7 @@ mod steer;
 mod top;
 mod trace;
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -102,8 +103,47 @@ impl Cli {
 
 /// Prints to standard output. That a reader like `head` has gone is no error.
 fn print(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
+    match io::stdout().write_all(harmless(text).as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// Begins a screen anew, if it is one (ECMA-48): to the first line, and clears what follows.
+fn clear() -> Result<()> {
+    Ok(io::stdout().write_all(b"\x1b[H\x1b[J")?)
+}
+
+/// Names of files and what manifests say may be anybody's: nothing in them is to steer a terminal. As JSON writes it,
+/// since the text may be that.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(is_harmful) {
+        return text.into();
+    }
+    let shown = text.chars().fold(String::new(), |mut shown, c| {
+        match is_harmful(c) {
+            true => shown.extend(format!("\\u{:04x}", u32::from(c)).chars()),
+            false => shown.push(c),
+        }
+        shown
+    });
+    shown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_printed_steers_a_terminal() {
+        assert_eq!(harmless("a\tb: ü\n"), "a\tb: ü\n");
+        assert_eq!(
+            harmless("\u{1b}]0;x\u{7}\r\u{7f}\u{9b}2J"),
+            r"\u001b]0;x\u0007\u000d\u007f\u009b2J"
+        );
+        let json = serde_json::to_string("\u{1b}\u{9b}").unwrap();
+        let read: String = serde_json::from_str(&harmless(&json)).unwrap();
+        assert_eq!(read, "\u{1b}\u{9b}");
     }
 }

@@ -74,7 +74,6 @@ pub fn drain(args: &DrainArgs, begin: bool) -> Result<ExitCode> {
 /// Has the manifests read.
 pub fn reload(args: &ReloadArgs) -> Result<ExitCode> {
     args.admin.send(Method::POST, "/api/v1/reload", &())?;
-    // Of the look before, which is half a second ago at most.
     let config: Config = args.admin.get("/api/v1/config", &())?;
     match config.unread {
         None => Ok(ExitCode::SUCCESS),

@@ -24,9 +24,23 @@ use super::watcher::Watcher;
 /// A directory that is watched as long as this lives.
 pub struct Directory<S> {
     snapshots: watch::Receiver<Arc<S>>,
-    reload: mpsc::UnboundedSender<Asked>,
+    reload: Reader,
     unread: Arc<Unread>,
     task: JoinHandle<()>,
+}
+
+/// Has the directory read.
+#[derive(Clone)]
+pub struct Reader(mpsc::UnboundedSender<Asked>);
+
+impl Reader {
+    /// Now, whether or not it seems changed. The answer ends when that is done.
+    pub fn ask(&self) -> oneshot::Receiver<()> {
+        let (asked, done) = oneshot::channel();
+        // Fails where nobody reads any more; then the answer has ended.
+        let _ = self.0.send(asked);
+        done
+    }
 }
 
 /// Why the directory cannot be read, while that is so: what it said last stays in force.
@@ -62,7 +76,7 @@ impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
         follower.keep(look.watcher);
         Ok(Self {
             snapshots,
-            reload,
+            reload: Reader(reload),
             unread,
             task: tokio::spawn(follower.run()),
         })
@@ -78,12 +92,9 @@ impl<S: PartialEq + Send + Sync + 'static> Directory<S> {
         Arc::clone(&self.unread)
     }
 
-    /// Reads the directory again now, whether or not it seems changed. The answer ends when that is done.
-    pub fn reload(&self) -> oneshot::Receiver<()> {
-        let (asked, done) = oneshot::channel();
-        // Fails where nobody reads any more; then the answer has ended.
-        let _ = self.reload.send(asked);
-        done
+    /// Whom to ask to read it again.
+    pub fn reader(&self) -> Reader {
+        self.reload.clone()
     }
 }
 

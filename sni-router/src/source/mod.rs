@@ -14,7 +14,7 @@ use sni_router_core::status::desired;
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
-use self::directory::{Directory, Unread};
+use self::directory::{Directory, Reader, Unread};
 use self::kubernetes::Kubernetes;
 
 /// Where manifests come from.
@@ -34,16 +34,12 @@ impl Source {
         }
     }
 
-    /// Looks again, whether or not something seems changed. The answer ends when all that is new is among
-    /// the snapshots.
-    pub fn reload(&self) -> oneshot::Receiver<()> {
-        match self {
-            Self::Directory(directory) => directory.reload(),
-            Self::Kubernetes(_) => {
-                info!("nothing to read again: API servers tell every change");
-                oneshot::channel().1
-            }
-        }
+    /// Whom to ask to look again.
+    pub fn reload(&self) -> Reload {
+        Reload(match self {
+            Self::Directory(directory) => Some(directory.reader()),
+            Self::Kubernetes(_) => None,
+        })
     }
 
     /// Why manifests cannot be read, while that is so. What API servers do not tell is known of each
@@ -67,6 +63,21 @@ impl Source {
         if let Self::Kubernetes(kubernetes) = self {
             kubernetes.close().await;
         }
+    }
+}
+
+/// Has a [`Source`] look again.
+#[derive(Clone)]
+pub struct Reload(Option<Reader>);
+
+impl Reload {
+    /// Whether or not something seems changed. The answer ends when all that is new is among the snapshots.
+    pub fn ask(&self) -> oneshot::Receiver<()> {
+        let Some(reader) = &self.0 else {
+            info!("nothing to read again: API servers tell every change");
+            return oneshot::channel().1;
+        };
+        reader.ask()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the kernel says of an interface.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::AsRawFd as _;
 
@@ -40,6 +41,16 @@ pub fn has_gone(ifindex: u32) -> bool {
     name(ifindex).is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO))
 }
 
+/// The number of the interface that has this name.
+pub fn number(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a zero byte.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        ifindex => Some(ifindex),
+    }
+}
+
 fn name(ifindex: u32) -> io::Result<[c_char; libc::IFNAMSIZ]> {
     let mut name = [0; libc::IFNAMSIZ];
     // SAFETY: the buffer has the size that the function asks for.
@@ -59,6 +70,7 @@ mod tests {
         let error = mtu(u32::MAX).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
         assert!(!has_gone(1) && has_gone(u32::MAX));
+        assert_eq!((number("lo"), number("no such one")), (Some(1), None));
         let error = is_running(u32::MAX).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
     }

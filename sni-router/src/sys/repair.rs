@@ -113,9 +113,9 @@ pub fn limit_segment(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &bytes)
 }
 
-/// Has the connection's next socket never announce that it is ready for more bytes than this, or, as the kernel has it,
-/// than 1152 (tcp_set_window_clamp(), net/ipv4/tcp.c). Windows are scaled by no more than that takes. To be set before it
-/// connects.
+/// Has the socket never announce that it is ready for more bytes than this, or, as the kernel has it,
+/// than 1152 (tcp_set_window_clamp(), net/ipv4/tcp.c). Set before it connects, windows are scaled by no more than that
+/// takes; it can be raised later, and the scale stays.
 pub fn limit_window(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     // Zero would be no limit.
     let bytes = c_int::try_from(bytes.max(1)).unwrap_or(c_int::MAX);

@@ -8,7 +8,7 @@ use rstest::rstest;
 use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::{Datapath, Router};
 use sni_router_tests::position::Windows;
-use sni_router_tests::raw::{End, hello};
+use sni_router_tests::raw::{End, hello, read_exactly};
 use sni_router_tests::rig::{HOST, Lab, Pair, Rig};
 use sni_router_tests::site::PORT;
 use sni_router_tests::topology::Family;
@@ -45,17 +45,7 @@ impl Vast {
             true => (&pair.client, &pair.server),
             false => (&pair.server, &pair.client),
         };
-        // Who receives nothing, fails; who waits for that must not wait for ever.
-        from.set_write_timeout(Some(SOON)).expect("set a timeout");
-        thread::scope(|scope| {
-            let sender = scope.spawn(|| {
-                let sent = send(from, Pattern::new(1), LEN).expect("send");
-                from.shutdown(Shutdown::Write).expect("shutdown");
-                sent
-            });
-            let received = receive(to, SOON);
-            assert_eq!(received, (sender.join().expect("the sender"), End::Fin));
-        });
+        pass_on(from, to);
         let address = pair.address;
         drop(pair);
         let access = self.router.log().access_of(address, SOON);
@@ -140,17 +130,7 @@ fn endpoint_never_hears_of_more_room_than_its_client_has(
     let told = Windows::of(&pair.server).peers_most;
     assert!(told > 0 && told <= room, "{told} of {room}");
     for (from, to) in [(&pair.server, &pair.client), (&pair.client, &pair.server)] {
-        thread::scope(|scope| {
-            let sender = scope.spawn(|| {
-                let sent = send(from, Pattern::new(1), LEN).expect("send");
-                from.shutdown(Shutdown::Write).expect("shutdown");
-                sent
-            });
-            assert_eq!(
-                receive(to, SOON),
-                (sender.join().expect("the sender"), End::Fin)
-            );
-        });
+        pass_on(from, to);
     }
     let address = pair.address;
     drop(pair);
@@ -160,4 +140,58 @@ fn endpoint_never_hears_of_more_room_than_its_client_has(
         ("tc", ""),
         "{access:?}"
     );
+}
+
+/// Who is carried by sockets gets what it has room for; its endpoint sends to this host.
+#[test]
+fn endpoint_hears_of_this_hosts_room_when_its_client_was_declined() {
+    let rig = Rig::start(Datapath::Tc, &["--tc-open", "sockets"]);
+    rig.lab.net.client.sysctl("ipv4/tcp_timestamps", "0");
+    let client = client_with_room(&rig.lab, SMALL);
+    let room = Windows::of(&client).own;
+    let pair = Pair::greet(client, &hello(HOST), &rig.endpoint);
+    pass_on(&pair.server, &pair.client);
+    let told = Windows::of(&pair.server).peers_most;
+    assert!(told > 4 * room, "{told} of {room}");
+    let address = pair.address;
+    drop(pair);
+    let access = rig.access_unless(address, &["options_differ"]);
+    assert_eq!(access.declined, "options_differ");
+}
+
+/// Sends a lot, and an end.
+#[track_caller]
+fn pass_on(from: &TcpStream, to: &TcpStream) {
+    // Who receives nothing, fails; who waits for that must not wait for ever.
+    from.set_write_timeout(Some(SOON)).expect("set a timeout");
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let sent = send(from, Pattern::new(1), LEN).expect("send");
+            from.shutdown(Shutdown::Write).expect("shutdown");
+            sent
+        });
+        let received = receive(to, SOON);
+        assert_eq!(received, (sender.join().expect("the sender"), End::Fin));
+    });
+}
+
+/// Who scales its windows and has room is not limited to what it has room for at first.
+#[test]
+fn endpoint_hears_of_windows_that_grow() {
+    let rig = Rig::start(Datapath::Tc, &["--tc-open", "sockets"]);
+    let pair = rig.open();
+    for _ in 0..20 {
+        let sent = thread::scope(|scope| {
+            let sender = scope.spawn(|| send(&pair.server, Pattern::new(1), LEN).expect("send"));
+            let length = usize::try_from(LEN).expect("it fits");
+            read_exactly(&pair.client, length, SOON);
+            sender.join().expect("the sender")
+        });
+        assert_eq!(sent.len, LEN);
+    }
+    let told = Windows::of(&pair.server).peers_most;
+    assert!(told > 65_535, "{told}");
+    let address = pair.address;
+    drop(pair);
+    rig.access(address);
 }

@@ -50,8 +50,8 @@ fn long_streams(rows: &Rows) -> String {
         return String::new();
     }
     let mut text = format!(
-        "### Long streams together\n\nCPU per GB of all loads `down-N` and `up-N`: geometric means of what a system took, \
-         divided by what another one took in the same round under the same load, ± their standard error.\n\n\
+        "### Long streams together\n\nCPU per GB of all loads `down-N` and `up-N`: what a system took, divided by what another \
+         one took in the same round, as the mean over rounds ± its standard error.\n\n\
          | {} |\n| --- |{}\n",
         HEADS.join(" | "),
         " ---: |".repeat(HEADS.len() - 1)

@@ -16,13 +16,13 @@ pub struct Together {
     /// To the best one under each load; only of ours.
     vs_best_peer: Option<Ratio>,
     /// What is more than direct, by what is more with the best one under each load; only of ours.
-    added_vs_best_peer: Option<f64>,
+    added_vs_best_peer: Option<Ratio>,
 }
 
-/// Of what two systems took in the same round under the same load.
+/// Of what two systems took, each round being one sample: what disturbs the machine disturbs all loads of a round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
-    /// The geometric mean.
+    /// The mean.
     mean: f64,
     /// Its standard error.
     error: f64,
@@ -35,20 +35,16 @@ impl fmt::Display for Ratio {
 }
 
 impl Ratio {
-    /// `None` where there are not several.
-    fn of(pairs: &[(f64, f64)]) -> Option<Self> {
-        let logs: Vec<_> = pairs.iter().map(|(a, b)| (a / b).ln()).collect();
-        let count = logs.len() as f64;
-        if logs.len() < 2 {
+    /// `None` where there are not several samples.
+    fn of(samples: &[f64]) -> Option<Self> {
+        let count = samples.len() as f64;
+        if samples.len() < 2 {
             return None;
         }
-        let mean = logs.iter().sum::<f64>() / count;
-        let squares = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>();
+        let mean = samples.iter().sum::<f64>() / count;
+        let squares = samples.iter().map(|one| (one - mean).powi(2)).sum::<f64>();
         let error = (squares / (count - 1.0) / count).sqrt();
-        Some(Self {
-            mean: mean.exp(),
-            error: mean.exp() * error,
-        })
+        Some(Self { mean, error })
     }
 
     fn json(self) -> Value {
@@ -70,27 +66,22 @@ impl Together {
     }
 
     fn of_system(rows: &Rows, loads: &[Load], system: String) -> Self {
-        let of = |key: &str| {
-            let rows = loads.iter().map(|load| row(rows, load, key));
-            rows.collect::<Vec<_>>()
+        let of = |key: &str| Measured::of(loads, |load| row(rows, load, key));
+        let (ours, direct) = (of(&system), of("direct/kernel"));
+        let best = match system.starts_with(OURS) {
+            true => Measured::of(loads, |load| rows.best_peer(load)),
+            false => None,
         };
-        let ours = of(&system);
-        let is_ours = system.starts_with(OURS);
-        let best = loads.iter().filter(|_| is_ours);
-        let best: Vec<_> = best.map(|load| rows.best_peer(load)).collect();
-        let pairs = ours.iter().zip(&best);
-        let added = pairs.filter_map(|(ours, theirs)| {
-            let (ours, theirs) = (rows.added((*ours)?), rows.added((*theirs)?));
-            Some((*ours.get(CPU)?, *theirs.get(CPU)?))
-        });
-        let sums = added.reduce(|sum, more| (sum.0 + more.0, sum.1 + more.1));
+        let versus = |other: &Option<Measured<'_>>| ours.as_ref()?.by(other.as_ref()?);
+        let added = || {
+            let direct = direct.as_ref()?;
+            ours.as_ref()?.above(direct, best.as_ref()?)
+        };
         Self {
-            vs_direct: compare(&ours, &of("direct/kernel")),
-            vs_forward: compare(&ours, &of("forward/kernel")),
-            vs_best_peer: compare(&ours, &best),
-            added_vs_best_peer: sums
-                .filter(|(_, theirs)| *theirs > 0.0)
-                .map(|(ours, theirs)| ours / theirs),
+            vs_direct: versus(&direct),
+            vs_forward: versus(&of("forward/kernel")),
+            vs_best_peer: versus(&best),
+            added_vs_best_peer: added(),
             system,
         }
     }
@@ -103,8 +94,7 @@ impl Together {
             cell(self.vs_direct),
             cell(self.vs_forward),
             cell(self.vs_best_peer),
-            self.added_vs_best_peer
-                .map_or(NONE.to_owned(), |it| format!("{it:.2}")),
+            cell(self.added_vs_best_peer),
         ]
     }
 
@@ -115,7 +105,7 @@ impl Together {
             "vs_direct": self.vs_direct.map(Ratio::json),
             "vs_forward": self.vs_forward.map(Ratio::json),
             "vs_best_peer": self.vs_best_peer.map(Ratio::json),
-            "added_vs_best_peer": self.added_vs_best_peer,
+            "added_vs_best_peer": self.added_vs_best_peer.map(Ratio::json),
         })
     }
 }
@@ -125,15 +115,45 @@ fn row<'r>(rows: &'r Rows, load: &Load, key: &str) -> Option<&'r Row> {
         .find(|row| row.system.key() == key && row.is_valid())
 }
 
-/// Of rows under the same load.
-fn compare(ours: &[Option<&Row>], others: &[Option<&Row>]) -> Option<Ratio> {
-    let pairs = ours.iter().zip(others).filter_map(|(ours, other)| {
-        let (ours, other) = ((*ours)?.values(CPU), (*other)?.values(CPU));
-        // Else they are not of the same rounds.
-        let are_paired = ours.len() == other.len();
-        are_paired.then(|| ours.iter().copied().zip(other.iter().copied()))
-    });
-    Ratio::of(&pairs.flatten().collect::<Vec<_>>())
+/// What was measured of a system: by load, and then by round.
+struct Measured<'r>(Vec<&'r [f64]>);
+
+impl<'r> Measured<'r> {
+    /// `None` where it is not the same rounds of all loads.
+    fn of(loads: &[Load], row: impl Fn(&Load) -> Option<&'r Row>) -> Option<Self> {
+        let values = loads.iter().map(|load| Some(row(load)?.values(CPU)));
+        let values: Vec<_> = values.collect::<Option<_>>()?;
+        let rounds = values.first()?.len();
+        let is_whole = values.iter().all(|of_load| of_load.len() == rounds);
+        is_whole.then_some(Self(values))
+    }
+
+    /// Geometric means over the loads of each round, and the mean of those.
+    fn by(&self, other: &Self) -> Option<Ratio> {
+        let samples = self.rounds(other)?.map(|round| {
+            let logs = self.0.iter().zip(&other.0);
+            let logs = logs.map(|(ours, theirs)| (ours[round] / theirs[round]).ln());
+            (logs.sum::<f64>() / self.0.len() as f64).exp()
+        });
+        Ratio::of(&samples.collect::<Vec<_>>())
+    }
+
+    /// What is above a floor, of all loads of a round together, by what another has above it.
+    fn above(&self, floor: &Self, other: &Self) -> Option<Ratio> {
+        self.rounds(floor)?;
+        let sum = |of: &Self, round: usize| of.0.iter().map(|load| load[round]).sum::<f64>();
+        let samples = self.rounds(other)?.map(|round| {
+            let floor = sum(floor, round);
+            (sum(self, round) - floor) / (sum(other, round) - floor)
+        });
+        Ratio::of(&samples.collect::<Vec<_>>())
+    }
+
+    /// Their numbers, where the other one has the same.
+    fn rounds(&self, other: &Self) -> Option<std::ops::Range<usize>> {
+        let rounds = self.0.first()?.len();
+        (other.0.first()?.len() == rounds).then_some(0..rounds)
+    }
 }
 
 /// What the cells are.
@@ -160,12 +180,11 @@ mod tests {
     use super::*;
     use crate::bench::system::System;
 
-    #[test]
-    fn ratios_are_of_the_same_round_and_load() {
+    /// Four rounds of two loads. The machine is slower in every second round, and under the second load.
+    fn some() -> (Rows, Vec<Load>) {
         let mut rows = Rows::default();
         let names = ["down-4", "up-4"].map(str::to_owned);
         let loads = Load::select(&names, false).unwrap();
-        // The machine is slower in every second round, and under the second load.
         for (load, slower) in loads.iter().zip([1.0, 3.0]) {
             for (system, path, cpu) in [
                 ("direct", "kernel", 0.2),
@@ -180,37 +199,52 @@ mod tests {
                 }
             }
         }
+        (rows, loads)
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_round_and_load() {
+        let (mut rows, loads) = some();
         let all = Together::of(&rows);
         let cells: Vec<_> = all.iter().map(Together::cells).collect();
-        assert_eq!(
-            cells[2],
-            [
-                "sni-router/tc",
-                "1.50 ± 0.00",
-                "1.20 ± 0.00",
-                "0.50 ± 0.00",
-                "0.25"
-            ]
-        );
-        assert_eq!(
-            cells[3],
-            ["envoy/copy", "3.00 ± 0.00", "2.40 ± 0.00", "–", "–"]
-        );
-        let json = all[2].json();
-        assert!((json["vs_forward"]["mean"].as_f64().unwrap() - 1.2).abs() < 1e-9);
-        let load = loads[0];
-        rows.spoil(&System::imagined(OURS, "tc"), &load, "x".to_owned());
-        let without = Together::of(&rows)[2].cells();
-        assert_eq!(without[1], "1.50 ± 0.00");
+        let ours = ["1.50 ± 0.00", "1.20 ± 0.00", "0.50 ± 0.00", "0.25 ± 0.00"];
+        assert_eq!(cells[2][1..], ours);
+        assert_eq!(cells[3][1..], ["3.00 ± 0.00", "2.40 ± 0.00", NONE, NONE]);
+        let mean = all[2].json()["vs_forward"]["mean"].as_f64().unwrap();
+        assert!((mean - 1.2).abs() < 1e-9);
+        // What is not of all loads, is of others than the rest.
+        let envoy = System::imagined("envoy", "copy");
+        rows.spoil(&envoy, &loads[0], "x".to_owned());
+        let cells: Vec<_> = Together::of(&rows).iter().map(Together::cells).collect();
+        assert_eq!(cells[3][1..], [NONE; 4]);
+        // Under one load the best is another one now.
+        assert_eq!(cells[2][3], "0.41 ± 0.00");
+    }
+
+    #[test]
+    fn rounds_are_the_samples_of_the_error() {
+        let (mut rows, loads) = some();
+        for load in &loads {
+            let cpu = |cpu| BTreeMap::from([(CPU.to_owned(), cpu)]);
+            for (system, path, taken) in [
+                ("direct", "kernel", 1.0),
+                ("forward", "kernel", 1.0),
+                (OURS, "tc", 2.2),
+                ("envoy", "copy", 3.0),
+            ] {
+                rows.add(&System::imagined(system, path), load, &cpu(taken));
+            }
+        }
+        // Four times 1.2 and once 2.2, however many loads there are.
+        assert_eq!(Together::of(&rows)[2].cells()[2], "1.40 ± 0.20");
+        assert_eq!(Together::of(&rows)[4].cells()[1..], [NONE; 4]);
     }
 
     #[test]
     fn error_is_that_of_the_mean() {
-        let pairs = [(1.0, 2.0), (2.0, 1.0)];
-        let ratio = Ratio::of(&pairs).unwrap();
-        assert!((ratio.mean - 1.0).abs() < 1e-9);
-        assert!((ratio.error - 2_f64.ln()).abs() < 1e-9);
-        assert_eq!(Ratio::of(&pairs[..1]), None);
+        let ratio = Ratio::of(&[1.0, 3.0]).unwrap();
+        assert_eq!((ratio.mean, ratio.error), (2.0, 1.0));
+        assert_eq!(Ratio::of(&[1.0]), None);
     }
 
     #[test]

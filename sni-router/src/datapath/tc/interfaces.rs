@@ -9,11 +9,13 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::datapath::bpf::{Hooks, Layer};
 use crate::sys::ethtool::disable_lro;
+use crate::sys::interface::number;
 
 /// Attaches the program to every interface, as long as the task runs: first to those that are
 /// there, then to those that appear. A name is only for people: an interface that is renamed is
@@ -32,36 +34,12 @@ pub async fn follow(hooks: Hooks, listed: impl FnOnce(usize)) -> io::Result<()> 
         known: HashMap::new(),
     };
     loop {
-        let (connection, handle, mut messages) = new_multicast_connection(&[MulticastGroup::Link])?;
-        let serving = tokio::spawn(connection);
-        let mut news = News::default();
-        // Subscribed before the list is made, so that nothing falls in between.
-        loop {
-            let mut there = Vec::new();
-            let mut links = handle.link().get().execute();
-            while let Some(link) = links.try_next().await.map_err(io::Error::other)? {
-                there.extend(Interface::of(&link));
-            }
-            followed.update(there, &news);
-            if let Some(listed) = listed.take() {
-                listed(followed.attached());
-            }
-            let Some((message, _)) = messages.next().await else {
-                break;
-            };
-            news = News {
-                is_complete: true,
-                ..News::default()
-            };
-            news.take(&message);
-            while let Ok(Some((message, _))) = timeout(A_MOMENT, messages.next()).await {
-                news.take(&message);
-            }
+        match followed.listen(&mut listed).await {
+            Ok(()) => debug!("the interfaces are listed again"),
+            Err(error) if listed.is_some() => return Err(error),
+            Err(error) => warn!(%error, "interfaces cannot be listed; trying again"),
         }
-        // The kernel had more to tell than there was room for; begin anew.
-        serving.abort();
-        debug!("the interfaces are listed again");
-        sleep(A_MOMENT).await;
+        sleep(QUIET).await;
     }
 }
 
@@ -77,7 +55,6 @@ struct Interface {
 /// them are not what they were, though they may have the same number and name again.
 #[derive(Default)]
 struct News {
-    gone: HashSet<u32>,
     changed: HashSet<u32>,
     /// Whether that is all there was to tell. Only then an interface that the list does not have is
     /// still there: a list that is made while things change may miss one.
@@ -95,24 +72,45 @@ struct Known {
     is_attached: bool,
 }
 
-impl News {
-    fn take(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>) {
-        match &message.payload {
-            // A port that leaves its bridge is told about in the same words.
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
-                if link.header.interface_family == AddressFamily::Unspec =>
-            {
-                self.gone.insert(link.header.index);
+impl Followed {
+    /// Lists the interfaces, and goes along with what the kernel tells, until it had more to tell than there was room for.
+    async fn listen(&mut self, listed: &mut Option<impl FnOnce(usize)>) -> io::Result<()> {
+        let (connection, handle, mut messages) = new_multicast_connection(&[MulticastGroup::Link])?;
+        // Ends where this does.
+        let mut serving = JoinSet::new();
+        serving.spawn(connection);
+        let mut news = News::default();
+        // Subscribed before the list is made, so that nothing falls in between.
+        loop {
+            let mut there = Vec::new();
+            let mut links = handle.link().get().execute();
+            while let Some(link) = links.try_next().await.map_err(io::Error::other)? {
+                there.extend(Interface::of(&link));
             }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                self.changed.insert(link.header.index);
+            self.update(there, &news);
+            if let Some(listed) = listed.take() {
+                listed(self.attached());
             }
-            _ => {}
+            let Some((message, _)) = messages.next().await else {
+                return Ok(());
+            };
+            news = News::default();
+            news.is_complete = self.hear(&message, &mut news);
+            let end = Instant::now() + LONGEST;
+            while news.is_complete && Instant::now() < end {
+                let Ok(next) = timeout(QUIET, messages.next()).await else {
+                    break;
+                };
+                // Without a next one, there is none after the list either.
+                let heard = next.map(|(message, _)| self.hear(&message, &mut news));
+                news.is_complete = heard.unwrap_or(false);
+            }
+            if !news.is_complete {
+                return Ok(());
+            }
         }
     }
-}
 
-impl Followed {
     fn attached(&self) -> usize {
         self.known
             .values()
@@ -120,18 +118,50 @@ impl Followed {
             .count()
     }
 
+    /// Goes along with one change. At once: what comes of a flow by a new interface before the program is there meets
+    /// the host, which knows no such connection, and resets it. What cannot be done is left to the next list. False if
+    /// the kernel had more to tell than there was room for.
+    fn hear(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>, news: &mut News) -> bool {
+        match &message.payload {
+            // A port that leaves its bridge is told about in the same words.
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+                if link.header.interface_family == AddressFamily::Unspec =>
+            {
+                self.forget(link.header.index);
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                news.changed.insert(link.header.index);
+                let interface = Interface::of(link);
+                let is_there = |index| self.known.get(&index).is_some_and(|it| it.is_attached);
+                if let Some(Interface { index, name, layer }) = interface
+                    && !is_there(index)
+                    && try_attach(&mut self.hooks, index, &name, layer).is_ok()
+                {
+                    let is_attached = true;
+                    self.known.insert(index, Known { name, is_attached });
+                }
+            }
+            NetlinkPayload::Overrun(_) => return false,
+            _ => {}
+        }
+        true
+    }
+
+    fn forget(&mut self, index: u32) {
+        if let Some(known) = self.known.remove(&index) {
+            self.hooks.detach(index);
+            debug!(interface = known.name, "gone");
+        }
+    }
+
     /// Brings the program to where it is not yet, and takes it from where nothing is any more.
     fn update(&mut self, there: Vec<Interface>, news: &News) {
-        let indices: HashSet<_> = there.iter().map(|interface| interface.index).collect();
-        self.known.retain(|index, known| {
-            let is_missing = !news.is_complete && !indices.contains(index);
-            let is_gone = is_missing || news.gone.contains(index);
-            if is_gone {
-                self.hooks.detach(*index);
-                debug!(interface = known.name, "gone");
-            }
-            !is_gone
-        });
+        if !news.is_complete {
+            let indices: HashSet<_> = there.iter().map(|interface| interface.index).collect();
+            let mut missing: Vec<_> = self.known.keys().copied().collect();
+            missing.retain(|index| !indices.contains(index));
+            missing.into_iter().for_each(|index| self.forget(index));
+        }
         for interface in there {
             let Interface { index, name, layer } = interface;
             let Some(known) = self.known.get_mut(&index) else {
@@ -159,15 +189,9 @@ impl Followed {
 
 /// Whether the program is there now; `is_new` says whether somebody should hear why it is not.
 fn attach(hooks: &mut Hooks, index: u32, name: &str, layer: Option<Layer>, is_new: bool) -> bool {
-    let attached = match layer {
-        Some(layer) => unmerge(name).and_then(|()| {
-            let attached = hooks.attach(index, name, layer);
-            attached.map_err(|error| format!("{:#}", anyhow::Error::from(error)))
-        }),
-        None => Err("its packets start with a header that is not known".to_owned()),
-    };
+    let attached = try_attach(hooks, index, name, layer);
     match attached {
-        Ok(()) => info!(interface = name, "attached"),
+        Ok(()) => {}
         Err(ref why) if is_new => {
             hooks.refuse(index, name, why);
             warn!(interface = name, %why, "not attached: connections over it are carried by sockets");
@@ -178,6 +202,28 @@ fn attach(hooks: &mut Hooks, index: u32, name: &str, layer: Option<Layer>, is_ne
         }
     }
     attached.is_ok()
+}
+
+fn try_attach(
+    hooks: &mut Hooks,
+    index: u32,
+    name: &str,
+    layer: Option<Layer>,
+) -> Result<(), String> {
+    let layer = layer.ok_or("its packets start with a header that is not known")?;
+    // It is found by its name, which may be another one's by now.
+    if number(name) != Some(index) {
+        return Err("it has another name by now".to_owned());
+    }
+    unmerge(name)?;
+    let attached = hooks.attach(index, name, layer);
+    attached.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+    if number(name).is_some_and(|other| other != index) {
+        hooks.detach(index);
+        return Err("another one has its name by now".to_owned());
+    }
+    info!(interface = name, "attached");
+    Ok(())
 }
 
 /// Sees to it that packets come in as they were sent, or so that they can be sent on as such: what
@@ -230,5 +276,8 @@ pub fn layer(kind: LinkLayerType) -> Option<Layer> {
     }
 }
 
-/// Changes come in groups.
-const A_MOMENT: Duration = Duration::from_millis(50);
+/// Changes come in groups, after which the interfaces are listed.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// They are, too, where changes do not end.
+const LONGEST: Duration = Duration::from_millis(500);

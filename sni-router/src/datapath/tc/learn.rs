@@ -47,10 +47,21 @@ impl Towards {
     /// on; so a client that scales its windows, which may grow, and has room for that, is not to be held to what it has
     /// now. Best effort: a client that is sent too much drops it, and gets it again.
     pub(super) fn limit_window(&self, socket: &socket2::Socket) {
-        let (window, segment) = (self.state.peer_window(), self.state.segment());
-        if !self.state.has_scales() || window < first_flight(segment) {
-            let _ = repair::limit_window(socket, window);
+        if self.has_little_room() {
+            let _ = repair::limit_window(socket, self.state.peer_window());
         }
+    }
+
+    /// The endpoint sends to this host, not to the client, which gets what it has room for.
+    pub(super) fn free_window(&self, endpoint: &Socket) {
+        if self.has_little_room() {
+            let _ = repair::limit_window(endpoint, u32::MAX);
+        }
+    }
+
+    fn has_little_room(&self) -> bool {
+        let is_little = || self.state.peer_window() < first_flight(self.state.segment());
+        !self.state.has_scales() || is_little()
     }
 }
 

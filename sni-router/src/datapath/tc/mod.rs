@@ -229,6 +229,7 @@ impl Tc {
             let decline = self.why_unprepared(&pair);
             return Err(Refused { pair, decline });
         };
+        let towards = prepared.1;
         let handed_over = handover::hand_over(
             &self.flows,
             &self.registry,
@@ -243,7 +244,14 @@ impl Tc {
         );
         match handed_over.await {
             Ok(flow) => Ok(Outcome::Alone(Box::new(flow))),
-            Err(Outside::Refused(refused)) => Err(*refused),
+            Err(Outside::Refused(refused)) => {
+                // What was said may fill the window, and before Linux 6.7 that would stay closed: TCP_WINDOW_CLAMP set
+                // bounds the next one by the present one.
+                if refused.decline != Decline::EndpointSpoke {
+                    towards.free_window(&refused.pair.endpoint);
+                }
+                Err(*refused)
+            }
             Err(Outside::Ended(end)) => Ok(Outcome::Over(end)),
         }
     }
@@ -289,8 +297,9 @@ impl Datapath for Tc {
         }
         let towards = learn::Towards::of(client)?;
         towards.limit_segments(socket);
-        towards.limit_window(socket);
         let source = SourcePort::bind(&self.ports, &self.registry, socket, endpoint)?;
+        // Last: who gets no port, keeps its socket.
+        towards.limit_window(socket);
         Some(Box::new((source, towards)))
     }
 

@@ -2,6 +2,7 @@
 
 use futures_util::stream::BoxStream;
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 use crate::api::{
     Backend, Config, Connection, ConnectionQuery, Drain, Drained, Explanation, Kernel, Listener,
@@ -38,8 +39,8 @@ pub trait Answers: Send + Sync {
     fn close_all(&self, query: &ConnectionQuery) -> Result<usize, Refused>;
     /// Begins to drain something, or ends that.
     fn drain(&self, what: &Drain, begin: bool) -> Result<Drained, Refused>;
-    /// Reads the configuration again.
-    fn reload(&self);
+    /// Reads the configuration again. The answer ends when that is done.
+    fn reload(&self) -> oneshot::Receiver<()>;
     /// Changes what is logged.
     fn log(&self, filter: &str) -> Result<(), Refused>;
 }

@@ -263,10 +263,11 @@ async fn undrain(State(served): Parts, Body(what): Body<Drain>) -> Result<Json<D
 }
 
 /// Read the configuration again
-#[utoipa::path(post, path = "/api/v1/reload", responses((status = 202, description = "It will be read")))]
+#[utoipa::path(post, path = "/api/v1/reload", responses((status = 204, description = "It has been read, or cannot be: the configuration says which")))]
 async fn reload(State(served): Parts) -> StatusCode {
-    served.answers.reload();
-    StatusCode::ACCEPTED
+    // Ended without a word, it is over as well.
+    let _ = served.answers.reload().await;
+    StatusCode::NO_CONTENT
 }
 
 /// Change what is logged, until the next start

@@ -226,7 +226,7 @@ async fn change_over_tcp_needs_the_token() {
     assert_eq!(answers.done(), [""; 0]);
     assert_eq!(
         call("authorization: Bearer 0123456789abcdef\r\n").await,
-        202
+        204
     );
     write("another-token-of-it");
     assert_eq!(
@@ -235,7 +235,7 @@ async fn change_over_tcp_needs_the_token() {
     );
     assert_eq!(
         call("authorization: Bearer another-token-of-it\r\n").await,
-        202
+        204
     );
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(

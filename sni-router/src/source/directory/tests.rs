@@ -42,7 +42,7 @@ async fn file_that_was_emptied_keeps_what_it_said_until_it_is_written_or_stays_e
     fs::write(&path, "three").unwrap();
     assert_eq!(watched.next().await, ["a.yaml=three", "b.yaml=b"]);
     fs::write(&path, "").unwrap();
-    let _ = watched.directory.reload().await;
+    let _ = watched.directory.reader().ask().await;
     assert_eq!(watched.texts(), ["a.yaml=", "b.yaml=b"]);
 }
 
@@ -105,7 +105,7 @@ async fn nothing_is_published_when_the_texts_are_the_same() {
     let mut watched = Watched::open(dir.path()).await;
     fs::write(dir.path().join("a.yaml"), "one").unwrap();
     // Ends with an error, since nobody answers more than that it is over.
-    let _ = watched.directory.reload().await;
+    let _ = watched.directory.reader().ask().await;
     // Whatever was published for these would come before the next change.
     tokio::time::sleep(2 * SETTLE_MOST).await;
     assert!(!watched.snapshots.has_changed().unwrap());
@@ -148,7 +148,7 @@ async fn reading_is_not_taken_for_a_change() {
         read(path)
     });
     let directory = directory.await.unwrap();
-    let done = directory.reload();
+    let done = directory.reader().ask();
     let _ = done.await;
     let count = || reads.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(count(), 2, "one at the start, one for reload()");

@@ -55,7 +55,7 @@ function show(now, problems, config, kernel) {
   ], "none");
   rows("listeners", status.listeners, (it) => [
     it.name, it.vips.join(" "), it.port, number(it.routes), number(it.active), number(it.opened),
-    it.unbound.length ? [`cannot listen on ${it.unbound.join(" ")}`, "bad"]
+    it.unbound.length ? [`${it.draining ? "draining, " : ""}cannot listen on ${it.unbound.join(" ")}`, "bad"]
       : it.draining ? ["draining", "warn"] : ["serving", "good"],
   ], "none is served");
   at("datapath").textContent =

@@ -7,6 +7,8 @@ use futures_util::stream::BoxStream;
 use serde_json::{Value, json};
 
 use super::super::{Answers, Refused};
+use tokio::sync::oneshot;
+
 use crate::api;
 
 /// Notes what it is told to do.
@@ -94,8 +96,9 @@ impl Answers for Fake {
         self.note(format!("drain {endpoint} {begin}"));
         Ok(some(json!({"changed": true, "connections": 5})))
     }
-    fn reload(&self) {
+    fn reload(&self) -> oneshot::Receiver<()> {
         self.note("reload".into());
+        oneshot::channel().1
     }
     fn log(&self, filter: &str) -> Result<(), Refused> {
         self.note(format!("log {filter}"));
