@@ -279,3 +279,35 @@ const TCPOPT_MAXSEG: u32 = 2;
 const TCPOPT_WINDOW: u32 = 3;
 const TCPOPT_SACK_PERM: u32 = 4;
 const TCPOPT_TIMESTAMP: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn limit(socket: impl AsFd) -> c_int {
+        get(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP).unwrap()
+    }
+
+    #[test]
+    fn window_is_limited_before_a_connect_and_free_again_afterwards() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        limit_window(&socket, 5000).unwrap();
+        let addr = listener.local_addr().unwrap();
+        socket.connect(&addr.into()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(limit(&socket), 5000);
+        // Its peer has heard of no more, and in units of one byte.
+        let heard = state(&accepted).unwrap();
+        assert!(heard.peer_window() <= 5000 && heard.peer_scale() == 0);
+        limit_window(&socket, u32::MAX).unwrap();
+        assert_eq!(limit(&socket), c_int::MAX);
+        let usual = TcpStream::connect(addr).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(state(&accepted).unwrap().peer_window() > 5000);
+        limit_window(&usual, 0).unwrap();
+        assert!((1..5000).contains(&limit(&usual)), "the least there is");
+    }
+}

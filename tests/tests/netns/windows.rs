@@ -142,7 +142,8 @@ fn endpoint_never_hears_of_more_room_than_its_client_has(
     );
 }
 
-/// Who is carried by sockets gets what it has room for; its endpoint sends to this host.
+/// Who is carried by sockets gets what it has room for; its endpoint sends to this host. Newer kernels see to that with
+/// the first full segment, whatever the router does.
 #[test]
 fn endpoint_hears_of_this_hosts_room_when_its_client_was_declined() {
     let rig = Rig::start(Datapath::Tc, &["--tc-open", "sockets"]);
