@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
+use rstest::rstest;
+use rustix::process::Signal;
 use sni_router_tests::access::Access;
 use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::daemon::{Datapath, Router};
@@ -171,9 +173,11 @@ fn pins_of_interfaces_that_have_gone_are_gone() {
     site.assert_no_complaint();
 }
 
-/// To whoever looks only at lists, nothing has happened.
-#[test]
-fn interface_that_is_made_again_with_name_and_number_gets_tc() {
+/// To whoever looks only at lists, nothing has happened; and who is told too much at once is not told all of it.
+#[rstest]
+#[case::and_is_told_of(0)]
+#[case::and_is_told_of_among_too_much(1000)]
+fn interface_that_is_made_again_with_name_and_number_gets_tc(#[case] changes: u32) {
     let site = Growing::start();
     let (router, client) = (&site.lab.net.router, &site.lab.net.client);
     let backend = site.lab.net.join("late", LATE_SUBNET);
@@ -184,6 +188,9 @@ fn interface_that_is_made_again_with_name_and_number_gets_tc() {
     let link = router.ip_output(&["-o", "link", "show", "late"]);
     let (index, _) = link.split_once(':').expect("a number");
     let far = backend.name();
+    site.router.signal(Signal::STOP);
+    let change = |n| format!("link set late txqueuelen {}\n", 2000 + n);
+    router.batch(&(0..changes).map(change).collect::<String>());
     router.batch(&format!(
         "link del late\n\
          link add late index {index} type veth peer name eth0 netns {far}\n\
@@ -193,6 +200,7 @@ fn interface_that_is_made_again_with_name_and_number_gets_tc() {
     backend.batch(&format!(
         "addr add 192.168.{LATE_SUBNET}.2/24 dev eth0\nlink set eth0 up\n"
     ));
+    site.router.signal(Signal::CONT);
     site.wait_attached("late", 2);
     site.assert_tc(client, LATE, &listener);
     site.assert_no_complaint();

@@ -107,6 +107,21 @@ impl Hooks {
         Ok(())
     }
 
+    /// Whether it is still attached to an interface, which may be another one by now, with the same number and name.
+    /// False where that cannot be told.
+    pub fn is_there(&self, index: u32, interface: &str) -> bool {
+        let Some((layer, _)) = self.links.get(&index).filter(|_| self.attach.is_tcx()) else {
+            return false;
+        };
+        let ebpf = &mut *lock(&self.ebpf);
+        let program: Result<&mut SchedClassifier, _> = program(ebpf, layer.program());
+        let id = program
+            .ok()
+            .and_then(|program| Some(program.info().ok()?.id()));
+        let there = SchedClassifier::query_tcx(interface, TcAttachType::Ingress);
+        there.is_ok_and(|(_, programs)| programs.iter().any(|it| Some(it.id()) == id))
+    }
+
     /// Notes why the program is not attached to an interface.
     pub fn refuse(&self, index: u32, interface: &str, why: &str) {
         self.facts.refuse(index, interface, why);

@@ -174,6 +174,8 @@ impl Followed {
                 self.hooks.rename(index, &name);
                 known.name = name;
             }
+            // What was not told may be that it was made anew.
+            known.is_attached &= news.is_complete || self.hooks.is_there(index, &known.name);
             if !known.is_attached {
                 // It may have been changed, or renamed while we tried.
                 let hooks = &mut self.hooks;
