@@ -97,10 +97,10 @@ pub fn tcp(header: &mut Tcp, flow: &Flow) -> u64 {
 /// ago, as keep-alives are (RFC 9293, section 3.8.4). Who knows the connection answers by an acknowledgement; who has
 /// forgotten it, by a RST that ends it here as well, where it would have opened another one to the SYN.
 ///
-/// `payload` is how many bytes the SYN has; those become old ones.
+/// Not of one that carries anything, which would come there instead of what its receiver may have missed.
 #[inline(always)] // as above
-pub fn question(header: &mut Tcp, flow: &Flow, payload: u32) -> u64 {
-    let seq = (flow.end as u32).wrapping_sub(1).wrapping_sub(payload);
+pub fn question(header: &mut Tcp, flow: &Flow) -> u64 {
+    let seq = (flow.end as u32).wrapping_sub(1);
     let [offset, _, w0, w1] = header[3].to_ne_bytes();
     swap(&mut header[1], seq.to_be())
         + swap(&mut header[2], flow.ack.to_be())

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
 use aya_ebpf::helpers::bpf_l4_csum_replace;
 use aya_ebpf::programs::TcContext;
-use sni_router_common::flow::{Flow, FlowKey, before, option, own};
+use sni_router_common::flow::{End, Flow, FlowKey, before, option, own};
 use sni_router_common::icmp::Cause;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Replaced, Tcp, fold32};
 
@@ -22,7 +22,8 @@ pub enum Spliced {
     Redirected(i64, Mine),
     /// It is for the daemon's own socket, which still sends what it had received.
     Held,
-    /// It comes in the place of what the daemon still sends: the same, or something else.
+    /// It comes in the place of what the daemon still sends, be it the same or something else; or it would come in a
+    /// place of our making.
     Repeated,
     /// It opens a new connection where one has ended; the flow is gone.
     Reopened,
@@ -48,16 +49,25 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     // the program has ended.
     let flow = unsafe { &mut *flow };
     let is_believed = !is_telling(packet, flow) || is_intact(ctx, key, packet);
-    if is_believed && packet.flags & (SYN | ACK) == SYN && flow.closed != 0 {
-        remove(key, flow);
-        return Spliced::Reopened;
+    if packet.flags & (SYN | ACK) == SYN {
+        if is_believed && flow.closed != 0 {
+            remove(key, flow);
+            return Spliced::Reopened;
+        }
+        if packet.payload != 0 {
+            // What passes is a question, at a position of our making: these bytes would fill what was lost there,
+            // whoever has sent them.
+            return Spliced::Repeated;
+        }
     }
     if is_believed && is_held(packet, flow) {
         return Spliced::Held;
     }
-    if packet.payload != 0 && flow.up == 1 && before(packet.seq, flow.end as u32) {
-        // Rare, so that most packets need no other look-up.
-        if flow.closed == 0 && is_being_sent(packet, flow) {
+    let has_content = packet.payload != 0 || packet.flags & FIN != 0;
+    if has_content && flow.up == 1 && before(packet.seq, flow.end as u32) {
+        // Rare, so that most packets need no other look-up. An endpoint that has reset the connection may be asked for
+        // that again; one that a client seems to have reset need not have taken it.
+        if flow.closed != End::EndpointReset as u8 && is_being_sent(packet, flow) {
             return Spliced::Repeated;
         }
     }
@@ -213,7 +223,7 @@ fn rewrite(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Option<()> {
     let header = unsafe { &mut *header };
     let mut rest = 0;
     if packet.flags & (SYN | ACK) == SYN {
-        rest += rewrite::question(header, flow, packet.payload);
+        rest += rewrite::question(header, flow);
     }
     rest += rewrite::tcp(header, flow);
     rest += options::rewrite(ctx, packet, flow);

@@ -202,7 +202,10 @@ fn next(sent: &Sent, isn: u32, age: u32, seen: u32, known: &Place) -> What {
             false => What::Early,
         };
     }
+    // Since the SYN-ACK nothing was said to it that it could acknowledge, and its clock goes into the connection.
+    let is_usual = sent.flags & seen::TIMESTAMPS != 0 && known.read(word::ACK) == Some(packet.ack);
     if !is_next
+        || !is_usual
         || packet.payload == 0
         || packet.flags & USUAL != ACK
         || packet.payload as usize > MAX_PAYLOAD

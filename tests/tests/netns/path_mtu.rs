@@ -236,3 +236,28 @@ fn packets_that_have_come_too_far_are_told_to_the_client(#[case] family: Family)
     assert_unreachable(&error_of(&client));
     assert!(count(&router, "tc_ttl_exceeded") > 0);
 }
+
+/// As where the ends of a tunnel clamp the MSS, since what is too large vanishes there. By sockets first, and then without.
+#[rstest]
+#[case::v4(Family::V4)]
+#[case::v6(Family::V6)]
+fn client_sends_no_larger_segments_than_its_endpoint_takes(#[case] family: Family) {
+    const SEGMENT: u32 = 1240;
+    let path = Path::new(family);
+    path.far.batch(&format!(
+        "route change default via 192.168.30.1 advmss {SEGMENT}\n\
+         route change ::/0 via fd00:30::1 advmss {SEGMENT}\n"
+    ));
+    for seed in 0..3 {
+        let (client, server) = open(&path.lab, family, &path.listener);
+        transfer(&client, &server, seed);
+        let sent = SockRef::from(&client).tcp_mss().expect("TCP_MAXSEG");
+        assert!(sent <= SEGMENT, "{sent}");
+        // The next one must not know it by this one's.
+        for family in ["-4", "-6"] {
+            let client = &path.lab.net.client;
+            client.ip_output(&[family, "route", "flush", "cache"]);
+        }
+    }
+    assert!(count(&path.router, "tc_taken") > 0, "none without sockets");
+}

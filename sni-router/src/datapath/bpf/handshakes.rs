@@ -59,8 +59,9 @@ impl Handshakes {
     }
 
     /// Has the program take what answers a SYN with this number, instead of the stack. `key` is that of the
-    /// answer. Until it is [forgotten](Self::forget).
-    pub fn wait_for(&self, key: &FlowKey, isn: u32) {
+    /// answer. Until it is [forgotten](Self::forget). False where there is no place: all that the answer could have
+    /// are of other connections that are being opened.
+    pub fn wait_for(&self, key: &FlowKey, isn: u32) -> bool {
         let tag = Tag::of(key, self.secret);
         let now = millis(now_ns());
         let awaited = Seen {
@@ -73,11 +74,14 @@ impl Handshakes {
             flags: seen::AWAITED,
             since: now,
         };
-        let way = self.place(tag, now);
+        let Some(way) = self.place(tag, now) else {
+            return false;
+        };
         for (index, word) in awaited.slot(tag).into_iter().enumerate() {
             let place = self.word(tag.first() as usize + way, index);
             place.store(word, Ordering::Relaxed);
         }
+        true
     }
 
     /// Has the packets of a client that was taken go to the stack again, where a socket waits for them. With
@@ -102,22 +106,23 @@ impl Handshakes {
         }
     }
 
-    /// The key's own place, or one that nobody has used, or that of the oldest. That of another connection that is
-    /// being opened only where all are.
-    fn place(&self, tag: Tag, now: u32) -> usize {
-        let age = |way: &usize| {
-            let slot = self.snapshot(tag, *way);
+    /// The key's own place, or one that nobody has used, or that of the oldest; never that of another connection that
+    /// is being opened.
+    fn place(&self, tag: Tag, now: u32) -> Option<usize> {
+        let age = |way| {
+            let slot = self.snapshot(tag, way);
             if Seen::read(tag, &slot).is_some() {
-                return i64::MAX;
+                return Some((i64::MAX, way));
             }
             let age = now.wrapping_sub(slot[word::SINCE] as u32);
             match slot[word::ISN] {
-                0 => i64::MAX - 1,
-                _ if is_opening(slot[word::FLAGS] as u32, age) => i64::MIN,
-                _ => (age as i32).into(),
+                0 => Some((i64::MAX - 1, way)),
+                _ if is_opening(slot[word::FLAGS] as u32, age) => None,
+                _ => Some(((age as i32).into(), way)),
             }
         };
-        (0..WAYS).max_by_key(age).unwrap_or(0)
+        let (_, way) = (0..WAYS).filter_map(age).max()?;
+        Some(way)
     }
 
     /// How many are remembered: looks at every one.

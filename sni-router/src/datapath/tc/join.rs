@@ -2,6 +2,7 @@
 
 use sni_router_common::flow::{Flow, option, tick};
 
+use super::segment::{IPV4_HEADER, IPV6_HEADER, TCP_HEADER};
 use super::sides::{Sides, key};
 use crate::monotonic::now_ns;
 use crate::sys::repair::TcpState;
@@ -48,6 +49,22 @@ impl Terms {
             mtu: u16::try_from(state.path_mtu()).unwrap_or(u16::MAX),
             has_sack: state.has_sack(),
             has_ecn: state.has_ecn(),
+        }
+    }
+
+    /// Of a peer whose SYN says that it takes segments of so many bytes: what is larger, somebody on the path may let pass no
+    /// more than that, as the ends of tunnels say in its place. Not less than what every sender heeds when it is told (RFC
+    /// 791, section 3.2; RFC 8200, section 5).
+    pub(super) fn with_segments(self, bytes: u32, is_v4: bool) -> Self {
+        let (headers, least) = match is_v4 {
+            true => (IPV4_HEADER + TCP_HEADER, 576),
+            false => (IPV6_HEADER + TCP_HEADER, 1280),
+        };
+        let packet = bytes.saturating_add(headers as u32).max(least);
+        let packet = u16::try_from(packet).unwrap_or(u16::MAX);
+        Self {
+            mtu: self.mtu.min(packet),
+            ..self
         }
     }
 
@@ -188,6 +205,15 @@ mod tests {
             assert_eq!((up.bytes(), down.bytes()), (received.into(), 0));
             assert_eq!(up.end as u32, theirs.wrapping_add(received));
         }
+    }
+
+    #[test]
+    fn packets_to_a_peer_are_no_larger_than_its_segments() {
+        let mtu = |bytes, is_v4| half(1).terms.with_segments(bytes, is_v4).mtu;
+        assert_eq!((mtu(1460, true), mtu(1440, false)), (1500, 1500));
+        assert_eq!((mtu(65_535, true), mtu(8960, false)), (1500, 1500));
+        assert_eq!((mtu(1360, true), mtu(1360, false)), (1400, 1420));
+        assert_eq!((mtu(88, true), mtu(88, false)), (576, 1280));
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub(super) fn learn(
             ifindex: c_seen.ifindex,
         },
         &Half {
-            terms: Terms::of(&e),
+            terms: takes(&e, &e_seen, is_v4(sides.endpoint)),
             theirs: e_down,
             ours: e_up,
             ifindex: e_seen.ifindex,
@@ -140,6 +140,14 @@ pub(super) fn learn(
         ifindex: e_seen.ifindex,
     });
     Ok((plan, proof))
+}
+
+/// What was agreed upon with an endpoint.
+fn takes(e: &TcpState, e_seen: &Seen, is_v4: bool) -> Terms {
+    match seen::segment(e_seen.flags) {
+        0 => Terms::of(e),
+        bytes => Terms::of(e).with_segments(bytes, is_v4),
+    }
 }
 
 /// By which interface, and path, a client has come that has shaken hands as they all do.

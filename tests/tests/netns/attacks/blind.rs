@@ -43,7 +43,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     to_receiver("SYN", |[side, _]| {
         ANYWHERE.map(|by| forge(side, SYN, by, 0, 0)).concat()
     }),
-    to_receiver("SYN with data", |[side, _]| {
+    to_router("SYN with data", |[side, _]| {
         ANYWHERE.map(|by| forge(side, SYN, by, 0, 100)).concat()
     }),
     to_receiver("SYN-ACK", |[side, _]| {

@@ -8,6 +8,7 @@ mod clock;
 mod damaged;
 mod ecn;
 mod errors;
+mod guard;
 mod handshakes;
 mod leading;
 mod malformed;

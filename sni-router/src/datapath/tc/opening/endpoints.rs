@@ -74,8 +74,10 @@ impl Openings {
         let isn = opener.rank.sign(isn);
         let clock = clock(random, &sides).wrapping_sub(opening.last.tsval);
         let (down, since) = (sides.down(), Instant::now());
+        if !opener.flows.handshakes().wait_for(&down, isn) {
+            return Err(guest);
+        }
         source.used();
-        opener.flows.handshakes().wait_for(&down, isn);
         let awaited = Awaited {
             guest,
             from: source.from(),
@@ -229,7 +231,8 @@ impl Opener {
                 mtu: path.mtu,
                 has_sack: true,
                 has_ecn: false,
-            },
+            }
+            .with_segments(most_of(answer.flags), sides.endpoint.is_ipv4()),
             theirs: answer.seq.wrapping_add(ONE),
             ours: isn.wrapping_add(ONE),
             ifindex: path.ifindex,
