@@ -163,3 +163,60 @@ fn chance() -> u64 {
 
 /// A sender does not send packets as fast as they are read.
 const ATTEMPTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use sni_router_common::flow::ports;
+
+    use super::*;
+
+    /// A table in memory of this process, which no program looks at.
+    fn table() -> Handshakes {
+        let memory = memfd_create("handshakes", MemfdFlags::CLOEXEC).unwrap();
+        let bytes = ENTRIES as usize * size_of::<Slot>();
+        ftruncate(&memory, bytes.next_multiple_of(page_size()) as u64).unwrap();
+        Handshakes::map(&memory).unwrap()
+    }
+
+    /// Keys that may be in the same places, one more than there are of these.
+    fn rivals(table: &Handshakes) -> Vec<FlowKey> {
+        let mut sets: HashMap<_, Vec<FlowKey>> = HashMap::new();
+        let ports = (1..=u16::MAX).flat_map(|from| [443, 8443].map(|to| ports(from, to)));
+        let keys = ports.map(|ports| FlowKey {
+            src: [1; 4],
+            dst: [2; 4],
+            ports,
+        });
+        for key in keys {
+            let set = sets.entry(Tag::of(&key, table.secret).first()).or_default();
+            set.push(key);
+            if set.len() > WAYS {
+                return set.clone();
+            }
+        }
+        panic!("every key has a set of its own");
+    }
+
+    #[test]
+    fn endpoint_that_is_waited_for_takes_the_place_of_no_other() {
+        let table = table();
+        let mut keys = rivals(&table);
+        let last = keys.pop().unwrap();
+        for key in &keys {
+            assert!(table.wait_for(key, 1));
+        }
+        assert!(!table.wait_for(&last, 1));
+        assert!(table.seen(&last).is_none());
+        for key in &keys {
+            assert_eq!(table.seen(key).unwrap().flags, seen::AWAITED);
+        }
+        // Its own it may have anew, and one that is free.
+        assert!(table.wait_for(&keys[0], 2));
+        assert_eq!(table.seen(&keys[0]).unwrap().isn, 2);
+        table.forget(&keys[1], None);
+        assert!(table.wait_for(&last, 1));
+    }
+}
