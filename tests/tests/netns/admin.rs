@@ -125,7 +125,7 @@ fn admin_over_tcp_shows_others_only_how_it_fares() {
         ("GET /api/v1/connections", 200, 401, 200),
         ("GET /api/v1//connections", 404, 401, 404),
         ("GET /", 200, 401, 200),
-        ("POST /api/v1/reload", 401, 401, 202),
+        ("POST /api/v1/reload", 401, 401, 204),
         ("OPTIONS /api/v1/reload", 401, 401, 405),
     ] {
         let client = &lab.net.client;
