@@ -210,7 +210,8 @@ async fn settle(
             if flags & seen::RST != 0 {
                 return Err(End::ClientReset);
             }
-            late_fin = (flags & seen::FIN != 0 || read.has_ended) && !has_fin;
+            // Not where the program has seen one: that may have overtaken what was lost in front of it, and is sent again.
+            late_fin = read.has_ended && !has_fin;
             if received(pair) != corrected || late_fin {
                 has_fin |= late_fin;
                 corrected = received(pair);
@@ -220,6 +221,10 @@ async fn settle(
         }
         if !pair.unsent.is_empty() {
             let unsent = std::mem::take(&mut pair.unsent);
+            if rounds > 0 {
+                // Else it may wait for an acknowledgement that goes to the client. Not often, so not for everybody.
+                let _ = SockRef::from(&pair.endpoint).set_tcp_nodelay(true);
+            }
             pair.endpoint.write_all(&unsent).await.map_err(|error| {
                 // It may have had to be waited for, which takes a descriptor.
                 if is_own(&error) {

@@ -5,6 +5,7 @@ use std::io;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::consume_budget;
 
 use super::{Broken, Pace, Tally, would_block, writable};
 use crate::carry::Direction;
@@ -29,6 +30,8 @@ pub(super) async fn until_bulk(
             write_all(sink, &step.rest).await?;
         }
         tally.add(direction, step.read as u64);
+        // As with pipes: what is always ready would keep the thread for ever.
+        consume_budget().await;
         full_in_a_row = if step.read == BUFFER_BYTES {
             full_in_a_row + 1
         } else {
