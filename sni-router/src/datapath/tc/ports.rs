@@ -56,8 +56,10 @@ struct Pool {
     used: Vec<u64>,
     /// How many bits are set.
     in_use: u32,
-    /// Since when, the longest first.
+    /// Since when, the longest first; each port once, or the second time would free it under another connection.
     lingering: VecDeque<(u16, Instant)>,
+    /// A bit for each port in there.
+    lingers: Vec<u64>,
     /// Where to look next. A walk in steps that have no divisor in common with the range visits
     /// every port before it comes back to the first, so a port rests long; where it
     /// starts and how far it steps nobody outside knows (RFC 6056, section 3.3).
@@ -115,10 +117,9 @@ impl Ports {
                 });
             }
         }
-        let rested = |(_, since): &mut (u16, Instant)| now.duration_since(*since) >= LEAST_REST;
         froms.into_iter().find_map(|from| {
             let pool = lines.get_mut(&(from, to))?;
-            let (number, _) = pool.lingering.pop_front_if(rested)?;
+            let number = pool.rested(*self.range.start(), LEAST_REST, now)?;
             let port = Port { from, to, number };
             Some(Taken {
                 port,
@@ -164,7 +165,10 @@ impl Ports {
     /// Gives a port back whose connection the endpoint may still remember.
     pub(super) fn linger(&self, port: Port, now: Instant) {
         let mut lines = self.lines();
-        if let (Some(_), Some(pool)) = (self.index(port), lines.get_mut(&(port.from, port.to))) {
+        let pool = lines.get_mut(&(port.from, port.to));
+        if let (Some(index), Some(pool)) = (self.index(port), pool)
+            && mark(&mut pool.lingers, index)
+        {
             pool.lingering.push_back((port.number, now));
         }
     }
@@ -223,6 +227,7 @@ impl Pool {
             used: vec![0; count.div_ceil(WORD) as usize],
             in_use: 0,
             lingering: VecDeque::new(),
+            lingers: vec![0; count.div_ceil(WORD) as usize],
             next: seed as u32 % count,
             step,
         }
@@ -249,23 +254,42 @@ impl Pool {
     }
 
     fn set(&mut self, index: u32) {
-        let (word, bit) = (&mut self.used[(index / WORD) as usize], 1 << (index % WORD));
-        self.in_use += u32::from(*word & bit == 0);
-        *word |= bit;
+        self.in_use += u32::from(mark(&mut self.used, index));
     }
 
     fn clear(&mut self, index: u32) {
-        let (word, bit) = (&mut self.used[(index / WORD) as usize], 1 << (index % WORD));
-        self.in_use -= u32::from(*word & bit != 0);
-        *word &= !bit;
+        self.in_use -= u32::from(unmark(&mut self.used, index));
+    }
+
+    /// The one that has lingered longest, if that is so long; it does not any more.
+    fn rested(&mut self, first: u16, long: Duration, now: Instant) -> Option<u16> {
+        let is_over = |(_, since): &mut (u16, Instant)| now.duration_since(*since) >= long;
+        let (port, _) = self.lingering.pop_front_if(is_over)?;
+        unmark(&mut self.lingers, (port - first).into());
+        Some(port)
     }
 
     fn expire(&mut self, first: u16, now: Instant) {
-        let is_over = |(_, since): &mut (u16, Instant)| now.duration_since(*since) >= LINGER;
-        while let Some((port, _)) = self.lingering.pop_front_if(is_over) {
+        while let Some(port) = self.rested(first, LINGER, now) {
             self.clear((port - first).into());
         }
     }
+}
+
+/// Sets a bit; whether it was not set.
+fn mark(bits: &mut [u64], index: u32) -> bool {
+    let (word, bit) = (&mut bits[(index / WORD) as usize], 1 << (index % WORD));
+    let is_new = *word & bit == 0;
+    *word |= bit;
+    is_new
+}
+
+/// Takes a bit back; whether it was set.
+fn unmark(bits: &mut [u64], index: u32) -> bool {
+    let (word, bit) = (&mut bits[(index / WORD) as usize], 1 << (index % WORD));
+    let was_set = *word & bit != 0;
+    *word &= !bit;
+    was_set
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -286,103 +310,4 @@ pub(super) const LINGER: Duration = Duration::from_secs(65);
 const LEAST_REST: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    impl Ports {
-        fn take(&self, to: SocketAddr, now: Instant) -> Option<Taken> {
-            self.take_from(to, now, |_| true)
-        }
-    }
-
-    const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
-
-    #[test]
-    fn every_port_is_given_out_once_and_then_none() {
-        for count in [1, 2, 3, 7, 10, 1000] {
-            let ports = Ports::new(2000..=2000 + count - 1, &[]);
-            let now = Instant::now();
-            let all: HashSet<_> = (0..count)
-                .map(|_| ports.take(TO, now).expect("a free port").port.number)
-                .collect();
-            assert_eq!(all, (2000..2000 + count).collect());
-            assert_eq!(ports.take(TO, now), None);
-            let other = SocketAddr::new(TO.ip(), 2);
-            assert!(ports.take(other, now).is_some(), "another endpoint");
-        }
-    }
-
-    #[test]
-    fn a_released_port_is_free_at_once() {
-        let ports = Ports::new(5..=5, &[]);
-        let now = Instant::now();
-        let taken = ports.take(TO, now).expect("a free port");
-        ports.release(taken.port);
-        let again = ports.take(TO, now).expect("it is free again");
-        assert_eq!((again.port.number, again.was_lingering), (5, false));
-    }
-
-    #[test]
-    fn a_lingering_port_is_given_out_when_it_is_needed_but_not_at_once() {
-        let ports = Ports::new(5..=6, &[]);
-        let start = Instant::now();
-        let first = ports.take(TO, start).expect("a free port").port;
-        ports.linger(first, start);
-        let second = ports.take(TO, start).expect("the other one");
-        assert_ne!(second.port, first);
-        assert_eq!(ports.take(TO, start), None, "it has hardly rested");
-        let third = ports.take(TO, start + LEAST_REST).expect("it has rested");
-        assert_eq!((third.port, third.was_lingering), (first, true));
-    }
-
-    #[test]
-    fn what_has_lingered_is_free_and_leaves_nothing_behind() {
-        let ports = Ports::new(5..=5, &[]);
-        let start = Instant::now();
-        let port = ports.take(TO, start).expect("a free port").port;
-        ports.linger(port, start);
-        let again = ports.take(TO, start + LINGER).expect("it is over");
-        assert!(!again.was_lingering);
-        ports.linger(again.port, start + LINGER);
-        ports.sweep(start + LINGER * 2);
-        assert!(ports.lines().is_empty());
-    }
-
-    #[test]
-    fn each_source_has_all_ports_and_only_those_of_the_endpoints_family_are_used() {
-        let sources: [IpAddr; 3] = ["10.0.0.1", "2001:db8::1", "::ffff:10.0.0.2"]
-            .map(|source| source.parse().expect("an address"));
-        let ports = Ports::new(5..=6, &sources);
-        let now = Instant::now();
-        let all: HashSet<_> = (0..4)
-            .map(|_| ports.take(TO, now).expect("a free port").port)
-            .collect();
-        assert_eq!(all.len(), 4);
-        let from = |source: &str| {
-            let source: IpAddr = source.parse().expect("an address");
-            all.iter().filter(|port| port.from == source).count()
-        };
-        assert_eq!((from("10.0.0.1"), from("10.0.0.2")), (2, 2));
-        assert_eq!(ports.take(TO, now), None);
-        // One that has rested is better than none, of whichever source.
-        let one = *all.iter().next().expect("four of them");
-        ports.linger(one, now);
-        let again = ports.take(TO, now + LEAST_REST).expect("it has rested");
-        assert_eq!((again.port, again.was_lingering), (one, true));
-        let source = SocketAddr::new(one.from, one.number);
-        assert_eq!(ports.port(source, TO), one);
-        // Only one of the sources will do.
-        all.iter().for_each(|port| ports.release(*port));
-        let taken = |_| ports.take_from(TO, now, |from| from == one.from);
-        let (taken, none): (Vec<_>, Vec<_>) = (0..3).map(taken).partition(Option::is_some);
-        assert!(
-            taken
-                .iter()
-                .flatten()
-                .all(|taken| taken.port.from == one.from)
-        );
-        assert_eq!((taken.len(), none.len()), (2, 1));
-    }
-}
+mod tests;
