@@ -28,7 +28,7 @@ pub struct DrainArgs {
     endpoint: Option<String>,
 }
 
-/// Read the manifests again. Nothing is lost if they are as before.
+/// Read the manifests again, and wait for that. Nothing is lost if they are as before.
 #[derive(clap::Args, Debug)]
 pub struct ReloadArgs {
     #[command(flatten)]

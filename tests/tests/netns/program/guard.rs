@@ -8,20 +8,27 @@ use sni_router_tests::topology::Family;
 
 use super::*;
 
+/// A flow of whose client all bytes so far are still the router's to send, in this way.
+fn sending(how: u8) -> Program {
+    let mut program = Program::load(Family::V4);
+    let sides = program.sides;
+    let held = Flow {
+        own: how,
+        since_or_held: CLIENT_AT.wrapping_add(UP_SEQ),
+        ..down(sides)
+    };
+    program.insert(&up(sides), &held);
+    program
+}
+
 /// What was judged is what the endpoint gets, whatever the client sends in its place.
 #[rstest]
 fn bytes_that_the_router_still_sends_nobody_else_does(
     #[values(own::HELD, own::GUARDED)] sending: u8,
 ) {
-    let mut program = Program::load(Family::V4);
+    let program = self::sending(sending);
     let sides = program.sides;
     let (start, end) = (CLIENT_AT.wrapping_sub(500), CLIENT_AT);
-    let held = Flow {
-        own: sending,
-        since_or_held: end.wrapping_add(UP_SEQ),
-        ..down(sides)
-    };
-    program.insert(&up(sides), &held);
     let client = |seq: u32, len: usize| Segment {
         seq,
         payload: vec![7; len],
@@ -64,14 +71,8 @@ fn bytes_that_the_router_sent_are_guarded_though_the_flow_was_reset(
     #[case] end: End,
     #[case] is_guarded: bool,
 ) {
-    let mut program = Program::load(Family::V4);
+    let program = sending(own::GUARDED);
     let sides = program.sides;
-    let guarded = Flow {
-        own: own::GUARDED,
-        since_or_held: CLIENT_AT.wrapping_add(UP_SEQ),
-        ..down(sides)
-    };
-    program.insert(&up(sides), &guarded);
     let from = match end {
         End::ClientReset => sides.client_sends(),
         _ => sides.endpoint_sends(),
@@ -94,14 +95,8 @@ fn bytes_that_the_router_sent_are_guarded_though_the_flow_was_reset(
 /// What does not acknowledge all of it is the client's to know, which has heard nothing of it yet.
 #[test]
 fn acknowledgements_of_what_is_guarded_are_the_clients() {
-    let mut program = Program::load(Family::V4);
+    let program = sending(own::GUARDED);
     let sides = program.sides;
-    let guarded = Flow {
-        own: own::GUARDED,
-        since_or_held: CLIENT_AT.wrapping_add(UP_SEQ),
-        ..down(sides)
-    };
-    program.insert(&up(sides), &guarded);
     let mut sent = sides.endpoint_sends();
     sent.ack = sent.ack.wrapping_sub(1);
     let ran = program.run(&sent.ip());
