@@ -122,6 +122,30 @@ pub fn limit_window(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &bytes)
 }
 
+/// Has the socket, when it connects, announce that it is ready for no more bytes than this (or than 1152, if it is less).
+/// Unlike with [`limit_window`], later windows may grow as they do otherwise, and so do the units in which they are told.
+///
+/// The first window is half of the buffer (tcp_select_initial_window, net/ipv4/tcp_output.c), whose size the kernel goes
+/// on to choose as bytes come in, since the lock that `SO_RCVBUF` puts on it is taken away again. Before Linux 5.14 that
+/// cannot be done (`SO_BUF_LOCK`): fails, and has changed nothing.
+pub fn limit_first_window(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    let buffer: c_int = get(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
+    let bytes = c_int::try_from(whole_units(bytes)).unwrap_or(c_int::MAX);
+    if bytes >= buffer / 2 {
+        return Ok(());
+    }
+    // First, to see whether the lock can be taken away.
+    set(&socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, &UNLOCKED)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &bytes)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, &UNLOCKED)
+}
+
+/// Less by an eighth at most: windows are told in units of some power of two, and rounded up.
+fn whole_units(bytes: u32) -> u32 {
+    let unit = 1 << bytes.checked_ilog2().unwrap_or(0).saturating_sub(3);
+    bytes / unit * unit
+}
+
 /// From now on, closing the socket sends nothing (tcp_disconnect, net/ipv4/tcp.c).
 pub fn silence(socket: impl AsFd) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &REPAIR_ON)
@@ -273,6 +297,7 @@ const REPAIR_OFF: c_int = 0;
 const REPAIR_OFF_NO_PROBE: c_int = -1;
 const RECEIVE_QUEUE: c_int = 1;
 const SEND_QUEUE: c_int = 2;
+const UNLOCKED: c_int = 0;
 
 // include/uapi/linux/tcp.h and include/net/tcp.h
 const TCPOPT_MAXSEG: u32 = 2;
@@ -282,6 +307,7 @@ const TCPOPT_TIMESTAMP: u32 = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -290,10 +316,42 @@ mod tests {
         get(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP).unwrap()
     }
 
-    #[test]
-    fn window_is_limited_before_a_connect_and_free_again_afterwards() {
+    /// A listener, and a socket that is to connect to it.
+    fn ends() -> (TcpListener, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        (listener, socket)
+    }
+
+    #[test]
+    fn first_window_is_limited_and_not_those_behind_it() {
+        let heard = |bytes| {
+            let (listener, mut socket) = ends();
+            limit_first_window(&socket, bytes).unwrap();
+            socket
+                .connect(&listener.local_addr().unwrap().into())
+                .unwrap();
+            let (mut accepted, _) = listener.accept().unwrap();
+            let first = state(&accepted).unwrap();
+            // It is the kernel that lets it grow, if somebody reads.
+            let mut sink = vec![0; 1 << 16];
+            for _ in 0..200 {
+                accepted.write_all(&sink).unwrap();
+                socket.read_exact(&mut sink).unwrap();
+            }
+            let then = state(&accepted).unwrap();
+            (first.peer_window(), first.peer_scale(), then.peer_window())
+        };
+        let (usual, scale, _) = heard(u32::MAX);
+        let (first, units, then) = heard(20_000);
+        assert!((10_000..=20_000).contains(&first), "{first}");
+        assert_eq!(units, scale);
+        assert!(then > usual, "{then}, {usual}");
+    }
+
+    #[test]
+    fn window_is_limited_before_a_connect_and_free_again_afterwards() {
+        let (listener, socket) = ends();
         limit_window(&socket, 5000).unwrap();
         let addr = listener.local_addr().unwrap();
         socket.connect(&addr.into()).unwrap();

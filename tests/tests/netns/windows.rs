@@ -117,6 +117,7 @@ fn peers_with_small_windows_receive_what_is_sent() {
 #[case::little(SMALL, "1")]
 #[case::little_without_scaling(SMALL, "0")]
 #[case::some_without_scaling(20_000, "0")]
+#[case::some(20_000, "1")]
 fn endpoint_never_hears_of_more_room_than_its_client_has(
     #[case] bytes: usize,
     #[case] scaling: &str,

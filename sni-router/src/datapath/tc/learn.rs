@@ -43,13 +43,15 @@ impl Towards {
     }
 
     /// Has the endpoint, which has yet to hear of the client's windows, hear of no more room than the client has: what
-    /// it sends at once must not be too much. What is announced settles also in which units windows are told from then
-    /// on; so a client that scales its windows, which may grow, and has room for that, is not to be held to what it has
-    /// now. Best effort: a client that is sent too much drops it, and gets it again.
+    /// it sends at once must not be too much. Best effort: a client that is sent too much drops it, and gets it again.
     pub(super) fn limit_window(&self, socket: &socket2::Socket) {
-        if self.has_little_room() {
-            let _ = repair::limit_window(socket, self.state.peer_window());
-        }
+        let room = self.state.peer_window();
+        let _ = match self.has_little_room() {
+            // In units of a byte, which tell little room best, and are all that a client without scaling knows.
+            true => repair::limit_window(socket, room),
+            // Its windows may grow. Before Linux 5.14 the endpoint hears of more.
+            false => repair::limit_first_window(socket, room),
+        };
     }
 
     /// The endpoint sends to this host, not to the client, which gets what it has room for.
