@@ -24,6 +24,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -114,16 +115,24 @@ impl Inheritance {
             // A second time would hurry it.
             pins.forget_before();
         }
-        let adopt = |is_alone| {
-            if let Some((tc, adopter)) = &heir {
-                adopt(tc, &**adopter, is_alone);
+        let adopt = async |is_alone| {
+            let Some((tc, adopter)) = heir.clone() else {
+                return;
+            };
+            // There may be a million to look at, and others have something to do here.
+            let adopted = spawn_blocking(move || adopt(&tc, &*adopter, is_alone));
+            if let Err(error) = adopted.await {
+                warn!(%error, "the flows of the router before this one are not watched");
             }
         };
+        let mut took = Duration::ZERO;
         while predecessor.is_there() {
-            sleep(LATE_TICK).await;
-            adopt(false);
+            sleep(LATE_TICK.max(took * LATE_REST)).await;
+            let began = Instant::now();
+            adopt(false).await;
+            took = began.elapsed();
         }
-        adopt(true);
+        adopt(true).await;
         info!("the router before this one has ended");
     }
 }
@@ -272,3 +281,6 @@ const TICK: Duration = Duration::from_millis(5);
 const ENDING: Duration = Duration::from_secs(1);
 
 const LATE_TICK: Duration = Duration::from_secs(1);
+
+/// How many times longer there is rest than a look takes.
+const LATE_REST: u32 = 30;

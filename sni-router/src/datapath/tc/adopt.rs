@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use foldhash::HashMap;
 use sni_router_common::flow::{Flow, FlowKey, own, since, tick};
@@ -9,7 +10,7 @@ use tracing::info;
 
 use super::entry::{Entry, Moment};
 use super::registry::{Registry, lock};
-use super::sides::{ends, sides};
+use super::sides::ends;
 use crate::carry::{Adopt, End, Kind, Orphan};
 use crate::monotonic::now_ns;
 
@@ -19,7 +20,9 @@ impl Registry {
     pub(super) fn adopt(&self, adopter: &dyn Adopt, is_alone: bool) -> io::Result<usize> {
         let (mut ups, mut downs) = (Vec::new(), HashMap::<_, Down>::default());
         self.flows.table().for_each(|key, flow| {
-            if flow.up == 1 {
+            // Of a million that are looked at again, most are known.
+            if self.knows(flow.id, &down_of(key, flow)) {
+            } else if flow.up == 1 {
                 ups.push((*key, *flow));
             } else {
                 downs.insert(*key, flow.into());
@@ -31,31 +34,36 @@ impl Registry {
         for (key, up) in ups {
             let keys = [key, FlowKey::answers(&up)];
             if self.knows(up.id, &keys[1]) {
-                // Ours; its other direction may have come when the walk was past it.
+                // Ours by now; its other direction may have come when the walk was past it.
                 continue;
             }
             match downs.remove(&keys[1]) {
                 Some(down) if down.id == up.id => {
                     adopted += usize::from(self.adopt_one(keys, &up, &down, adopter, is_alone()));
                 }
-                // Killed between the two, in one order or the other.
-                _ if is_alone() => self.remove([key], up.id),
+                _ if is_alone() => self.remove_half(key, &keys[1], up.id),
                 _ => {}
             }
         }
         for (key, down) in downs {
             if is_alone() && !self.knows(down.id, &key) {
-                self.remove([key], down.id);
+                self.remove_half(key, &key, down.id);
             }
         }
         Ok(adopted)
     }
 
+    /// Of a flow whose router was killed between the two directions, in one order or the other.
+    fn remove_half(&self, key: FlowKey, down: &FlowKey, id: u32) {
+        self.remove([key], id);
+        let port = self.ports.of(down);
+        self.ports.hold(port);
+        self.ports.linger(port, Instant::now());
+    }
+
     /// Whether a flow with this key of its endpoint's direction lives here, or lingers.
     fn knows(&self, id: u32, key: &FlowKey) -> bool {
-        let (endpoint, source) = sides(key);
-        let port = self.ports.port(source, endpoint);
-        lock(&self.entries).contains(id) || lock(&self.lingering).has(port, id)
+        lock(&self.entries).contains(id) || lock(&self.lingering).has(self.ports.of(key), id)
     }
 
     /// Of one that nobody here knows. False for one that is over, was left in the middle of its hand-over, or is a
@@ -75,8 +83,7 @@ impl Registry {
         if down.is_unsent && !is_alone {
             return false;
         }
-        let (endpoint, source) = sides(&keys[1]);
-        let port = self.ports.port(source, endpoint);
+        let port = self.ports.of(&keys[1]);
         let age = since(up.since_or_held, tick(now_ns()));
         {
             // Who leaves all looks at the entries once.
@@ -130,6 +137,14 @@ impl Registry {
                 keeper.left(seat, ends(&keys));
             }
         }
+    }
+}
+
+/// The key of the endpoint's direction of a flow that has this key.
+fn down_of(key: &FlowKey, flow: &Flow) -> FlowKey {
+    match flow.up {
+        1 => FlowKey::answers(flow),
+        _ => *key,
     }
 }
 

@@ -2,7 +2,7 @@
 //! versions have in common is understood: whose they are, and whether they have ended. A table of which
 //! not even that is understood stays until somebody detaches it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -16,11 +16,10 @@ use tracing::{info, warn};
 
 use super::detach::remove_filters;
 use super::ports::{Port, Ports};
-use super::sides::sides;
 use crate::datapath::bpf::{Pins, foreign_flows, remove_all, version_of};
 
 /// The directory of a table, and the ports that its flows have towards their endpoints.
-type Held = (PathBuf, Vec<Port>);
+type Held = (PathBuf, HashSet<Port>);
 
 /// Flows of a table that have not ended.
 #[derive(Default)]
@@ -30,6 +29,14 @@ struct Live {
     keys: Vec<FlowKey>,
 }
 
+impl Live {
+    /// Keeps our hands off their ports.
+    fn hold(&self, ports: &Ports) -> impl Iterator<Item = Port> {
+        let ports_of = self.keys.iter().map(|key| ports.of(key));
+        ports_of.inspect(|port| ports.hold(*port))
+    }
+}
+
 /// Keeps our hands off their ports.
 pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
     let mut tables = Vec::new();
@@ -37,8 +44,7 @@ pub(super) fn hold(pins: &Pins, ports: &Ports) -> Vec<Held> {
         let Some(live) = live_or_warn(&dir) else {
             continue;
         };
-        let held: Vec<_> = live.keys.iter().map(|key| port(key, ports)).collect();
-        held.iter().for_each(|port| ports.hold(*port));
+        let held = live.hold(ports).collect::<HashSet<_>>();
         info!(dir = %dir.display(), flows = held.len(), "another version's flows go on");
         tables.push((dir, held));
     }
@@ -56,12 +62,18 @@ pub(super) async fn outlast(pins: &Pins) {
 /// Removes each table once its last flow has ended. Returns when there is none left.
 pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
     while !tables.is_empty() {
-        tables.retain(|(dir, held)| {
+        tables.retain_mut(|(dir, held)| {
             if !dir.exists() {
                 // This process ends, and has just removed it.
                 return false;
             }
-            if live_or_warn(dir).is_none_or(|live| !live.keys.is_empty()) {
+            let Some(live) = live_or_warn(dir) else {
+                return true;
+            };
+            if !live.keys.is_empty() {
+                // Its router may be handing over still; and of the port of a socket that has become a flow there, nobody
+                // here knows but that the socket has gone.
+                held.extend(live.hold(&ports));
                 return true;
             }
             let now = Instant::now();
@@ -129,11 +141,6 @@ fn live(dir: &Path) -> io::Result<Live> {
         (false, false) => live.keys.push(*key),
     })?;
     Ok(live)
-}
-
-fn port(key: &FlowKey, ports: &Ports) -> Port {
-    let (endpoint, source) = sides(key);
-    ports.port(source, endpoint)
 }
 
 const TICK: Duration = Duration::from_secs(5);

@@ -17,6 +17,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sni_router_common::flow::FlowKey;
+
+use super::sides::sides;
+
 /// The table. A port is one connection's per endpoint and address of ours. Where we were given none,
 /// it is one connection's per endpoint: from which address is only known once the connection is
 /// there.
@@ -93,6 +97,12 @@ impl Ports {
         }
     }
 
+    /// The port of a flow with this key of its endpoint's direction.
+    pub(super) fn of(&self, down: &FlowKey) -> Port {
+        let (endpoint, source) = sides(down);
+        self.port(source, endpoint)
+    }
+
     /// A port that has no connection to this endpoint, of an address, or a wildcard, that is good for it; `None` if
     /// all have.
     pub(super) fn take_from(
@@ -142,11 +152,15 @@ impl Ports {
         any.into_iter().chain(rotated)
     }
 
-    /// Marks a port as taken whose connection is older than this table.
+    /// Marks a port as taken whose connection is older than this table, also if it was said to linger.
     pub(super) fn hold(&self, port: Port) {
         if let Some(index) = self.index(port) {
             let mut lines = self.lines();
-            self.pool(&mut lines, (port.from, port.to)).set(index);
+            let pool = self.pool(&mut lines, (port.from, port.to));
+            pool.set(index);
+            if unmark(&mut pool.lingers, index) {
+                pool.lingering.retain(|(number, _)| *number != port.number);
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use super::entry::{Entry, Moment};
 use super::join::Plan;
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
-use super::sides::{Sides, ends, sides};
+use super::sides::{Sides, ends};
 use super::source::SourcePort;
 use crate::carry::{Alone, End, Ends, Keeper, Limits, Moved, Seat};
 use crate::datapath::bpf::{Flows, is_full};
@@ -191,8 +191,7 @@ impl Registry {
     /// The entries in the kernel stay a while for what is still under way, and the port with them. To be called
     /// before others can look whether the flow is known: else somebody adopts it.
     pub(super) fn linger(&self, id: u32, keys: [FlowKey; 2]) {
-        let (endpoint, source) = sides(&keys[1]);
-        let port = self.ports.port(source, endpoint);
+        let port = self.ports.of(&keys[1]);
         lock(&self.lingering).push(Moment::now(), port, id, &keys);
         // The port begins to rest only now: whoever takes it finds the entries.
         self.ports.linger(port, Instant::now());

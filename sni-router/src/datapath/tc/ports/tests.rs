@@ -82,6 +82,25 @@ fn a_port_that_was_said_to_linger_twice_is_freed_once() {
 }
 
 #[test]
+fn a_port_that_is_held_again_does_not_linger_any_more() {
+    let ports = Ports::new(5..=6, &[]);
+    let start = Instant::now();
+    let (first, second) = (ports.take(TO, start), ports.take(TO, start));
+    let (first, second) = (first.expect("a free port").port, second.expect("another"));
+    ports.linger(first, start);
+    ports.linger(second.port, start);
+    ports.hold(first);
+    let mut left = (0..2).map(|_| ports.take(TO, start + LINGER).map(|taken| taken.port));
+    assert_eq!(left.next(), Some(Some(second.port)));
+    assert_eq!(left.next(), Some(None), "the other one is held");
+    // From now on it is as if it had never lingered.
+    ports.linger(first, start + LINGER);
+    assert_eq!(ports.take(TO, start + LINGER), None);
+    let again = ports.take(TO, start + LINGER * 2).expect("it is over");
+    assert_eq!(again.port, first);
+}
+
+#[test]
 fn each_source_has_all_ports_and_only_those_of_the_endpoints_family_are_used() {
     let sources: [IpAddr; 3] = ["10.0.0.1", "2001:db8::1", "::ffff:10.0.0.2"]
         .map(|source| source.parse().expect("an address"));
