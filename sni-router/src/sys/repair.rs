@@ -140,7 +140,8 @@ pub fn limit_first_window(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     set(&socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, &UNLOCKED)
 }
 
-/// Less by an eighth at most: windows are told in units of some power of two, and rounded up.
+/// Less by an eighth at most: windows are told in units of some power of two, and rounded up. Of 14,600 bytes and more,
+/// what is left is a whole number of units where `tcp_rmem` allows less than 64 MiB.
 fn whole_units(bytes: u32) -> u32 {
     let unit = 1 << bytes.checked_ilog2().unwrap_or(0).saturating_sub(3);
     bytes / unit * unit

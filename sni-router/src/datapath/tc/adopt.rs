@@ -20,9 +20,11 @@ impl Registry {
     pub(super) fn adopt(&self, adopter: &dyn Adopt, is_alone: bool) -> io::Result<usize> {
         let (mut ups, mut downs) = (Vec::new(), HashMap::<_, Down>::default());
         self.flows.table().for_each(|key, flow| {
-            // Of a million that are looked at again, most are known.
+            // Of a million that are looked at again, most are.
             if self.knows(flow.id, &down_of(key, flow)) {
-            } else if flow.up == 1 {
+                return;
+            }
+            if flow.up == 1 {
                 ups.push((*key, *flow));
             } else {
                 downs.insert(*key, flow.into());
