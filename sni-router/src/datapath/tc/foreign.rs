@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use sni_router_common::flow::{FlowKey, address};
 use sni_router_common::taken::until;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -62,27 +63,42 @@ pub(super) async fn outlast(pins: &Pins) {
 /// Removes each table once its last flow has ended. Returns when there is none left.
 pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
     while !tables.is_empty() {
-        tables.retain_mut(|(dir, held)| {
-            if !dir.exists() {
-                // This process ends, and has just removed it.
-                return false;
-            }
-            let Some(live) = live_or_warn(dir) else {
-                return true;
-            };
-            if !live.keys.is_empty() {
-                // Its router may be handing over still; and of the port of a socket that has become a flow there, nobody
-                // here knows but that the socket has gone.
-                held.extend(live.hold(&ports));
-                return true;
-            }
-            let now = Instant::now();
-            held.iter().for_each(|port| ports.linger(*port, now));
-            remove(dir);
-            false
+        let ports = Arc::clone(&ports);
+        // There may be a million to look at, and others have something to do here.
+        let looked = spawn_blocking(move || {
+            tables.retain_mut(|table| is_needed(table, &ports));
+            tables
         });
+        match looked.await {
+            Ok(needed) => tables = needed,
+            Err(error) => {
+                warn!(%error, "another version's flows are not watched; `sni-router detach` ends them");
+                return;
+            }
+        }
         sleep(TICK).await;
     }
+}
+
+/// Whether it is still there. It is removed once its last flow has ended.
+fn is_needed((dir, held): &mut Held, ports: &Ports) -> bool {
+    if !dir.exists() {
+        // This process ends, and has just removed it.
+        return false;
+    }
+    let Some(live) = live_or_warn(dir) else {
+        return true;
+    };
+    if !live.keys.is_empty() {
+        // Its router may be handing over still; and of a socket's port that has become a flow there, others here only
+        // see that the socket has gone.
+        held.extend(live.hold(ports));
+        return true;
+    }
+    let now = Instant::now();
+    held.iter().for_each(|port| ports.linger(*port, now));
+    remove(dir);
+    false
 }
 
 /// Removes every table whose flows have ended. Answers with the VIPs of those that have not.
@@ -127,6 +143,10 @@ fn remove(dir: &Path) {
 /// `None` if the table cannot be read.
 fn live_or_warn(dir: &Path) -> Option<Live> {
     let warned = |error: &io::Error| {
+        if error.kind() == ErrorKind::NotFound {
+            // It has just gone.
+            return;
+        }
         let dir = dir.display();
         warn!(%dir, %error, "another version's flows cannot be read; `sni-router detach` ends them");
     };
