@@ -125,12 +125,14 @@ impl Inheritance {
                 warn!(%error, "the flows of the router before this one are not watched");
             }
         };
-        let mut took = Duration::ZERO;
+        let mut next = Instant::now();
         while predecessor.is_there() {
-            sleep(LATE_TICK.max(took * LATE_REST)).await;
+            sleep(LATE_TICK).await;
             let began = Instant::now();
-            adopt(false).await;
-            took = began.elapsed();
+            if began >= next {
+                adopt(false).await;
+                next = Instant::now() + (began.elapsed() * LATE_REST).min(LONGEST_REST);
+            }
         }
         adopt(true).await;
         info!("the router before this one has ended");
@@ -284,3 +286,6 @@ const LATE_TICK: Duration = Duration::from_secs(1);
 
 /// How many times longer there is rest than a look takes.
 const LATE_REST: u32 = 30;
+
+/// Less than what has ended stays in the table.
+const LONGEST_REST: Duration = Duration::from_secs(20);

@@ -125,13 +125,14 @@ pub fn limit_window(socket: impl AsFd, bytes: u32) -> io::Result<()> {
 /// Has the socket, when it connects, announce that it is ready for no more bytes than this (or than 1152, if it is less).
 /// Unlike with [`limit_window`], later windows may grow as they do otherwise, and so do the units in which they are told.
 ///
-/// The first window is half of the buffer (tcp_select_initial_window, net/ipv4/tcp_output.c), whose size the kernel goes
-/// on to choose as bytes come in, since the lock that `SO_RCVBUF` puts on it is taken away again. Before Linux 5.14 that
-/// cannot be done (`SO_BUF_LOCK`): fails, and has changed nothing.
+/// With the usual `tcp_adv_win_scale`, the first window is half of the buffer (tcp_select_initial_window,
+/// net/ipv4/tcp_output.c), whose size the kernel goes on to choose as bytes come in, since the lock that `SO_RCVBUF` puts
+/// on it is taken away again. Before Linux 5.14 that cannot be done (`SO_BUF_LOCK`): fails, and has changed nothing.
 pub fn limit_first_window(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     let buffer: c_int = get(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
     let bytes = c_int::try_from(whole_units(bytes)).unwrap_or(c_int::MAX);
-    if bytes >= buffer / 2 {
+    // Whatever the buffer, what is announced in a SYN is not scaled, and until bytes come it does not grow.
+    if bytes >= (buffer / 2).min(u16::MAX.into()) {
         return Ok(());
     }
     // First, to see whether the lock can be taken away.
@@ -141,7 +142,7 @@ pub fn limit_first_window(socket: impl AsFd, bytes: u32) -> io::Result<()> {
 }
 
 /// Less by an eighth at most: windows are told in units of some power of two, and rounded up. Of 14,600 bytes and more,
-/// what is left is a whole number of units where `tcp_rmem` allows less than 64 MiB.
+/// what is left is a whole number of units where `tcp_rmem` and `rmem_max` allow less than 32 MiB.
 fn whole_units(bytes: u32) -> u32 {
     let unit = 1 << bytes.checked_ilog2().unwrap_or(0).saturating_sub(3);
     bytes / unit * unit

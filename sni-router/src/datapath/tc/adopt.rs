@@ -18,6 +18,9 @@ impl Registry {
     /// Takes over what an earlier process has left in the table, and tells how many of it live.
     /// With `is_alone`, nobody goes on with what was left in the middle of its hand-over.
     pub(super) fn adopt(&self, adopter: &dyn Adopt, is_alone: bool) -> io::Result<usize> {
+        if self.is_retired() {
+            return Ok(0);
+        }
         let (mut ups, mut downs) = (Vec::new(), HashMap::<_, Down>::default());
         self.flows.table().for_each(|key, flow| {
             // Of a million that are looked at again, most are.
@@ -55,8 +58,13 @@ impl Registry {
         Ok(adopted)
     }
 
-    /// Of a flow whose router was killed between the two directions, in one order or the other.
+    /// Of a flow whose router was killed between the two directions, in one order or the other; unless it has been
+    /// removed since the walk came by, and its port is another's.
     fn remove_half(&self, key: FlowKey, down: &FlowKey, id: u32) {
+        let flow = self.flows.table().flow(&key);
+        if flow.is_none_or(|flow| flow.id != id) {
+            return;
+        }
         self.remove([key], id);
         let port = self.ports.of(down);
         self.ports.hold(port);
@@ -93,11 +101,15 @@ impl Registry {
             if self.is_retired() {
                 return false;
             }
-            self.ports.hold(port);
             if up.closed != 0 {
-                self.linger(id, keys);
+                // It may have been removed since the walk came by, and its port be another's.
+                if self.both(id, &keys)[0].is_some() {
+                    self.ports.hold(port);
+                    self.linger(id, keys);
+                }
                 return false;
             }
+            self.ports.hold(port);
             let mut entry = Entry::new(id, &keys, [up.end as u32, down.end]);
             entry.since = Moment::ago(age);
             entries.insert(entry);

@@ -83,22 +83,29 @@ pub(super) async fn watch(mut tables: Vec<Held>, ports: Arc<Ports>) {
 /// Whether it is still there. It is removed once its last flow has ended.
 fn is_needed((dir, held): &mut Held, ports: &Ports) -> bool {
     if !dir.exists() {
-        // This process ends, and has just removed it.
+        // This process ends, and has just removed it; or another one has.
+        linger(ports, held.iter());
         return false;
     }
     let Some(live) = live_or_warn(dir) else {
         return true;
     };
-    if !live.keys.is_empty() {
-        // Its router may be handing over still; and of a socket's port that has become a flow there, others here only
-        // see that the socket has gone.
-        held.extend(live.hold(ports));
-        return true;
+    // Its router may be handing over still; and of a socket's port that has become a flow there, others here only see
+    // that the socket has gone.
+    let living = live.hold(ports).collect();
+    // At once: later, it may be another connection's.
+    linger(ports, held.difference(&living));
+    *held = living;
+    if held.is_empty() {
+        remove(dir);
     }
+    !held.is_empty()
+}
+
+/// Their flows have ended.
+fn linger<'p>(ports: &Ports, ended: impl Iterator<Item = &'p Port>) {
     let now = Instant::now();
-    held.iter().for_each(|port| ports.linger(*port, now));
-    remove(dir);
-    false
+    ended.for_each(|port| ports.linger(*port, now));
 }
 
 /// Removes every table whose flows have ended. Answers with the VIPs of those that have not.
