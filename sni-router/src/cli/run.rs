@@ -25,6 +25,7 @@ use crate::privileges::Privileges;
 use crate::proxy::quota;
 use crate::proxy::settings::{Answer, Answers, Settings as ProxySettings};
 use crate::settings::{Manifests, Settings};
+use crate::sys::allocator;
 use crate::takeover::PinDir;
 
 /// Route TLS by server name, as a directory of manifests or the Kubernetes API says.
@@ -223,6 +224,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
+        .on_thread_park(allocator::answer)
         .build()
         .context("cannot start the control threads")?;
     let outcome = runtime.block_on(app::run(settings, privileges));

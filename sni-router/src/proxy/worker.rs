@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use super::Proxy;
 use super::conn::{Past, serve};
 use crate::limits;
+use crate::sys::allocator;
 use crate::sys::readable::readable;
 
 /// A running worker.
@@ -52,6 +53,7 @@ impl Worker {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .on_thread_park(allocator::answer)
             .build()?;
         let (orders, inbox) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()

@@ -1,5 +1,8 @@
 //! Where memory comes from, and giving it back.
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use mimalloc::MiMalloc;
 use rustix::thread::disable_transparent_huge_pages;
 
@@ -8,11 +11,29 @@ use rustix::thread::disable_transparent_huge_pages;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Gives the system back what this thread, and threads that have ended, have freed. By itself the
-/// allocator does so only while it is used.
+/// Gives the system back what this thread, and threads that have ended, have freed; and has all that call [`answer`] do
+/// so. By itself the allocator does so only while it is used.
 pub fn give_back() {
-    // SAFETY: no condition; it is called on an allocator that may be called by all threads.
-    unsafe { libmimalloc_sys::mi_collect(true) }
+    ASKED.fetch_add(1, Ordering::Relaxed);
+    answer();
+}
+
+/// Gives the system back what this thread has freed, if somebody has asked for it since it last did. For threads that
+/// have nothing to do, as often as that is so.
+pub fn answer() {
+    let asked = ASKED.load(Ordering::Relaxed);
+    if ANSWERED.replace(asked) != asked {
+        // SAFETY: no condition; it is called on an allocator that may be called by all threads.
+        unsafe { libmimalloc_sys::mi_collect(true) }
+    }
+}
+
+/// How often somebody has asked.
+static ASKED: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// How often somebody had, when this thread last did so.
+    static ANSWERED: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Has memory come in small pages from now on. The allocator asks for huge ones, of which the kernel gives some

@@ -94,6 +94,7 @@ impl Opener {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .on_thread_park(allocator::answer)
             .build()?;
         let thread = thread::Builder::new().name(format!("opener-{}", self.rank));
         thread.spawn(move || {
