@@ -8,7 +8,7 @@ use foldhash::HashMap;
 use sni_router_common::flow::{Flow, FlowKey, own, since, tick};
 use tracing::info;
 
-use super::entry::{Entry, Moment};
+use super::entry::Entry;
 use super::registry::{Registry, lock};
 use super::sides::ends;
 use crate::carry::{Adopt, End, Kind, Orphan};
@@ -110,9 +110,7 @@ impl Registry {
                 return false;
             }
             self.ports.hold(port);
-            let mut entry = Entry::new(id, &keys, [up.end as u32, down.end]);
-            entry.since = Moment::ago(age);
-            entries.insert(entry);
+            entries.insert(Entry::new(id, &keys, up));
         }
         // Only now, since it can be told to end as soon as somebody knows of it.
         let seat = adopter.adopt(Orphan {
@@ -165,7 +163,6 @@ fn down_of(key: &FlowKey, flow: &Flow) -> FlowKey {
 /// What has to be known of an endpoint's direction. There may be a million, all at once.
 struct Down {
     id: u32,
-    end: u32,
     is_unsent: bool,
 }
 
@@ -173,7 +170,6 @@ impl From<&Flow> for Down {
     fn from(flow: &Flow) -> Self {
         Self {
             id: flow.id,
-            end: flow.end as u32,
             is_unsent: flow.own & (own::HELD | own::GUARDED) != 0,
         }
     }

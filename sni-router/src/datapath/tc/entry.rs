@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use sni_router_common::flow::{FlowKey, v4};
+use sni_router_common::flow::{Flow, FlowKey, v4};
 
 use crate::carry::Seat;
 use crate::monotonic::now_ns;
@@ -11,12 +11,10 @@ use crate::monotonic::now_ns;
 /// See the module.
 pub(super) struct Entry {
     keys: Keys,
-    /// Where the streams were when they were last looked at: up, down.
-    pub(super) seen: [u32; 2],
+    /// Where the streams were when they were last looked at; see [`position`].
+    seen: u32,
     /// Since when they have been there.
     pub(super) quiet_since: Moment,
-    /// When the flow was inserted.
-    pub(super) since: Moment,
     /// Its number.
     pub(super) id: u32,
     /// Whom it is, once the kernel carries it alone.
@@ -31,15 +29,12 @@ pub(super) enum Keys {
 }
 
 impl Entry {
-    /// Of a flow that begins now, with the keys of both directions and where their streams are: up,
-    /// down.
-    pub(super) fn new(id: u32, keys: &[FlowKey; 2], seen: [u32; 2]) -> Self {
-        let now = Moment::now();
+    /// Of a flow that begins now, with the keys of both directions and what the table has of the one up.
+    pub(super) fn new(id: u32, keys: &[FlowKey; 2], up: &Flow) -> Self {
         Self {
             keys: Keys::of(keys),
-            seen,
-            quiet_since: now,
-            since: now,
+            seen: position(up),
+            quiet_since: Moment::now(),
             id,
             seat: None,
         }
@@ -48,6 +43,15 @@ impl Entry {
     /// The keys of both directions: up, down.
     pub(super) fn keys(&self) -> [FlowKey; 2] {
         self.keys.whole()
+    }
+
+    /// Looks where the streams are `now`, by what the table has of the one up.
+    pub(super) fn look(&mut self, up: &Flow, now: Moment) {
+        let at = position(up);
+        if self.seen != at {
+            self.seen = at;
+            self.quiet_since = now;
+        }
     }
 
     /// Whether the kernel carries it alone.
@@ -83,6 +87,12 @@ impl Keys {
     }
 }
 
+/// A number that is another one once either stream has gone on: what the client has sent, and what it has acknowledged,
+/// are both with its direction. The same again after 4 GiB.
+const fn position(up: &Flow) -> u32 {
+    (up.end as u32).wrapping_add(up.ack)
+}
+
 /// A moment in the life of this machine, 17 ms exact. It comes round after 834 days: what has lasted for
 /// longer seems to have lasted for less, and a limit beyond that is none.
 #[derive(Clone, Copy)]
@@ -96,11 +106,6 @@ impl Moment {
     /// One number is not used, and makes room for [`Option`].
     fn of(units: u32) -> Self {
         Self(NonZeroU32::new(units).unwrap_or(NonZeroU32::MIN))
-    }
-
-    pub(super) fn ago(age: Duration) -> Self {
-        let units = (age.as_nanos() >> UNIT_BITS).min(FURTHEST.into()) as u32;
-        Self::of(Self::now().0.get().wrapping_sub(units))
     }
 
     /// The first one that is this much later, or more.
@@ -127,11 +132,12 @@ const UNIT_BITS: u32 = 24;
 const FURTHEST: u32 = u32::MAX - 5_000_000;
 
 // What a flow takes here; with IPv6, 72 bytes more.
-const _: () = assert!(size_of::<Option<Entry>>() == 48);
+const _: () = assert!(size_of::<Option<Entry>>() == 40);
 
 #[cfg(test)]
 mod tests {
     use sni_router_common::flow::{ports, v6};
+    use zerocopy::FromZeros as _;
 
     use super::*;
 
@@ -150,6 +156,34 @@ mod tests {
     }
 
     #[test]
+    fn flow_is_quiet_since_neither_stream_goes_on() {
+        let mut up = Flow {
+            end: 1 << 32,
+            ack: u32::MAX,
+            ..Flow::new_zeroed()
+        };
+        let keys = [FlowKey::answers(&up); 2];
+        let mut entry = Entry::new(1, &keys, &up);
+        let mut now = entry.quiet_since;
+        let mut look = |up: &Flow, goes_on: bool| {
+            let before = entry.quiet_since;
+            now = now.later(Duration::from_secs(1));
+            entry.look(up, now);
+            let expected = if goes_on { now } else { before };
+            assert_eq!(entry.quiet_since.0, expected.0);
+        };
+        look(&up, false);
+        up.end += 1;
+        look(&up, true);
+        // A probe whether the other side is there.
+        up.seen += 7;
+        look(&up, false);
+        up.ack = up.ack.wrapping_add(1);
+        look(&up, true);
+        look(&up, false);
+    }
+
+    #[test]
     fn moments_are_apart_by_what_has_passed_also_where_they_come_round() {
         let (first, later) = (Moment::of(u32::MAX - 1), Moment::of(59));
         assert_eq!(later.since(first), Duration::from_nanos(60 << 24));
@@ -159,10 +193,12 @@ mod tests {
             "made after the look began"
         );
         let year = Duration::from_secs(366 * 86_400);
-        for (ago, least) in [(year / 2, year / 2), (year, year), (10 * year, 2 * year)] {
-            let age = Moment::now().since(Moment::ago(ago));
-            assert!(age <= ago + Duration::from_secs(60), "{age:?}");
-            assert!(age + Duration::from_secs(1) > least, "{age:?}");
+        for lasts in [year / 2, year, 2 * year] {
+            let seen = first.later(lasts).since(first);
+            assert!(
+                (lasts..lasts + Duration::from_secs(1)).contains(&seen),
+                "{seen:?}"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sni_router_common::flow::{Ended, Flow, FlowKey};
+use sni_router_common::flow::{Ended, Flow, FlowKey, since, tick};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -13,6 +13,7 @@ use super::entry::{Entry, Moment};
 use super::registry::{Registry, lock};
 use super::sides::sides;
 use crate::carry::End;
+use crate::monotonic::now_ns;
 use crate::sys::repair;
 
 impl Registry {
@@ -42,27 +43,27 @@ impl Registry {
         }
     }
 
-    /// Looks at every flow: which have moved on, and whose end was not noticed.
+    /// Looks at every flow: which have moved on, which have lived for too long, and whose end was not noticed.
     pub(super) fn look_at_all(&self) {
         if lock(&self.entries).len() == 0 {
             return;
         }
         let now = Moment::now();
-        let mut missed = Vec::new();
+        let (mut missed, mut over) = (Vec::new(), Vec::new());
         let looked = self.flows.table().for_each(|_, flow| {
+            if flow.up == 0 {
+                return;
+            }
             let mut entries = lock(&self.entries);
             let has_ended = entries.has_ended(flow.id);
             let Some(entry) = entries.get_mut(flow.id) else {
                 return;
             };
-            let at = flow.end as u32;
-            let seen = &mut entry.seen[usize::from(flow.up == 0)];
-            if *seen != at {
-                *seen = at;
-                entry.quiet_since = now;
-            }
-            if flow.closed != 0 && !has_ended && flow.up == 1 {
-                missed.push(flow.id);
+            entry.look(flow, now);
+            if flow.closed != 0 {
+                missed.extend((!has_ended).then_some(flow.id));
+            } else if entry.is_left() && self.is_old(flow) {
+                over.push((flow.id, End::MaxDuration));
             }
         });
         if let Err(error) = looked {
@@ -71,9 +72,17 @@ impl Registry {
         for id in missed {
             self.notice(id);
         }
-        for (id, end) in self.over_limits(now) {
+        over.extend(self.idle(now).into_iter().map(|id| (id, End::Idle)));
+        for (id, end) in over {
             self.end(id, end);
         }
+    }
+
+    /// Whether a flow has lived for too long, by what the table has of its direction up.
+    fn is_old(&self, up: &Flow) -> bool {
+        let max = self.limits.max_duration;
+        // It may have begun at the end of that tick.
+        max.is_some_and(|max| since(up.since_or_held.wrapping_add(1), tick(now_ns())) >= max)
     }
 
     /// An event was lost: what it would have said is in the table.
@@ -90,23 +99,12 @@ impl Registry {
         }
     }
 
-    /// Flows whose time is over, and why.
-    fn over_limits(&self, now: Moment) -> Vec<(u32, End)> {
-        let (idle, max) = (self.limits.idle, self.limits.max_duration);
-        let over = |entry: &Entry| {
-            let lived = now.since(entry.since);
-            if max.is_some_and(|max| lived >= max) {
-                Some(End::MaxDuration)
-            } else if now.since(entry.quiet_since) >= idle {
-                Some(End::Idle)
-            } else {
-                None
-            }
-        };
+    /// Flows that have been quiet for too long.
+    fn idle(&self, now: Moment) -> Vec<u32> {
+        let idle = |entry: &&Entry| now.since(entry.quiet_since) >= self.limits.idle;
         let entries = lock(&self.entries);
         let left = entries.iter().filter(|entry| entry.is_left());
-        left.filter_map(|entry| Some((entry.id, over(entry)?)))
-            .collect()
+        left.filter(idle).map(|entry| entry.id).collect()
     }
 
     fn end_all(&self) {

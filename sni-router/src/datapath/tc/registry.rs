@@ -80,7 +80,7 @@ impl Registry {
         source: SourcePort,
     ) -> Result<Carried, (io::Error, SourcePort)> {
         let (up, down) = (sides.up(), sides.down());
-        let id = self.enter(&[up, down], [plan.up.end as u32, plan.down.end as u32]);
+        let id = self.enter(&[up, down], &plan.up);
         plan.up.id = id;
         plan.down.id = id;
         let inserted = self.insert_with_room(&down, &plan.down).and_then(|()| {
@@ -115,12 +115,12 @@ impl Registry {
     }
 
     /// Under a number that no other flow has: there may be one that has outlived all numbers.
-    fn enter(&self, keys: &[FlowKey; 2], seen: [u32; 2]) -> u32 {
+    fn enter(&self, keys: &[FlowKey; 2], up: &Flow) -> u32 {
         let mut entries = lock(&self.entries);
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             if !entries.contains(id) {
-                entries.insert(Entry::new(id, keys, seen));
+                entries.insert(Entry::new(id, keys, up));
                 return id;
             }
         }
