@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustls::{Connection, Error};
 
 use crate::pattern::CHUNK;
-use crate::poll::{self, Read};
+use crate::poll::{self, Dropped, Read};
 
 /// A socket, and what its bytes are in.
 pub struct Channel {
@@ -76,6 +76,11 @@ impl Channel {
                 return Ok(Read::Bytes(&buffer.clear[..len]));
             }
         }
+    }
+
+    /// Drops what there is now, [`CHUNK`] bytes at most. Not in TLS.
+    pub fn drop(&mut self, buffer: &mut Buffer) -> io::Result<Dropped> {
+        poll::drop(&self.socket, &mut buffer.clear)
     }
 
     /// Sends what fits now; how much of it has been taken. All of it may be taken though not all is

@@ -17,12 +17,14 @@ pub enum Order {
     Down,
     /// Checks what comes, and answers the hello and every [`UNIT`] bytes with a [`Receipt`].
     Up,
+    /// The same, but only samples of what comes are checked.
+    UpSampled,
     /// Answers every so many bytes with as many.
     Echo(u32),
 }
 
-/// What the endpoint says in [`Order::Up`]: the bytes it got so far, rounded down to [`UNIT`], all
-/// of them right. Not at the end of the stream, since some routers do not pass on a FIN as such.
+/// What the endpoint says in [`Order::Up`]: the bytes it got so far, rounded down to [`UNIT`], of which
+/// none that was checked is wrong. Not at the end of the stream, since some routers do not pass on a FIN as such.
 pub type Receipt = [u8; 8];
 
 /// There is a receipt for every so many bytes.
@@ -76,6 +78,7 @@ impl Template {
             Order::Down => (1, 0),
             Order::Up => (2, 0),
             Order::Echo(size) => (3, size),
+            Order::UpSampled => (4, 0),
         };
         let random = &mut self.bytes[RANDOM];
         random[..4].copy_from_slice(&MAGIC);
@@ -121,6 +124,7 @@ pub fn read(hello: &[u8]) -> Result<(Order, u64)> {
         1 => Order::Down,
         2 => Order::Up,
         3 => Order::Echo(size),
+        4 => Order::UpSampled,
         other => anyhow::bail!("no order has the number {other}"),
     };
     Ok((order, u64::from_le_bytes(random[16..24].try_into()?)))
@@ -161,7 +165,13 @@ mod tests {
     #[test]
     fn order_is_read_back_when_the_hello_is_whole() {
         let mut template = Template::new(0..10).unwrap();
-        for order in [Order::Answer(2048), Order::Down, Order::Up, Order::Echo(64)] {
+        for order in [
+            Order::Answer(2048),
+            Order::Down,
+            Order::Up,
+            Order::UpSampled,
+            Order::Echo(64),
+        ] {
             let hello = template.fill(order, 77).to_vec();
             assert_eq!(length(&hello), Some(hello.len()));
             assert_eq!(read(&hello).unwrap(), (order, 77));

@@ -54,7 +54,7 @@ impl Cursor {
         &table.0[self.at..self.at + len.min(CHUNK)]
     }
 
-    /// Goes on by this many bytes.
+    /// Goes on by this many bytes, of any number.
     pub fn advance(&mut self, len: usize) {
         self.at = (self.at + len) % PERIOD;
     }
@@ -67,6 +67,30 @@ impl Cursor {
         expected == bytes
     }
 }
+
+/// Which reads of a stream are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// Whether not all of them are.
+    is_on: bool,
+    reads: u32,
+}
+
+impl Sampling {
+    /// All of them, or one of [`SAMPLED`].
+    pub fn new(is_on: bool) -> Self {
+        Self { is_on, reads: 0 }
+    }
+
+    /// Whether the next one is. What comes then is right only if nothing before was lost or came twice.
+    pub fn looks(&mut self) -> bool {
+        self.reads = self.reads.wrapping_add(1);
+        !self.is_on || self.reads.is_multiple_of(SAMPLED)
+    }
+}
+
+/// One read of so many is looked at.
+pub const SAMPLED: u32 = 16;
 
 const SEED: u64 = 0x5e41;
 

@@ -113,6 +113,26 @@ pub fn read(socket: impl AsFd, into: &mut [MaybeUninit<u8>]) -> io::Result<Read<
     }
 }
 
+/// What there was to drop.
+pub enum Dropped {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing yet.
+    Nothing,
+    /// The FIN.
+    End,
+}
+
+/// Drops what there is now, as much as would fit into `room`, in which the kernel puts none of it (MSG_TRUNC, tcp(7)).
+pub fn drop(socket: impl AsFd, room: &mut [u8]) -> io::Result<Dropped> {
+    match recv(socket, room, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+        Ok((_, 0)) => Ok(Dropped::End),
+        Ok((_, count)) => Ok(Dropped::Bytes(count)),
+        Err(Errno::AGAIN) => Ok(Dropped::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Makes the socket's close send RST instead of FIN.
 pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_socket_linger(socket, Some(Duration::ZERO))?)

@@ -14,8 +14,8 @@ use rustix::net::{AddressFamily, SocketFlags, accept_with, bind, getsockname, li
 
 use crate::channel::{Buffer, Channel};
 use crate::order::{self, Order};
-use crate::pattern::{CHUNK, Cursor, Table};
-use crate::poll::{self, Poll, Read, Ready};
+use crate::pattern::{CHUNK, Cursor, Sampling, Table};
+use crate::poll::{self, Dropped, Poll, Read, Ready};
 use crate::tls;
 
 /// What `serve` takes.
@@ -178,6 +178,7 @@ struct Connection {
     order: Option<Order>,
     up: Cursor,
     down: Cursor,
+    sampling: Sampling,
     /// Bytes of the client so far, behind the hello.
     received: u64,
     /// Bytes that it is owed.
@@ -195,6 +196,7 @@ impl Connection {
             order: None,
             up: Cursor::up(0),
             down: Cursor::down(0),
+            sampling: Sampling::new(false),
             received: 0,
             owed: 0,
             is_stalled: false,
@@ -215,6 +217,17 @@ impl Connection {
             return Ok(false);
         }
         // Level-triggered: what is left is told again.
+        if !self.sampling.looks() {
+            return match self.channel.drop(buffer)? {
+                Dropped::Nothing => Ok(false),
+                Dropped::Bytes(count) => {
+                    self.up.advance(count);
+                    self.count(count)?;
+                    Ok(false)
+                }
+                Dropped::End => self.end(),
+            };
+        }
         match self.channel.read(buffer)? {
             Read::Nothing => {
                 if self.channel.is_stalled() {
@@ -244,11 +257,12 @@ impl Connection {
             self.owed = match order {
                 Order::Answer(size) => u64::from(size),
                 Order::Down => u64::MAX,
-                Order::Up | Order::Echo(_) => 0,
+                Order::Up | Order::UpSampled | Order::Echo(_) => 0,
             };
-            if order == Order::Up {
+            if matches!(order, Order::Up | Order::UpSampled) {
                 self.acknowledge(0)?;
             }
+            self.sampling = Sampling::new(order == Order::UpSampled);
             self.hello = Vec::new();
             bytes = &bytes[length - before..];
         }
@@ -258,21 +272,26 @@ impl Connection {
                 self.received
             );
         }
+        self.count(bytes.len())
+    }
+
+    /// So many bytes have come.
+    fn count(&mut self, bytes: usize) -> Result<()> {
         let before = self.received;
-        self.received += bytes.len() as u64;
+        self.received += bytes as u64;
         match self.order {
             Some(Order::Echo(size)) => {
                 let size = u64::from(size.max(1));
                 self.owed += (self.received / size - before / size) * size;
             }
-            Some(Order::Up) => {
+            Some(Order::Up | Order::UpSampled) => {
                 let units = self.received / order::UNIT;
                 if units > before / order::UNIT {
                     self.acknowledge(units * order::UNIT)?;
                 }
             }
-            Some(Order::Answer(_) | Order::Down) if !bytes.is_empty() => {
-                bail!("{} bytes from a client that has none to send", bytes.len());
+            Some(Order::Answer(_) | Order::Down) if bytes > 0 => {
+                bail!("{bytes} bytes from a client that has none to send");
             }
             _ => {}
         }

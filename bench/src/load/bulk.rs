@@ -9,34 +9,48 @@ use super::{Client, Stream, TICK, WRONG_BYTES, broken};
 use crate::channel::Buffer;
 use crate::measure::{Meter, PATIENCE};
 use crate::order::{Order, Receipt, UNIT};
-use crate::pattern::{CHUNK, Table};
-use crate::poll::{Read, Ready};
+use crate::pattern::{CHUNK, Sampling, Table};
+use crate::poll::{Dropped, Read, Ready};
 
-/// From the endpoint to the client: counts what has been received and checked.
+/// From the endpoint to the client: counts what has been received, and checked unless only samples are.
 pub fn down(client: &mut Client<'_>) -> Result<Value> {
     let mut streams = client.open_all(Order::Down)?;
     client.watch(&streams, Ready::IN)?;
+    let mut samplings = vec![Sampling::new(client.args.sampled); streams.len()];
     let mut meter = client.meter()?;
     let mut last = vec![Instant::now(); streams.len()];
     let result = pump(client, &mut meter, |client, index, _| {
         let stream = &mut streams[index];
         last[index] = Instant::now();
+        if !samplings[index].looks() {
+            return match stream.channel.drop(&mut client.buffer)? {
+                Dropped::Nothing => Ok(0),
+                Dropped::Bytes(count) => {
+                    stream.down.advance(count);
+                    Ok(count)
+                }
+                Dropped::End => bail!(ENDED),
+            };
+        }
         match stream.channel.read(&mut client.buffer)? {
             Read::Nothing => Ok(0),
             Read::Bytes(bytes) => {
                 let len = bytes.len();
                 stream.check(&client.table, bytes).map(|()| len)
             }
-            Read::End => bail!("the endpoint's stream has ended"),
+            Read::End => bail!(ENDED),
         }
     });
     conclude(meter, result.and_then(|()| all_moved(&last)))
 }
 
 /// From the client to the endpoint: counts what has been sent, and in the end makes sure that the
-/// endpoint has received and checked all of it.
+/// endpoint has received all of it, and checked it unless only samples are.
 pub fn up(client: &mut Client<'_>) -> Result<Value> {
-    let mut streams = client.open_all(Order::Up)?;
+    let mut streams = client.open_all(match client.args.sampled {
+        true => Order::UpSampled,
+        false => Order::Up,
+    })?;
     // In TLS nobody sends before the endpoint has answered the hello.
     for stream in &mut streams {
         let mut receipt = Receipt::default();
@@ -66,6 +80,8 @@ pub fn up(client: &mut Client<'_>) -> Result<Value> {
     });
     conclude(meter, result)
 }
+
+const ENDED: &str = "the endpoint's stream has ended";
 
 /// The answer to the hello.
 const NOTHING_YET: Receipt = [0; 8];

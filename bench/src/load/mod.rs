@@ -59,6 +59,11 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     first_host: u64,
 
+    /// Check a sixteenth of what `down` and `up` move, and have the kernel drop the rest: both ends take less of the CPU,
+    /// and the way between a larger part
+    #[arg(long, conflicts_with = "tls")]
+    sampled: bool,
+
     /// Milliseconds before the measuring begins
     #[arg(long, default_value_t = 300, value_name = "MS")]
     warm_up: u64,

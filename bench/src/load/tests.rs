@@ -34,7 +34,7 @@ fn every_load_tells_when_a_byte_to_the_client_was_changed() {
         (Some(certificate()), 400),
         (Some(certificate()), 1500),
     ] {
-        let relay = relay(Some((Way::Down, at)), tls.as_ref());
+        let relay = relay(Some((Way::Down, Fault::Changed(at))), tls.as_ref());
         for kind in KINDS.into_iter().filter(|kind| kind[0] != "up") {
             let report = run(relay, tls.as_ref(), kind);
             let is_told = report["corrupt"].as_u64() > Some(0);
@@ -52,12 +52,27 @@ fn every_load_tells_when_a_byte_to_the_endpoint_was_changed() {
         (Some(certificate()), 30, &KINDS[..]),
         (Some(certificate()), 1500, &KINDS[4..]),
     ] {
-        let relay = relay(Some((Way::Up, at)), tls.as_ref());
+        let relay = relay(Some((Way::Up, Fault::Changed(at))), tls.as_ref());
         for kind in kinds {
             let report = run(relay, tls.as_ref(), kind);
             let is_told = report["errors"].as_u64() > Some(0);
             assert!(is_told, "byte {at}, {kind:?}: {report}");
         }
+    }
+}
+
+/// Whoever drops most of what it gets sees by the rest whether that is where it must be.
+#[test]
+fn sampled_loads_tell_when_a_byte_was_lost() {
+    let relay_as_it_is = relay(None, None);
+    for (kind, way) in [("down", Way::Down), ("up", Way::Up)] {
+        let kind = [kind, "--streams", "4", "--sampled"];
+        let report = run(relay_as_it_is, None, &kind);
+        assert_eq!(report["errors"], 0, "{kind:?}: {report}");
+        assert!(report["bytes"].as_u64() > Some(0), "{kind:?}: {report}");
+        let lossy = relay(Some((way, Fault::Lost(100_000))), None);
+        let report = run(lossy, None, &kind);
+        assert!(report["errors"].as_u64() > Some(0), "{kind:?}: {report}");
     }
 }
 
@@ -122,9 +137,15 @@ enum Way {
     Down,
 }
 
-/// Starts an endpoint and what is between it and the client: it changes one byte of every
-/// connection, or none.
-fn relay(fault: Option<(Way, usize)>, tls: Option<&Scratch>) -> SocketAddr {
+/// What happens to one byte of every connection.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Changed(usize),
+    Lost(usize),
+}
+
+/// Starts an endpoint and what is between it and the client.
+fn relay(fault: Option<(Way, Fault)>, tls: Option<&Scratch>) -> SocketAddr {
     let (tell, told) = mpsc::channel();
     let tls = tls.map(|dir| tls::Server::new(dir.path()).unwrap());
     thread::spawn(move || {
@@ -141,7 +162,7 @@ fn relay(fault: Option<(Way, usize)>, tls: Option<&Scratch>) -> SocketAddr {
             let Ok(server) = TcpStream::connect(endpoint) else {
                 continue;
             };
-            let fault_of = |way| fault.filter(|(of, _)| *of == way).map(|(_, at)| at);
+            let fault_of = |way| fault.filter(|(of, _)| *of == way).map(|(_, fault)| fault);
             let (up, down) = (fault_of(Way::Up), fault_of(Way::Down));
             let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             thread::spawn(move || pass_on(from, to, up));
@@ -151,19 +172,29 @@ fn relay(fault: Option<(Way, usize)>, tls: Option<&Scratch>) -> SocketAddr {
     at
 }
 
-/// Passes bytes and the end on; the byte at `fault` is changed.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, fault: Option<usize>) {
+/// Passes bytes and the end on, but for the fault.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, fault: Option<Fault>) {
     let mut buffer = vec![0; 64 * 1024];
     let mut passed = 0;
     loop {
         match from.read(&mut buffer) {
             Ok(len) if len > 0 => {
-                let here = fault.and_then(|at| at.checked_sub(passed));
-                if let Some(at) = here.filter(|at| *at < len) {
-                    buffer[at] ^= 1;
+                let here = |at: usize| at.checked_sub(passed).filter(|at| *at < len);
+                let mut left = len;
+                match fault {
+                    Some(Fault::Changed(at)) => {
+                        here(at).into_iter().for_each(|at| buffer[at] ^= 1);
+                    }
+                    Some(Fault::Lost(at)) => {
+                        if let Some(at) = here(at) {
+                            buffer.copy_within(at + 1..len, at);
+                            left -= 1;
+                        }
+                    }
+                    None => {}
                 }
                 passed += len;
-                if to.write_all(&buffer[..len]).is_err() {
+                if to.write_all(&buffer[..left]).is_err() {
                     let _ = from.shutdown(Shutdown::Both);
                     return;
                 }

@@ -26,6 +26,8 @@ pub struct Load {
     pub setting: Setting,
     /// Another congestion control than that of the other loads.
     pub congestion: Option<&'static str>,
+    /// Whether those who receive long streams look at samples of them only.
+    pub is_sampled: bool,
     /// Whether client and endpoint speak TLS.
     pub is_tls: bool,
     /// Whether it belongs to `--quick`.
@@ -98,6 +100,9 @@ impl Load {
         if let Some(rate) = self.rate {
             params["rate"] = json!(rate);
         }
+        if self.is_sampled {
+            params["sampled"] = json!(true);
+        }
         if self.is_tls {
             params["tls"] = json!(true);
         }
@@ -128,7 +133,9 @@ impl Load {
         let given = numbers
             .into_iter()
             .filter_map(|(flag, number)| Some([flag.to_owned(), number?.to_string()]));
-        words.into_iter().chain(given.flatten()).collect()
+        let sampled = self.is_sampled.then(|| "--sampled".to_owned());
+        let words = words.into_iter().chain(given.flatten());
+        words.chain(sampled).collect()
     }
 
     /// The result that matters most, and whether less of it is better.
@@ -221,11 +228,28 @@ fn all() -> Vec<Load> {
             hosts: 10,
             setting: Setting::Used,
             congestion: None,
+            is_sampled: false,
             is_tls: false,
             is_quick: matches!(name, "down-4" | "up-4" | "connect-32" | "reset-32"),
         });
     }
     let usual = loads[0];
+    for (name, work, streams) in [
+        ("down-1-sampled", Work::Down, 1),
+        ("down-4-sampled", Work::Down, 4),
+        ("down-64-sampled", Work::Down, 64),
+        ("up-1-sampled", Work::Up, 1),
+        ("up-4-sampled", Work::Up, 4),
+        ("up-64-sampled", Work::Up, 64),
+    ] {
+        loads.push(Load {
+            name,
+            work,
+            streams,
+            is_sampled: true,
+            ..usual
+        });
+    }
     for (name, size) in [
         ("exchange-64", 64),
         ("exchange-1k", 1024),
@@ -346,6 +370,7 @@ mod tests {
         let bbr = load("down-4-bbr");
         assert_eq!(bbr.params()["congestion"], "bbr");
         assert_eq!((bbr.work, bbr.streams), (usual.work, usual.streams));
+        assert_eq!(load("up-4-sampled").params()["sampled"], true);
         assert_eq!(load("rate-1000-scraped").params()["rate"], 1000);
         let tls = Load {
             is_tls: true,
@@ -356,10 +381,10 @@ mod tests {
 
     #[test]
     fn loads_are_selected_by_name_or_by_weight() {
-        assert_eq!(Load::select(&[], false).unwrap().len(), 24);
+        assert_eq!(Load::select(&[], false).unwrap().len(), 30);
         assert_eq!(Load::select(&[], true).unwrap().len(), 6);
         assert!(Load::select(&["down-5".to_owned()], false).is_err());
         let names: std::collections::BTreeSet<_> = all().iter().map(|load| load.name).collect();
-        assert_eq!(names.len(), 24);
+        assert_eq!(names.len(), 30);
     }
 }

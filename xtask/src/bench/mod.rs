@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
@@ -95,7 +95,17 @@ pub struct Args {
 pub fn bench(args: &Args) -> Result<ExitCode> {
     as_root("true")?;
     let mut loads = Load::select(&args.loads, args.quick)?;
-    loads.iter_mut().for_each(|load| load.is_tls = args.tls);
+    let count = loads.len();
+    if args.tls {
+        // What is in TLS has to be read.
+        loads.retain(|load| !load.is_sampled);
+        ensure!(
+            !loads.is_empty(),
+            "--tls goes with none of these loads: nothing is read of most of what they move"
+        );
+        loads.iter_mut().for_each(|load| load.is_tls = true);
+    }
+    let is_fewer = loads.len() < count;
     if args.binaries.is_none() {
         run::build()?;
         let build = ["build", "--release", "--package", "sni-router-bench"];
@@ -104,6 +114,9 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     let binaries = args.binaries.clone();
     let binaries = binaries.unwrap_or_else(|| target_dir().join("release"));
     let (systems, mut missing) = System::select(&args.systems, &binaries.join("sni-router"))?;
+    if is_fewer {
+        missing.push("sampled loads are left out: in TLS, all is read".to_owned());
+    }
     let control_plane = find_control_plane(&mut loads, &systems);
     let perf = extra::find(&loads, &systems);
     if !is_root() {
@@ -137,10 +150,15 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     measured?;
     let mut machine = machine?;
     machine["took_s"] = json!(begin.elapsed().as_secs());
+    let together = |is_sampled| -> Vec<_> {
+        let all = Together::of(&rows, is_sampled);
+        all.iter().map(Together::json).collect()
+    };
     let results = json!({
         "machine": machine,
         "rows": rows.json(),
-        "long_streams": Together::of(&rows).iter().map(Together::json).collect::<Vec<_>>(),
+        "long_streams": together(false),
+        "sampled_streams": together(true),
     });
     write(args, &rows, &results)?;
     if let Some(baseline) = &baseline {

@@ -308,7 +308,7 @@ mod tests {
         let loads = Load::select(&[], false).unwrap();
         let groups = groups(&loads);
         let sizes: Vec<_> = groups.iter().map(Vec::len).collect();
-        assert_eq!(sizes, [16, 2, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(sizes, [22, 2, 1, 1, 1, 1, 1, 1]);
         assert_eq!(groups.concat().len(), loads.len());
     }
 }

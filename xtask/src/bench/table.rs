@@ -40,17 +40,21 @@ pub fn markdown(rows: &Rows) -> String {
         }
         text.push('\n');
     }
-    text + &long_streams(rows)
+    text + &long_streams(rows, false) + &long_streams(rows, true)
 }
 
 /// What no single load can say.
-fn long_streams(rows: &Rows) -> String {
-    let all = Together::of(rows);
+fn long_streams(rows: &Rows, is_sampled: bool) -> String {
+    let all = Together::of(rows, is_sampled);
     if all.is_empty() {
         return String::new();
     }
+    let (head, suffix) = match is_sampled {
+        true => ("Sampled long streams", "-sampled"),
+        false => ("Long streams", ""),
+    };
     let mut text = format!(
-        "### Long streams together\n\nCPU per GB of all loads `down-N` and `up-N`: what a system took, divided by what another \
+        "### {head} together\n\nCPU per GB of all loads `down-N{suffix}` and `up-N{suffix}`: what a system took, divided by what another \
          one took in the same round, as the mean over rounds ± its standard error.\n\n\
          | {} |\n| --- |{}\n",
         HEADS.join(" | "),
@@ -102,7 +106,11 @@ fn describe(load: &Load) -> String {
     let tls = if load.is_tls { "; TLS" } else { "" };
     let congestion = load.congestion.map(|name| format!("; {name}"));
     let congestion = congestion.unwrap_or_default();
-    format!("{what}; {hosts} hosts{reloaded}{tls}{congestion}.")
+    let sampled = match load.is_sampled {
+        true => "; one read of sixteen is checked, the others dropped in the kernel",
+        false => "",
+    };
+    format!("{what}; {hosts} hosts{reloaded}{tls}{congestion}{sampled}.")
 }
 
 struct Column {

@@ -53,9 +53,11 @@ impl Ratio {
 }
 
 impl Together {
-    /// Of every system, where there are several loads of long streams.
-    pub fn of(rows: &Rows) -> Vec<Self> {
-        let loads: Vec<_> = rows.loads().into_iter().filter(is_of_them).collect();
+    /// Of every system, where there are several loads of long streams, of which all is read or samples.
+    pub fn of(rows: &Rows, is_sampled: bool) -> Vec<Self> {
+        let loads = rows.loads().into_iter();
+        let loads = loads.filter(|load| is_bulk(load) && load.is_sampled == is_sampled);
+        let loads: Vec<_> = loads.collect();
         let Some(first) = loads.first().filter(|_| loads.len() > 1) else {
             return Vec::new();
         };
@@ -166,7 +168,7 @@ pub const HEADS: [&str; 5] = [
 ];
 
 /// Under the congestion control of all others.
-fn is_of_them(load: &Load) -> bool {
+fn is_bulk(load: &Load) -> bool {
     matches!(load.work, Work::Down | Work::Up) && load.congestion.is_none()
 }
 
@@ -205,17 +207,21 @@ mod tests {
     #[test]
     fn ratios_are_of_the_same_round_and_load() {
         let (mut rows, loads) = some();
-        let all = Together::of(&rows);
+        let all = Together::of(&rows, false);
         let cells: Vec<_> = all.iter().map(Together::cells).collect();
         let ours = ["1.50 ± 0.00", "1.20 ± 0.00", "0.50 ± 0.00", "0.25 ± 0.00"];
         assert_eq!(cells[2][1..], ours);
         assert_eq!(cells[3][1..], ["3.00 ± 0.00", "2.40 ± 0.00", NONE, NONE]);
         let mean = all[2].json()["vs_forward"]["mean"].as_f64().unwrap();
         assert!((mean - 1.2).abs() < 1e-9);
+        assert!(Together::of(&rows, true).is_empty(), "all was read");
         // What is not of all loads, is of others than the rest.
         let envoy = System::imagined("envoy", "copy");
         rows.spoil(&envoy, &loads[0], "x".to_owned());
-        let cells: Vec<_> = Together::of(&rows).iter().map(Together::cells).collect();
+        let cells: Vec<_> = Together::of(&rows, false)
+            .iter()
+            .map(Together::cells)
+            .collect();
         assert_eq!(cells[3][1..], [NONE; 4]);
         // Under one load the best is another one now.
         assert_eq!(cells[2][3], "0.41 ± 0.00");
@@ -236,8 +242,8 @@ mod tests {
             }
         }
         // Four times 1.2 and once 2.2, however many loads there are.
-        assert_eq!(Together::of(&rows)[2].cells()[2], "1.40 ± 0.20");
-        assert_eq!(Together::of(&rows)[4].cells()[1..], [NONE; 4]);
+        assert_eq!(Together::of(&rows, false)[2].cells()[2], "1.40 ± 0.20");
+        assert_eq!(Together::of(&rows, false)[4].cells()[1..], [NONE; 4]);
     }
 
     #[test]
@@ -249,6 +255,6 @@ mod tests {
 
     #[test]
     fn one_load_alone_is_its_own_table() {
-        assert!(Together::of(&crate::bench::rows::tests::some()).is_empty());
+        assert!(Together::of(&crate::bench::rows::tests::some(), false).is_empty());
     }
 }
