@@ -102,6 +102,8 @@ pub mod option {
     pub const NO_SACK: u8 = 2;
     /// The receiver did not agree to ECN, the sender did: it is taken out, and what is marked is dropped.
     pub const NO_ECN: u8 = 4;
+    /// The interface is an end of a veth pair, and packets go right to the other one.
+    pub const SHORTCUT: u8 = 8;
 
     /// The scale of the sender's windows, from 0 to 14 (RFC 7323, section 2.3).
     pub const fn scale(bits: i8) -> u8 {
@@ -180,8 +182,8 @@ pub struct Led {
     pub ifindex: u32,
     /// [`Flow::mtu`].
     pub mtu: u16,
-    /// Nothing.
-    pub rest: u16,
+    /// 1 for [`option::SHORTCUT`], else 0.
+    pub shortcut: u16,
 }
 
 impl Flow {

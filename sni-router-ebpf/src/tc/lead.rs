@@ -4,7 +4,7 @@
 //! it in hand; and what the packet notes would be lost.
 
 use aya_ebpf::programs::TcContext;
-use sni_router_common::flow::Led;
+use sni_router_common::flow::{Led, option};
 
 use crate::maps::FLOWS;
 
@@ -21,5 +21,9 @@ pub fn lead(ctx: &TcContext) -> Option<()> {
     }
     flow.ifindex = led.ifindex;
     flow.mtu = led.mtu;
+    flow.options = match led.shortcut {
+        0 => flow.options & !option::SHORTCUT,
+        _ => flow.options | option::SHORTCUT,
+    };
     Some(())
 }

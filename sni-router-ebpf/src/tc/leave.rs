@@ -1,7 +1,7 @@
 //! How packets leave.
 
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_vlan_pop,
+    bpf_csum_update, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 
@@ -21,6 +21,16 @@ pub fn leave(ctx: &TcContext, network: u32, ifindex: u32) -> Option<i64> {
     }
     // SAFETY: without parameters the helper looks the next hop up itself.
     Some(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) })
+}
+
+/// Has a packet come in at the other end of a veth pair of which this interface is one. To whom its Ethernet header
+/// is addressed does not matter any more: that it is for this host was seen when it came in (eth_type_trans,
+/// net/ethernet/eth.c).
+#[inline(always)] // as above
+#[allow(unsafe_code, reason = "as above")]
+pub fn shortcut(ifindex: u32) -> i64 {
+    // SAFETY: the helper takes numbers only.
+    unsafe { bpf_redirect_peer(ifindex, 0) }
 }
 
 /// Takes off a tag without a number, which has only a priority in it: it was for the link that the

@@ -8,7 +8,7 @@ use sni_router_common::icmp::Cause;
 use sni_router_common::rewrite::{self, HOP, Ipv4, Ipv6, Replaced, Tcp, fold32};
 
 use super::intact::is_intact;
-use super::leave::{leave, uncount, untag};
+use super::leave::{leave, shortcut, uncount, untag};
 use super::note::{awaits_ack_of_fin, note};
 use super::options;
 use super::packet::{ACK, FIN, Packet, RST, SYN, reach, segment};
@@ -91,6 +91,10 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     }
     if untag(ctx).is_none() || rewrite(ctx, packet, flow).is_none() {
         return Spliced::Failed;
+    }
+    // A packet without an Ethernet header would come out as it is, where there has to be one.
+    if flow.options & option::SHORTCUT != 0 && packet.network != 0 {
+        return Spliced::Redirected(shortcut(flow.ifindex), counts);
     }
     match leave(ctx, packet.network, flow.ifindex) {
         Some(verdict) => Spliced::Redirected(verdict, counts),

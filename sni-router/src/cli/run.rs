@@ -69,6 +69,12 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Open::Packets)]
     tc_open: Open,
 
+    /// Hand packets of the `tc` datapath that are for pods of this node right into their network namespace: much less
+    /// CPU. Nothing at the egress of the host's end of their veth pair sees them, as policies and
+    /// bandwidth limits of some network plugins, and tcpdump there
+    #[arg(long)]
+    tc_shortcut: bool,
+
     /// Directory of a BPF file system where what the `tc` datapath needs outlives the router, so that
     /// connections go on without it; `none` for not at all [default: /sys/fs/bpf/sni-router, where that
     /// is one]
@@ -255,6 +261,7 @@ impl Args {
                 sources: self.tc_source,
                 attach: self.tc_attach,
                 open: self.tc_open,
+                shortcut: self.tc_shortcut,
             },
             pins: pin_dir(self.pin_dir),
             spare_predecessor: self.spare_predecessor,

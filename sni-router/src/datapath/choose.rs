@@ -18,7 +18,7 @@ use super::fill::Fill;
 use super::sockmap::Sockmap;
 use super::sockmap::selftest::{self, SelfTestError};
 use super::tc::reserve::{self, ReserveError};
-use super::tc::{Ports, Tc, interfaces};
+use super::tc::{Ports, Shortcuts, Tc, interfaces};
 use super::userspace::Userspace;
 use crate::carry::{Datapath, Kind, Limits};
 use crate::meter::Meter;
@@ -50,6 +50,8 @@ pub struct TcPorts {
     pub attach: Attach,
     /// How connections are opened.
     pub open: Open,
+    /// Whether packets for pods of this node go right into their namespaces.
+    pub shortcut: bool,
 }
 
 /// How connections of the `tc` datapath are opened.
@@ -247,10 +249,11 @@ async fn tc(
     meter: &Meter,
 ) -> Result<Arc<Tc>, ChooseError> {
     let flows = flows(kernel, ports)?;
-    attach(kernel.hooks(ports.attach)).await?;
+    let shortcuts = Arc::new(Shortcuts::new(ports.shortcut));
+    attach(kernel.hooks(ports.attach), Arc::clone(&shortcuts)).await?;
     let open = ports.open;
     let ports = Arc::new(Ports::new(ports.range.clone(), &ports.sources));
-    let tc = Tc::new(flows, ports, limits, next, meter.clone());
+    let tc = Tc::new(flows, ports, limits, shortcuts, next, meter.clone());
     if open == Open::Packets
         && let Err(error) = tc.prepare_opening(kernel.taking()?)
     {
@@ -289,9 +292,9 @@ pub fn check_source(source: IpAddr) -> Result<(), ChooseError> {
 }
 
 /// Attaches `snir_tc` to every interface, and to those that come.
-async fn attach(hooks: Hooks) -> Result<(), ChooseError> {
+async fn attach(hooks: Hooks, shortcuts: Arc<Shortcuts>) -> Result<(), ChooseError> {
     let (listed, list) = oneshot::channel();
-    let following = tokio::spawn(interfaces::follow(hooks, |count| {
+    let following = tokio::spawn(interfaces::follow(hooks, shortcuts, |count| {
         // Nobody waits for it only if the start has been given up.
         let _ = listed.send(count);
     }));

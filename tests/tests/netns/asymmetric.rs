@@ -31,6 +31,16 @@ pub(super) struct TwoLinks {
 impl TwoLinks {
     /// `set_up` is done before the router starts.
     pub(super) fn start(leg: Leg, family: Family, set_up: impl FnOnce(&Lab)) -> Self {
+        Self::start_with(leg, family, &[], set_up)
+    }
+
+    /// The same with more flags.
+    pub(super) fn start_with(
+        leg: Leg,
+        family: Family,
+        args: &[&str],
+        set_up: impl FnOnce(&Lab),
+    ) -> Self {
         let lab = Lab::new(1);
         join(&lab, leg);
         set_up(&lab);
@@ -41,7 +51,8 @@ impl TwoLinks {
             .route(HOST, "one")
             .service("one", [at])
             .write_to(&lab.manifests());
-        let router = lab.start_with(&["--datapath", "auto", "--claim-vips"], &[]);
+        let args = [&["--datapath", "auto", "--claim-vips"], args].concat();
+        let router = lab.start_with(&args, &[]);
         Self {
             router,
             listener,

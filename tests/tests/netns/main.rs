@@ -50,6 +50,7 @@ mod rejections;
 mod reload;
 mod restart;
 mod service;
+mod shortcut;
 mod storm;
 mod succession;
 mod sums;

@@ -120,7 +120,7 @@ fn has_another_way(lab: &Lab, leg: Leg, family: Family) {
 }
 
 /// What a peer sends to the router goes by the second link.
-fn answer_by_back(lab: &Lab, leg: Leg, family: Family) {
+pub(super) fn answer_by_back(lab: &Lab, leg: Leg, family: Family) {
     let (own, far) = (address(leg, family, 2), lab.net.far(leg));
     let to = match leg {
         Leg::Client => family.vip(),

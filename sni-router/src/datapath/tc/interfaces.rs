@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::shortcuts::Shortcuts;
 use crate::datapath::bpf::{Hooks, Layer};
 use crate::sys::ethtool::disable_lro;
 use crate::sys::interface::number;
@@ -27,10 +29,15 @@ use crate::sys::interface::number;
 ///
 /// Must be called on a tokio runtime. `listed` is called once the first list has been gone through,
 /// with how many interfaces have the program.
-pub async fn follow(hooks: Hooks, listed: impl FnOnce(usize)) -> io::Result<()> {
+pub async fn follow(
+    hooks: Hooks,
+    shortcuts: Arc<Shortcuts>,
+    listed: impl FnOnce(usize),
+) -> io::Result<()> {
     let mut listed = Some(listed);
     let mut followed = Followed {
         hooks,
+        shortcuts,
         known: HashMap::new(),
     };
     loop {
@@ -64,6 +71,7 @@ struct News {
 /// The interfaces of the last list.
 struct Followed {
     hooks: Hooks,
+    shortcuts: Arc<Shortcuts>,
     known: HashMap<u32, Known>,
 }
 
@@ -85,6 +93,7 @@ impl Followed {
             let mut there = Vec::new();
             let mut links = handle.link().get().execute();
             while let Some(link) = links.try_next().await.map_err(io::Error::other)? {
+                self.shortcuts.hear(&link);
                 there.extend(Interface::of(&link));
             }
             self.update(there, &news);
@@ -131,6 +140,7 @@ impl Followed {
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                 news.changed.insert(link.header.index);
+                self.shortcuts.hear(link);
                 let interface = Interface::of(link);
                 let is_there = |index| self.known.get(&index).is_some_and(|it| it.is_attached);
                 if let Some(Interface { index, name, layer }) = interface
@@ -148,6 +158,7 @@ impl Followed {
     }
 
     fn forget(&mut self, index: u32) {
+        self.shortcuts.forget(index);
         if let Some(known) = self.known.remove(&index) {
             self.hooks.detach(index);
             debug!(interface = known.name, "gone");

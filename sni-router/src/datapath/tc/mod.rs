@@ -24,6 +24,7 @@ mod registry;
 pub mod reserve;
 mod routes;
 mod segment;
+mod shortcuts;
 mod sides;
 mod source;
 mod ways;
@@ -49,6 +50,7 @@ use self::opening::{Opener, Rank};
 use self::policies::Ipsec;
 pub use self::ports::Ports;
 use self::registry::Registry;
+pub use self::shortcuts::Shortcuts;
 use self::source::SourcePort;
 use self::ways::Ways;
 use super::bpf::{Flows, Pins, Taking};
@@ -85,10 +87,12 @@ impl Tc {
         flows: Arc<Flows>,
         ports: Arc<Ports>,
         limits: Limits,
+        shortcuts: Arc<Shortcuts>,
         next: Arc<dyn Datapath>,
         meter: Meter,
     ) -> Arc<Self> {
-        let registry = Registry::new(Arc::clone(&flows), Arc::clone(&ports), limits, meter);
+        let (of_registry, its_ports) = (Arc::clone(&flows), Arc::clone(&ports));
+        let registry = Registry::new(of_registry, its_ports, limits, shortcuts, meter);
         Arc::new(Self {
             registry: Arc::new(registry),
             occupied: Occupied::default(),

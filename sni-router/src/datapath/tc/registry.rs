@@ -23,6 +23,7 @@ use super::entry::{Entry, Moment};
 use super::join::Plan;
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
+use super::shortcuts::Shortcuts;
 use super::sides::{Sides, ends};
 use super::source::SourcePort;
 use crate::carry::{Alone, End, Ends, Keeper, Limits, Moved, Seat};
@@ -36,6 +37,7 @@ pub(super) struct Registry {
     pub(super) flows: Arc<Flows>,
     pub(super) ports: Arc<Ports>,
     pub(super) limits: Limits,
+    pub(super) shortcuts: Arc<Shortcuts>,
     /// Has the bytes of hellos; those of flows, the program counts.
     pub(super) meter: Meter,
     pub(super) next_id: AtomicU32,
@@ -57,11 +59,18 @@ pub(super) struct Carried {
 }
 
 impl Registry {
-    pub(super) fn new(flows: Arc<Flows>, ports: Arc<Ports>, limits: Limits, meter: Meter) -> Self {
+    pub(super) fn new(
+        flows: Arc<Flows>,
+        ports: Arc<Ports>,
+        limits: Limits,
+        shortcuts: Arc<Shortcuts>,
+        meter: Meter,
+    ) -> Self {
         Self {
             flows,
             ports,
             limits,
+            shortcuts,
             meter,
             // By chance, so that what an earlier process is still handing over has others.
             next_id: AtomicU32::new(RandomState::new().hash_one(()) as u32),
@@ -83,6 +92,8 @@ impl Registry {
         let id = self.enter(&[up, down], &plan.up);
         plan.up.id = id;
         plan.down.id = id;
+        self.shortcuts.mark(&mut plan.up);
+        self.shortcuts.mark(&mut plan.down);
         let inserted = self.insert_with_room(&down, &plan.down).and_then(|()| {
             self.insert_with_room(&up, &plan.up)
                 .inspect_err(|_| self.flows.table().remove(&down))

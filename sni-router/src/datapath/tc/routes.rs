@@ -197,7 +197,7 @@ impl Registry {
             id: flow.id,
             ifindex,
             mtu,
-            rest: 0,
+            shortcut: self.shortcuts.is_one(ifindex).into(),
         };
         match self.flows.lead(&led) {
             Ok(was_there) => found.changed += usize::from(was_there),

@@ -1,7 +1,7 @@
 //! Changing by which interface a flow leaves.
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use sni_router_common::flow::{End, Flow, Led};
+use sni_router_common::flow::{End, Flow, Led, option};
 use sni_router_common::names;
 use sni_router_tests::topology::Family;
 use zerocopy::IntoBytes as _;
@@ -28,7 +28,7 @@ fn flow_leaves_by_what_the_daemon_says_and_no_other_flow_does() {
         id: was.id,
         ifindex: was.ifindex + 1,
         mtu: was.mtu - 1,
-        rest: 0,
+        shortcut: 1,
     };
     let id = led.id.wrapping_add(1);
     assert!(!lead(&mut program, &Led { id, ..led }));
@@ -37,10 +37,15 @@ fn flow_leaves_by_what_the_daemon_says_and_no_other_flow_does() {
     let now = Flow {
         ifindex: led.ifindex,
         mtu: led.mtu,
+        options: was.options | option::SHORTCUT,
         ..was
     };
     assert_eq!(flow(&program, &up), now);
     assert_eq!(flow(&program, &down), other);
+    let shortcut = 0;
+    assert!(lead(&mut program, &Led { shortcut, ..led }));
+    let options = was.options;
+    assert_eq!(flow(&program, &up), Flow { options, ..now });
     let closed = Flow {
         closed: End::Finished as u8,
         ..was

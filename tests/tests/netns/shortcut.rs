@@ -1,0 +1,116 @@
+//! Packets that go right into the namespace of a pod of this node: `--tc-shortcut`.
+
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use rstest::rstest;
+use serde_json::Value;
+use sni_router_tests::bulk::{Pattern, receive, send};
+use sni_router_tests::daemon::Datapath;
+use sni_router_tests::netns::Namespace;
+use sni_router_tests::raw::{End, read_to_end, reset};
+use sni_router_tests::rig::{Pair, Rig};
+use sni_router_tests::topology::{Family, Leg};
+use sni_router_tests::wait::SOON;
+
+use crate::asymmetric::{TwoLinks, address, lose, send_by_back};
+use crate::moves::answer_by_back;
+
+/// Many more than a packet of 64 KiB.
+const BYTES: u64 = 4 << 20;
+
+/// What has left by an interface of the router so far, as whoever looks there sees it.
+fn sent_by(router: &Namespace, device: &str) -> u64 {
+    let links = router.ip_output(&["-json", "-statistics", "link", "show", "dev", device]);
+    let links: Value = serde_json::from_str(&links).expect("JSON");
+    let bytes = &links[0]["stats64"]["tx"]["bytes"];
+    bytes.as_u64().expect("a number")
+}
+
+/// Whole streams both ways, and how many of their bytes were seen at the router's interfaces to the client and to the
+/// endpoint.
+fn seen_of(router: &Namespace, pair: &Pair, devices: [&str; 2]) -> [u64; 2] {
+    let before = devices.map(|device| sent_by(router, device));
+    let [down, up] = [(&pair.server, &pair.client), (&pair.client, &pair.server)];
+    for (from, to) in [up, down] {
+        pass(from, to);
+    }
+    let after = devices.map(|device| sent_by(router, device));
+    [0, 1].map(|index| after[index] - before[index])
+}
+
+fn pass(from: &TcpStream, to: &TcpStream) {
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| {
+            let sent = send(from, Pattern::new(BYTES), BYTES).expect("send");
+            from.shutdown(Shutdown::Write).expect("shutdown");
+            sent
+        });
+        let received = receive(to, SOON);
+        assert_eq!(received, (sent.join().expect("the sender"), End::Fin));
+    });
+}
+
+/// Both ends are in namespaces of this node here.
+#[rstest]
+#[case::with_a_shortcut(&["--tc-shortcut"], true)]
+#[case::with_sockets_first(&["--tc-shortcut", "--tc-open", "sockets"], true)]
+#[case::as_usual(&[], false)]
+fn streams_pass_by_the_hosts_ends_of_pods_only_if_that_is_asked_for(
+    #[case] args: &[&str],
+    #[case] is_short: bool,
+) {
+    let rig = Rig::start(Datapath::Tc, args);
+    let pair = rig.open().answered();
+    let address = pair.address;
+    let seen = seen_of(&rig.lab.net.router, &pair, ["client", "backend0"]);
+    for bytes in seen {
+        // Of a flow that is still being handed over, the first packets.
+        match is_short {
+            true => assert!(bytes < BYTES / 10, "{seen:?}"),
+            false => assert!(bytes >= BYTES, "{seen:?}"),
+        }
+    }
+    let access = rig.access(address);
+    assert_eq!((&*access.datapath, &*access.reason), ("tc", "done"));
+    assert!(
+        access.bytes_up > BYTES && access.bytes_down > BYTES,
+        "{access:?}"
+    );
+}
+
+#[rstest]
+fn resets_come_through(#[values(true, false)] of_client: bool) {
+    let rig = Rig::start(Datapath::Tc, &["--tc-shortcut"]);
+    let pair = rig.open().answered();
+    pair.exchange();
+    let address = pair.address;
+    let (ending, other, reason) = match of_client {
+        true => (pair.client, pair.server, "client_reset"),
+        false => (pair.server, pair.client, "endpoint_reset"),
+    };
+    reset(ending);
+    assert_eq!(read_to_end(&other, SOON).1, End::Reset);
+    assert_eq!(rig.access(address).reason, reason);
+}
+
+/// Where a flow's packets leave by another interface from now on, they take its shortcut.
+#[rstest]
+fn flow_takes_the_shortcut_of_the_link_that_its_route_leads_by(
+    #[values(Family::V4, Family::V6)] family: Family,
+) {
+    let leg = Leg::Backend(0);
+    let net = TwoLinks::start_with(leg, family, &["--tc-shortcut"], |_| {});
+    let router = &net.lab.net.router;
+    let pair = net.open(address(Leg::Client, family, 2));
+    let peer = address(leg, family, 2);
+    lose(net.lab.net.far(leg), "eth0", peer);
+    answer_by_back(&net.lab, leg, family);
+    send_by_back(&net.lab, leg, peer);
+    pair.exchange();
+    let seen = seen_of(router, &pair, ["client", "backend0back"]);
+    assert!(seen.iter().all(|bytes| *bytes < BYTES / 10), "{seen:?}");
+    let at = pair.address;
+    drop(pair);
+    assert_eq!(net.router.log().access_of(at, SOON).reason, "done");
+}
