@@ -97,7 +97,7 @@ pub fn check(
     systems: &[System],
     missing: &mut Vec<String>,
 ) -> Option<Program> {
-    let is_tc = |system: &System| system.datapath == "tc";
+    let is_tc = |system: &System| system.carrier() == "tc";
     let is_wanted = systems.iter().any(is_tc) && loads.iter().any(takes_kernel_time);
     if is_wanted && !BpfStats::exist() {
         let why = "the kernel does not account for BPF programs";

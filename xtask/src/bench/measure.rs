@@ -98,7 +98,7 @@ impl<'a> Bench<'a> {
 
     /// Whether packets are what it passes on.
     pub fn is_tc(&self) -> bool {
-        self.system.datapath == "tc"
+        self.system.carrier() == "tc"
     }
 
     /// The part of the connections that were carried otherwise than asked for; only sni-router
@@ -108,7 +108,7 @@ impl<'a> Bench<'a> {
         if self.system.name != OURS {
             return Ok(0.0);
         }
-        let (others, all) = system::carried(&self.place.lab, self.system.datapath)?;
+        let (others, all) = system::carried(&self.place.lab, self.system.carrier())?;
         Ok(others.saturating_sub(self.cut_off) as f64 / all.max(1) as f64)
     }
 

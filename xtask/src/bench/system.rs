@@ -39,10 +39,11 @@ enum Kind {
 }
 
 /// Names, datapaths and kinds of all systems, in the order of the table.
-const SYSTEMS: [(&str, &str, Kind); 12] = [
+const SYSTEMS: [(&str, &str, Kind); 13] = [
     ("direct", "kernel", Kind::Direct),
     ("forward", "kernel", Kind::Forward),
     ("sni-router", "tc", Kind::SniRouter),
+    ("sni-router", TC_SHORTCUT, Kind::SniRouter),
     ("sni-router", "sockmap", Kind::SniRouter),
     ("sni-router", "userspace", Kind::SniRouter),
     ("haproxy", "copy", Kind::Haproxy { splice: false }),
@@ -53,6 +54,9 @@ const SYSTEMS: [(&str, &str, Kind); 12] = [
     ("envoy", "copy", Kind::Envoy),
     ("sniproxy", "copy", Kind::Sniproxy),
 ];
+
+/// Our `tc`, as if clients and endpoints were pods of this node: which they are here.
+const TC_SHORTCUT: &str = "tc-shortcut";
 
 impl System {
     /// All systems that these words select (`haproxy`, `sni-router/sockmap`), or all there are, and
@@ -90,6 +94,14 @@ impl System {
     /// Its name and datapath.
     pub fn key(&self) -> String {
         format!("{}/{}", self.name, self.datapath)
+    }
+
+    /// What moves the bytes, as our flags and metrics name it.
+    pub fn carrier(&self) -> &'static str {
+        match self.datapath {
+            TC_SHORTCUT => "tc",
+            other => other,
+        }
     }
 
     /// Whether it is one that a user could pick instead of ours.
@@ -161,12 +173,15 @@ impl System {
             Kind::Direct | Kind::Forward => {}
             Kind::SniRouter => {
                 command.arg("run").arg("--manifests").arg(&config);
-                command.args(["--datapath", self.datapath, "--workers", "2"]);
+                command.args(["--datapath", self.carrier(), "--workers", "2"]);
                 // Nothing is to outlive it.
                 command.args(["--pin-dir", "none"]);
-                if self.datapath == "tc" {
+                if self.carrier() == "tc" {
                     // The lab gives every port to whoever asks.
                     command.arg("--reserve-ports");
+                }
+                if self.datapath == TC_SHORTCUT {
+                    command.arg("--tc-shortcut");
                 }
                 command.args(["--log-level", "info,access=off"]);
                 command.args(["--certificates", "ignore", "--admin"]);
