@@ -35,7 +35,7 @@ pub struct FlowKey {
 /// One direction of a connection that was handed over.
 ///
 /// Written whole by the daemon once, before the program sees it; from then on only programs
-/// write, and the daemon reads: by which interface it leaves, [another one](Led) than has the packets. Fields of the same direction are written by the CPU
+/// write, and the daemon reads: by which interface and which way it leaves, [another one](Led) than has the packets. Fields of the same direction are written by the CPU
 /// that received the packet: network cards keep a connection on one. Should two meet, as behind veth, a
 /// count or a bit is lost; the next packet repairs positions, which are absolute, and no end hangs on bits.
 ///
@@ -182,7 +182,7 @@ pub struct Led {
     pub ifindex: u32,
     /// [`Flow::mtu`].
     pub mtu: u16,
-    /// 1 for [`option::SHORTCUT`], else 0.
+    /// 1 for [`option::SHORTCUT`], else 0. Older programs of this version do not look at it.
     pub shortcut: u16,
 }
 

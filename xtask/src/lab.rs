@@ -36,6 +36,9 @@ pub const ROUTER: &str = "router";
 /// The namespace of the servers.
 pub const BACKENDS: &str = "backends";
 
+/// The router's interfaces: towards clients, towards endpoints.
+pub const LINKS: [&str; 2] = ["clients", "backends"];
+
 /// What a lab is for; labs of different kinds do not know of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -184,8 +187,8 @@ impl Lab {
         let names = [CLIENT, ROUTER, BACKENDS].map(|role| self.namespace(role));
         let [client, router, backends] = names.each_ref().map(String::as_str);
         for (near, near_end, far, far_end) in [
-            (client, "uplink", router, "clients"),
-            (backends, "uplink", router, "backends"),
+            (client, "uplink", router, LINKS[0]),
+            (backends, "uplink", router, LINKS[1]),
         ] {
             ip(&[
                 "link", "add", near_end, "netns", near, "type", "veth", "peer", "name", far_end,

@@ -23,12 +23,14 @@ pub fn leave(ctx: &TcContext, network: u32, ifindex: u32) -> Option<i64> {
     Some(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) })
 }
 
-/// Has a packet come in at the other end of a veth pair of which this interface is one. To whom its Ethernet header
-/// is addressed does not matter any more: that it is for this host was seen when it came in (eth_type_trans,
-/// net/ethernet/eth.c).
+/// Has a packet come in at the other end of a veth pair of which this interface is one, with the Ethernet header that
+/// it has. To whom that is addressed does not matter to a stack there: that the packet was for its receiver was seen when
+/// it came in here (eth_type_trans, net/ethernet/eth.c).
 #[inline(always)] // as above
 #[allow(unsafe_code, reason = "as above")]
-pub fn shortcut(ifindex: u32) -> i64 {
+pub fn shortcut(ctx: &TcContext, ifindex: u32) -> i64 {
+    // It means something on this host, and the link would have taken it off (skb_scrub_packet, net/core/skbuff.c).
+    ctx.skb.set_mark(0);
     // SAFETY: the helper takes numbers only.
     unsafe { bpf_redirect_peer(ifindex, 0) }
 }

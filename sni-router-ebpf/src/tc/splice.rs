@@ -94,7 +94,7 @@ pub fn splice(ctx: &TcContext, key: &FlowKey, packet: &Packet, flow: *mut Flow) 
     }
     // A packet without an Ethernet header would come out as it is, where there has to be one.
     if flow.options & option::SHORTCUT != 0 && packet.network != 0 {
-        return Spliced::Redirected(shortcut(flow.ifindex), counts);
+        return Spliced::Redirected(shortcut(ctx, flow.ifindex), counts);
     }
     match leave(ctx, packet.network, flow.ifindex) {
         Some(verdict) => Spliced::Redirected(verdict, counts),

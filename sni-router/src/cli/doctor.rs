@@ -77,7 +77,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             sources: args.tc_source,
             open: Open::Sockets,
             attach: Attach::Auto,
-            shortcut: false,
+            shortcuts: Vec::new(),
         },
         pins: pin_dir(args.pin_dir),
         claim_vips: args.claim_vips,

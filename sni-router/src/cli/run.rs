@@ -69,11 +69,12 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Open::Packets)]
     tc_open: Open,
 
-    /// Hand packets of the `tc` datapath that are for pods of this node right into their network namespace: much less
-    /// CPU. Nothing at the egress of the host's end of their veth pair sees them, as policies and
-    /// bandwidth limits of some network plugins, and tcpdump there
-    #[arg(long)]
-    tc_shortcut: bool,
+    /// The host's ends of the veth pairs of this node's pods, as `cali*` (repeatable): packets of the `tc` datapath for
+    /// these pods go right into their network namespace, which takes less CPU. Nothing at the egress of these
+    /// interfaces sees them: no policy or bandwidth limit that a network plugin has there, and no
+    /// tcpdump. Not where pods bridge their interface, as virtual machines do [default: none]
+    #[arg(long, value_name = "NAME")]
+    tc_shortcut: Vec<String>,
 
     /// Directory of a BPF file system where what the `tc` datapath needs outlives the router, so that
     /// connections go on without it; `none` for not at all [default: /sys/fs/bpf/sni-router, where that
@@ -261,7 +262,7 @@ impl Args {
                 sources: self.tc_source,
                 attach: self.tc_attach,
                 open: self.tc_open,
-                shortcut: self.tc_shortcut,
+                shortcuts: self.tc_shortcut,
             },
             pins: pin_dir(self.pin_dir),
             spare_predecessor: self.spare_predecessor,

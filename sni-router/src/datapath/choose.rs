@@ -50,8 +50,8 @@ pub struct TcPorts {
     pub attach: Attach,
     /// How connections are opened.
     pub open: Open,
-    /// Whether packets for pods of this node go right into their namespaces.
-    pub shortcut: bool,
+    /// Names of interfaces behind which packets go right into another namespace.
+    pub shortcuts: Vec<String>,
 }
 
 /// How connections of the `tc` datapath are opened.
@@ -249,7 +249,7 @@ async fn tc(
     meter: &Meter,
 ) -> Result<Arc<Tc>, ChooseError> {
     let flows = flows(kernel, ports)?;
-    let shortcuts = Arc::new(Shortcuts::new(ports.shortcut));
+    let shortcuts = Arc::new(Shortcuts::new(ports.shortcuts.clone()));
     attach(kernel.hooks(ports.attach), Arc::clone(&shortcuts)).await?;
     let open = ports.open;
     let ports = Arc::new(Ports::new(ports.range.clone(), &ports.sources));

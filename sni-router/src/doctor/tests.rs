@@ -86,7 +86,7 @@ impl Sample {
                     sources: Vec::new(),
                     attach: Attach::Auto,
                     open: Open::Sockets,
-                    shortcut: false,
+                    shortcuts: Vec::new(),
                 },
                 pins: PinDir::Preferred("/sys/fs/bpf/sni-router".into()),
                 claim_vips: false,

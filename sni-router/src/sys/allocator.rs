@@ -18,8 +18,8 @@ pub fn give_back() {
     answer();
 }
 
-/// Gives the system back what this thread has freed, if somebody has asked for it since it last did. For threads that
-/// have nothing to do, as often as that is so.
+/// Gives the system back what this thread has freed, if somebody has asked for it since it last did. For runtimes'
+/// threads, each time that they are about to wait.
 pub fn answer() {
     let asked = ASKED.load(Ordering::Relaxed);
     if ANSWERED.replace(asked) != asked {

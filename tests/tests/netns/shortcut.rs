@@ -5,16 +5,21 @@ use std::thread;
 
 use rstest::rstest;
 use serde_json::Value;
+use sni_router_tests::bpffs::Bpffs;
 use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::netns::Namespace;
-use sni_router_tests::raw::{End, read_to_end, reset};
+use sni_router_tests::raw::{End, read_exactly, write};
 use sni_router_tests::rig::{Pair, Rig};
 use sni_router_tests::topology::{Family, Leg};
-use sni_router_tests::wait::SOON;
+use sni_router_tests::wait::{SOON, until};
 
 use crate::asymmetric::{TwoLinks, address, lose, send_by_back};
 use crate::moves::answer_by_back;
+use crate::restart::next;
+
+/// Where the lab's clients and endpoints are.
+const SHORTCUTS: [&str; 4] = ["--tc-shortcut", "client*", "--tc-shortcut", "backend*"];
 
 /// Many more than a packet of 64 KiB.
 const BYTES: u64 = 4 << 20;
@@ -53,8 +58,9 @@ fn pass(from: &TcpStream, to: &TcpStream) {
 
 /// Both ends are in namespaces of this node here.
 #[rstest]
-#[case::with_a_shortcut(&["--tc-shortcut"], true)]
-#[case::with_sockets_first(&["--tc-shortcut", "--tc-open", "sockets"], true)]
+#[case::with_a_shortcut(&SHORTCUTS, true)]
+#[case::with_sockets_first(&["--tc-shortcut", "*", "--tc-open", "sockets"], true)]
+#[case::behind_others(&["--tc-shortcut", "eth*"], false)]
 #[case::as_usual(&[], false)]
 fn streams_pass_by_the_hosts_ends_of_pods_only_if_that_is_asked_for(
     #[case] args: &[&str],
@@ -79,19 +85,33 @@ fn streams_pass_by_the_hosts_ends_of_pods_only_if_that_is_asked_for(
     );
 }
 
-#[rstest]
-fn resets_come_through(#[values(true, false)] of_client: bool) {
-    let rig = Rig::start(Datapath::Tc, &["--tc-shortcut"]);
+/// What passes nothing at the host's ends must not go on doing so once nobody asks for it any more.
+#[test]
+fn flow_takes_no_shortcut_once_its_router_is_one_that_knows_none() {
+    let bpffs = Bpffs::mount();
+    let pins = ["--pin-dir", bpffs.dir()];
+    let mut rig = Rig::start(Datapath::Tc, &[&SHORTCUTS[..], &pins].concat());
+    let router = &rig.lab.net.router;
     let pair = rig.open().answered();
-    pair.exchange();
+    let before = sent_by(router, "backend0");
+    let mut sent = 0;
+    until("it takes the shortcut", SOON, || {
+        write(&pair.client, &[7; 10_000]);
+        assert_eq!(read_exactly(&pair.server, 10_000, SOON), [7; 10_000]);
+        sent += 10_000;
+        sent_by(router, "backend0") - before < sent / 2
+    });
+    rig.router.kill();
+    let next = next(&rig.lab, &bpffs, &rig.lab.admin_of("next"));
+    until("it is as usual", SOON, || {
+        let before = sent_by(router, "backend0");
+        write(&pair.client, &[8; 10_000]);
+        assert_eq!(read_exactly(&pair.server, 10_000, SOON), [8; 10_000]);
+        sent_by(router, "backend0") - before >= 10_000
+    });
     let address = pair.address;
-    let (ending, other, reason) = match of_client {
-        true => (pair.client, pair.server, "client_reset"),
-        false => (pair.server, pair.client, "endpoint_reset"),
-    };
-    reset(ending);
-    assert_eq!(read_to_end(&other, SOON).1, End::Reset);
-    assert_eq!(rig.access(address).reason, reason);
+    drop(pair);
+    assert_eq!(next.log().access_of(address, SOON).reason, "done");
 }
 
 /// Where a flow's packets leave by another interface from now on, they take its shortcut.
@@ -100,7 +120,7 @@ fn flow_takes_the_shortcut_of_the_link_that_its_route_leads_by(
     #[values(Family::V4, Family::V6)] family: Family,
 ) {
     let leg = Leg::Backend(0);
-    let net = TwoLinks::start_with(leg, family, &["--tc-shortcut"], |_| {});
+    let net = TwoLinks::start_with(leg, family, &SHORTCUTS, |_| {});
     let router = &net.lab.net.router;
     let pair = net.open(address(Leg::Client, family, 2));
     let peer = address(leg, family, 2);

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::config::{self, Site};
 use super::peers::{self, Program};
 use super::place::{ENDPOINTS, Place};
-use crate::lab::{Lab, ROUTER, VIP, ip};
+use crate::lab::{LINKS, Lab, ROUTER, VIP, ip};
 
 /// A system that can be measured.
 #[derive(Clone, Debug)]
@@ -181,7 +181,9 @@ impl System {
                     command.arg("--reserve-ports");
                 }
                 if self.datapath == TC_SHORTCUT {
-                    command.arg("--tc-shortcut");
+                    for device in LINKS {
+                        command.args(["--tc-shortcut", device]);
+                    }
                 }
                 command.args(["--log-level", "info,access=off"]);
                 command.args(["--certificates", "ignore", "--admin"]);

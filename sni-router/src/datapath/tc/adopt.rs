@@ -8,7 +8,7 @@ use foldhash::HashMap;
 use sni_router_common::flow::{Flow, FlowKey, own, since, tick};
 use tracing::info;
 
-use super::entry::Entry;
+use super::entry::{Entry, position};
 use super::registry::{Registry, lock};
 use super::sides::ends;
 use crate::carry::{Adopt, End, Kind, Orphan};
@@ -110,7 +110,7 @@ impl Registry {
                 return false;
             }
             self.ports.hold(port);
-            entries.insert(Entry::new(id, &keys, up));
+            entries.insert(Entry::new(id, &keys, [position(up), down.position]));
         }
         // Only now, since it can be told to end as soon as somebody knows of it.
         let seat = adopter.adopt(Orphan {
@@ -163,6 +163,7 @@ fn down_of(key: &FlowKey, flow: &Flow) -> FlowKey {
 /// What has to be known of an endpoint's direction. There may be a million, all at once.
 struct Down {
     id: u32,
+    position: u16,
     is_unsent: bool,
 }
 
@@ -170,6 +171,7 @@ impl From<&Flow> for Down {
     fn from(flow: &Flow) -> Self {
         Self {
             id: flow.id,
+            position: position(flow),
             is_unsent: flow.own & (own::HELD | own::GUARDED) != 0,
         }
     }

@@ -107,35 +107,41 @@ impl Entries {
 
 impl Places {
     fn find(&self, id: u32, entries: &Slab<Entry>) -> Option<u32> {
-        let table = &self.tables[id as usize % TABLES];
-        let found = table.find(self.hasher.hash_one(id), |place| is_of(id, *place, entries));
+        let hash = self.hasher.hash_one(id);
+        let found = self.tables[table(hash)].find(hash, |place| is_of(id, *place, entries));
         found.copied()
     }
 
     fn insert(&mut self, id: u32, place: u32, entries: &Slab<Entry>) {
-        let (table, hasher) = (&mut self.tables[id as usize % TABLES], &self.hasher);
-        table.insert_unique(hasher.hash_one(id), place, |place| {
-            hash(*place, entries, hasher)
-        });
+        let hash = self.hasher.hash_one(id);
+        let again = |place: &u32| hash_of(*place, entries, &self.hasher);
+        self.tables[table(hash)].insert_unique(hash, place, again);
     }
 
     fn remove(&mut self, id: u32, entries: &Slab<Entry>) -> Option<u32> {
-        let (table, hasher) = (&mut self.tables[id as usize % TABLES], &self.hasher);
-        let found = table.find_entry(hasher.hash_one(id), |place| is_of(id, *place, entries));
+        let hash = self.hasher.hash_one(id);
+        let table = &mut self.tables[table(hash)];
+        let found = table.find_entry(hash, |place| is_of(id, *place, entries));
         let (place, _) = found.ok()?.remove();
         // Gives memory back of which most is not needed any more.
         if table.capacity() > SPARSE * table.len().max(FEW) {
-            table.shrink_to(2 * table.len(), |place| hash(*place, entries, hasher));
+            let again = |place: &u32| hash_of(*place, entries, &self.hasher);
+            table.shrink_to(2 * table.len(), again);
         }
         Some(place)
     }
+}
+
+/// By bits that tables do not look at. Numbers follow each other: by theirs, all tables would be full at once.
+const fn table(hash: u64) -> usize {
+    (hash >> 40) as usize % TABLES
 }
 
 fn is_of(id: u32, place: u32, entries: &Slab<Entry>) -> bool {
     entries.get(place).is_some_and(|entry| entry.id == id)
 }
 
-fn hash(place: u32, entries: &Slab<Entry>, hasher: &RandomState) -> u64 {
+fn hash_of(place: u32, entries: &Slab<Entry>, hasher: &RandomState) -> u64 {
     // There is one at each place that is known.
     hasher.hash_one(entries.get(place).map_or(0, |entry| entry.id))
 }
@@ -149,8 +155,7 @@ const TABLES: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use sni_router_common::flow::{Flow, ports, v4};
-    use zerocopy::FromZeros as _;
+    use sni_router_common::flow::{ports, v4};
 
     use super::*;
 
@@ -160,8 +165,7 @@ mod tests {
             dst: v4(1),
             ports,
         };
-        let up = Flow::new_zeroed();
-        Entry::new(id, &[key(ports(5, 443)), key(ports(8443, 6))], &up)
+        Entry::new(id, &[key(ports(5, 443)), key(ports(8443, 6))], [0; 2])
     }
 
     fn ended(id: u32, up: u64) -> Ended {

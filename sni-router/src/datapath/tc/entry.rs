@@ -11,8 +11,8 @@ use crate::monotonic::now_ns;
 /// See the module.
 pub(super) struct Entry {
     keys: Keys,
-    /// Where the streams were when they were last looked at; see [`position`].
-    seen: u32,
+    /// Where both directions were when they were last looked at, up and down; see [`position`].
+    seen: [u16; 2],
     /// Since when they have been there.
     pub(super) quiet_since: Moment,
     /// Its number.
@@ -29,11 +29,11 @@ pub(super) enum Keys {
 }
 
 impl Entry {
-    /// Of a flow that begins now, with the keys of both directions and what the table has of the one up.
-    pub(super) fn new(id: u32, keys: &[FlowKey; 2], up: &Flow) -> Self {
+    /// Of a flow that begins now, with the keys of both directions and where they are: up, down.
+    pub(super) fn new(id: u32, keys: &[FlowKey; 2], seen: [u16; 2]) -> Self {
         Self {
             keys: Keys::of(keys),
-            seen: position(up),
+            seen,
             quiet_since: Moment::now(),
             id,
             seat: None,
@@ -45,11 +45,12 @@ impl Entry {
         self.keys.whole()
     }
 
-    /// Looks where the streams are `now`, by what the table has of the one up.
-    pub(super) fn look(&mut self, up: &Flow, now: Moment) {
-        let at = position(up);
-        if self.seen != at {
-            self.seen = at;
+    /// Looks where a direction is `now`.
+    pub(super) fn look(&mut self, flow: &Flow, now: Moment) {
+        let at = position(flow);
+        let seen = &mut self.seen[usize::from(flow.up == 0)];
+        if *seen != at {
+            *seen = at;
             self.quiet_since = now;
         }
     }
@@ -87,10 +88,12 @@ impl Keys {
     }
 }
 
-/// A number that is another one once either stream has gone on: what the client has sent, and what it has acknowledged,
-/// are both with its direction. The same again after 4 GiB.
-const fn position(up: &Flow) -> u32 {
-    (up.end as u32).wrapping_add(up.ack)
+/// A number that is another one once a direction has gone on: of what was sent, and of what was acknowledged. What goes
+/// on in one direction is acknowledged in the other, so both tell; neither alone is believed, since an acknowledgement
+/// may have been damaged. Different primes, so that both are the same again only after 4 GiB.
+pub(super) const fn position(flow: &Flow) -> u16 {
+    let prime = if flow.up == 1 { 65_521 } else { 65_519 };
+    ((flow.end as u32).wrapping_add(flow.ack) % prime) as u16
 }
 
 /// A moment in the life of this machine, 17 ms exact. It comes round after 834 days: what has lasted for
@@ -157,30 +160,40 @@ mod tests {
 
     #[test]
     fn flow_is_quiet_since_neither_stream_goes_on() {
-        let mut up = Flow {
+        let of = |up| Flow {
             end: 1 << 32,
-            ack: u32::MAX,
+            ack: u32::MAX - 1,
+            up,
             ..Flow::new_zeroed()
         };
+        let (mut up, mut down) = (of(1), of(0));
         let keys = [FlowKey::answers(&up); 2];
-        let mut entry = Entry::new(1, &keys, &up);
+        let mut entry = Entry::new(1, &keys, [position(&up), position(&down)]);
         let mut now = entry.quiet_since;
-        let mut look = |up: &Flow, goes_on: bool| {
+        let mut look = |up: &Flow, down: &Flow, goes_on: bool| {
             let before = entry.quiet_since;
             now = now.later(Duration::from_secs(1));
+            entry.look(down, now);
             entry.look(up, now);
             let expected = if goes_on { now } else { before };
             assert_eq!(entry.quiet_since.0, expected.0);
         };
-        look(&up, false);
+        look(&up, &down, false);
         up.end += 1;
-        look(&up, true);
+        look(&up, &down, true);
         // A probe whether the other side is there.
-        up.seen += 7;
-        look(&up, false);
-        up.ack = up.ack.wrapping_add(1);
-        look(&up, true);
-        look(&up, false);
+        (up.seen, down.seen) = (7, 8);
+        look(&up, &down, false);
+        // What the client acknowledges is not known, for long, after a flipped bit.
+        down.end += 1;
+        look(&up, &down, true);
+        // Where a stream is as far as one number can tell, the other tells.
+        for bytes in [65_521, 65_519, 1 << 16, 1 << 31] {
+            down.end += bytes;
+            up.ack = up.ack.wrapping_add(bytes as u32);
+            look(&up, &down, true);
+        }
+        look(&up, &down, false);
     }
 
     #[test]

@@ -48,21 +48,21 @@ impl Registry {
         if lock(&self.entries).len() == 0 {
             return;
         }
-        let now = Moment::now();
+        let (now, ticks) = (Moment::now(), tick(now_ns()));
         let (mut missed, mut over) = (Vec::new(), Vec::new());
         let looked = self.flows.table().for_each(|_, flow| {
-            if flow.up == 0 {
-                return;
-            }
             let mut entries = lock(&self.entries);
             let has_ended = entries.has_ended(flow.id);
             let Some(entry) = entries.get_mut(flow.id) else {
                 return;
             };
             entry.look(flow, now);
+            if flow.up == 0 {
+                return;
+            }
             if flow.closed != 0 {
                 missed.extend((!has_ended).then_some(flow.id));
-            } else if entry.is_left() && self.is_old(flow) {
+            } else if entry.is_left() && self.is_old(flow, ticks) {
                 over.push((flow.id, End::MaxDuration));
             }
         });
@@ -78,11 +78,11 @@ impl Registry {
         }
     }
 
-    /// Whether a flow has lived for too long, by what the table has of its direction up.
-    fn is_old(&self, up: &Flow) -> bool {
+    /// Whether a flow has lived for too long, by what the table has of its direction up. Up to two ticks late: it may have
+    /// begun at the end of one.
+    fn is_old(&self, up: &Flow, now: u32) -> bool {
         let max = self.limits.max_duration;
-        // It may have begun at the end of that tick.
-        max.is_some_and(|max| since(up.since_or_held.wrapping_add(1), tick(now_ns())) >= max)
+        max.is_some_and(|max| since(up.since_or_held.wrapping_add(1), now) >= max)
     }
 
     /// An event was lost: what it would have said is in the table.

@@ -19,7 +19,7 @@ use sni_router_common::handshake::Seen;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::entries::{Entries, Leaving};
-use super::entry::{Entry, Moment};
+use super::entry::{Entry, Moment, position};
 use super::join::Plan;
 use super::lingering::Lingering;
 use super::ports::{self, Port, Ports};
@@ -89,7 +89,7 @@ impl Registry {
         source: SourcePort,
     ) -> Result<Carried, (io::Error, SourcePort)> {
         let (up, down) = (sides.up(), sides.down());
-        let id = self.enter(&[up, down], &plan.up);
+        let id = self.enter(&[up, down], [position(&plan.up), position(&plan.down)]);
         plan.up.id = id;
         plan.down.id = id;
         self.shortcuts.mark(&mut plan.up);
@@ -126,12 +126,12 @@ impl Registry {
     }
 
     /// Under a number that no other flow has: there may be one that has outlived all numbers.
-    fn enter(&self, keys: &[FlowKey; 2], up: &Flow) -> u32 {
+    fn enter(&self, keys: &[FlowKey; 2], seen: [u16; 2]) -> u32 {
         let mut entries = lock(&self.entries);
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             if !entries.contains(id) {
-                entries.insert(Entry::new(id, keys, up));
+                entries.insert(Entry::new(id, keys, seen));
                 return id;
             }
         }

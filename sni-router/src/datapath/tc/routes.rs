@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sni_router_common::flow::{Flow, FlowKey, Led, address};
+use sni_router_common::flow::{Flow, FlowKey, Led, address, option};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -139,7 +139,7 @@ impl Registry {
         if changed > 0 {
             info!(
                 directions = changed,
-                "flows leave by another interface, or with smaller packets"
+                "flows leave by another interface, another way, or with smaller packets"
             );
         }
         {
@@ -189,7 +189,9 @@ impl Registry {
             None => (flow.ifindex, link.mtu.map(|mtu| mtu.min(flow.mtu))),
         };
         let mtu = mtu.unwrap_or(flow.mtu);
-        if (ifindex, mtu) == (flow.ifindex, flow.mtu) {
+        let shortcut = self.shortcuts.is_one(ifindex);
+        let takes_one = flow.options & option::SHORTCUT != 0;
+        if (ifindex, mtu, shortcut) == (flow.ifindex, flow.mtu, takes_one) {
             return;
         }
         let led = Led {
@@ -197,7 +199,7 @@ impl Registry {
             id: flow.id,
             ifindex,
             mtu,
-            shortcut: self.shortcuts.is_one(ifindex).into(),
+            shortcut: shortcut.into(),
         };
         match self.flows.lead(&led) {
             Ok(was_there) => found.changed += usize::from(was_there),

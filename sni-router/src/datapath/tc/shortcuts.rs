@@ -1,42 +1,62 @@
 //! Interfaces whose other end is in another network namespace, as of the pods of this node: packets for it can go there
-//! without a stop at this end (`bpf_redirect_peer()`). Nothing at the egress of this end sees them then, so somebody has to
-//! ask for it.
+//! without a stop at this end (`bpf_redirect_peer()`). Nothing at the egress of this end sees them then, and what is behind
+//! the other end cannot be told from here, so somebody has to say which interfaces these are.
 
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
 
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use sni_router_common::flow::{Flow, option};
+use tracing::{debug, info};
 
 /// See the module.
 pub struct Shortcuts {
-    /// `None` where nobody has asked.
-    known: Option<RwLock<HashSet<u32>>>,
+    /// As somebody says: `cali*`.
+    names: Vec<String>,
+    known: RwLock<HashSet<u32>>,
 }
 
 impl Shortcuts {
-    /// None are known yet, and none ever are unless that is asked for.
-    pub fn new(is_asked: bool) -> Self {
+    /// Those that have one of these names, where a `*` at the end stands for anything. None are known yet.
+    pub fn new(names: Vec<String>) -> Self {
         Self {
-            known: is_asked.then(RwLock::default),
+            names,
+            known: RwLock::default(),
         }
     }
 
     /// How an interface is now.
     pub fn hear(&self, link: &LinkMessage) {
-        match leads_elsewhere(link) {
-            true => self.change(|known| {
-                known.insert(link.header.index);
-            }),
-            false => self.forget(link.header.index),
+        // What is told of a port as such leaves out what it is.
+        if link.header.interface_family != AddressFamily::Unspec {
+            return;
+        }
+        let index = link.header.index;
+        let name = link
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(&**name),
+                _ => None,
+            });
+        let Some(name) = name.filter(|name| self.are_to_be(name)) else {
+            return self.forget(index);
+        };
+        let leads = leads_elsewhere(link);
+        if leads && self.known_mut(|known| known.insert(index)) {
+            info!(interface = name, "a shortcut into another namespace");
+        } else if !leads {
+            debug!(interface = name, "no veth pair into another namespace");
+            self.forget(index);
         }
     }
 
     /// An interface has gone.
     pub fn forget(&self, ifindex: u32) {
-        self.change(|known| {
-            known.remove(&ifindex);
-        });
+        if !self.names.is_empty() {
+            self.known_mut(|known| known.remove(&ifindex));
+        }
     }
 
     /// Has a direction take it where its interface is one.
@@ -48,17 +68,23 @@ impl Shortcuts {
 
     /// Whether an interface is one.
     pub fn is_one(&self, ifindex: u32) -> bool {
-        let known = self.known.as_ref();
-        known.is_some_and(|known| {
-            let known = known.read().unwrap_or_else(PoisonError::into_inner);
+        // Nobody else is to pay for it.
+        !self.names.is_empty() && {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
             known.contains(&ifindex)
+        }
+    }
+
+    fn are_to_be(&self, name: &str) -> bool {
+        let mut names = self.names.iter();
+        names.any(|pattern| match pattern.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => name == pattern,
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut HashSet<u32>)) {
-        if let Some(known) = &self.known {
-            change(&mut known.write().unwrap_or_else(PoisonError::into_inner));
-        }
+    fn known_mut(&self, change: impl FnOnce(&mut HashSet<u32>) -> bool) -> bool {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -78,41 +104,51 @@ fn leads_elsewhere(link: &LinkMessage) -> bool {
 mod tests {
     use super::*;
 
-    fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    fn link(index: u32, name: &str, kind: InfoKind, is_elsewhere: bool) -> LinkMessage {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.attributes = attributes;
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+        ];
+        link.attributes
+            .extend(is_elsewhere.then_some(LinkAttribute::LinkNetNsId(0)));
         link
+    }
+
+    fn shortcuts(names: &[&str]) -> Shortcuts {
+        Shortcuts::new(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
     #[test]
     fn shortcuts_are_veth_pairs_into_other_namespaces_while_they_are() {
-        let kind = |kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
-        let elsewhere = || LinkAttribute::LinkNetNsId(0);
-        let shortcuts = Shortcuts::new(true);
-        shortcuts.hear(&link(1, vec![kind(InfoKind::Veth), elsewhere()]));
-        shortcuts.hear(&link(2, vec![kind(InfoKind::Veth)]));
-        shortcuts.hear(&link(3, vec![kind(InfoKind::MacVlan), elsewhere()]));
-        assert_eq!(
-            [1, 2, 3].map(|index| shortcuts.is_one(index)),
-            [true, false, false]
-        );
+        let shortcuts = shortcuts(&["*"]);
+        shortcuts.hear(&link(1, "a", InfoKind::Veth, true));
+        shortcuts.hear(&link(2, "b", InfoKind::Veth, false));
+        shortcuts.hear(&link(3, "c", InfoKind::MacVlan, true));
+        let are = [1, 2, 3].map(|index| shortcuts.is_one(index));
+        assert_eq!(are, [true, false, false]);
         // The other end has come home.
-        shortcuts.hear(&link(1, vec![kind(InfoKind::Veth)]));
+        shortcuts.hear(&link(1, "a", InfoKind::Veth, false));
         assert!(!shortcuts.is_one(1));
-        shortcuts.hear(&link(2, vec![kind(InfoKind::Veth), elsewhere()]));
+        shortcuts.hear(&link(2, "b", InfoKind::Veth, true));
+        assert!(shortcuts.is_one(2));
         shortcuts.forget(2);
         assert!(!shortcuts.is_one(2));
     }
 
     #[test]
-    fn there_are_none_unless_somebody_asks() {
-        let shortcuts = Shortcuts::new(false);
-        let attributes = vec![
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
-            LinkAttribute::LinkNetNsId(0),
-        ];
-        shortcuts.hear(&link(1, attributes));
-        assert!(!shortcuts.is_one(1));
+    fn only_those_are_whose_names_somebody_has_said() {
+        let (some, none) = (shortcuts(&["cali*", "pod"]), shortcuts(&[]));
+        for (index, name) in (1..).zip(["cali7", "pod", "eth0", "pod1", "xcali"]) {
+            some.hear(&link(index, name, InfoKind::Veth, true));
+            none.hear(&link(index, name, InfoKind::Veth, true));
+        }
+        let are = |of: &Shortcuts| [1, 2, 3, 4, 5].map(|index| of.is_one(index));
+        assert_eq!(are(&some), [true, true, false, false, false]);
+        assert_eq!(are(&none), [false; 5]);
+        // Renamed.
+        some.hear(&link(1, "eth1", InfoKind::Veth, true));
+        assert!(!some.is_one(1));
     }
 }
