@@ -157,6 +157,29 @@ fn flows_outlive_a_router_that_stops_and_detach_ends_them() {
     assert!(claimed(&pinned.rig).is_empty());
 }
 
+/// Its time began with the router before.
+#[test]
+fn adopted_flow_is_ended_at_its_maximum_duration() {
+    let mut pinned = Pinned::start();
+    let pair = pinned.open_left();
+    pinned.rig.router.kill();
+    let age = Duration::from_secs(5);
+    thread::sleep(age);
+    let (dir, admin) = (pinned.bpffs.dir(), pinned.rig.lab.admin_of("next"));
+    let args = ["--pin-dir", dir, "--datapath", "tc", "--claim-vips"];
+    let limit = ["--max-duration", "1s"];
+    let next = pinned
+        .rig
+        .lab
+        .start_at(&admin, &[&args[..], &limit].concat());
+    for side in [&pair.client, &pair.server] {
+        assert_eq!(read_to_end(side, SOON), (Vec::new(), End::Reset));
+    }
+    let access = next.log().access_of(pair.address, SOON);
+    assert_eq!(access.reason, "max_duration", "{access:?}");
+    assert!(access.duration_ms >= 4000.0, "{access:?}");
+}
+
 /// What a running router needs is not left over, whether it pins or not.
 #[test]
 fn detach_leaves_a_running_router_alone() {
