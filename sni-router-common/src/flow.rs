@@ -35,9 +35,10 @@ pub struct FlowKey {
 /// One direction of a connection that was handed over.
 ///
 /// Written whole by the daemon once, before the program sees it; from then on only programs
-/// write, and the daemon reads: by which interface and which way it leaves, [another one](Led) than has the packets. Fields of the same direction are written by the CPU
-/// that received the packet: network cards keep a connection on one. Should two meet, as behind veth, a
-/// count or a bit is lost; the next packet repairs positions, which are absolute, and no end hangs on bits.
+/// write, and the daemon reads: by which interface and which way it leaves, [another one](Led) than has
+/// the packets. Fields of the same direction are written by the CPU that received the packet: network
+/// cards keep a connection on one. Should two meet, as behind veth, a count or a bit is lost; the next
+/// packet repairs positions, which are absolute, and no end hangs on bits.
 ///
 /// The key and the fields before [`Flow::end`] are the same in every [`ABI`](crate::names::ABI):
 /// by them a daemon of another version knows which ports are taken, and when the last flow is over.

@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const FAR: u64 = 5 * GIB / 2;
 
 /// Sends bytes that end with FIN; gives the sums of what was sent and what arrived.
-fn transfer(from: &TcpStream, to: &TcpStream, seed: u64, bytes: u64) -> (Sum, Sum) {
+pub(super) fn transfer(from: &TcpStream, to: &TcpStream, seed: u64, bytes: u64) -> (Sum, Sum) {
     thread::scope(|scope| {
         let sender = scope.spawn(move || {
             let sum = send(from, Pattern::new(seed), bytes).expect("send");

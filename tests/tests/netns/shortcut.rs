@@ -1,20 +1,17 @@
 //! Packets that go right into the namespace of a pod of this node: `--tc-shortcut`.
 
-use std::net::{Shutdown, TcpStream};
-use std::thread;
-
 use rstest::rstest;
 use serde_json::Value;
 use sni_router_tests::bpffs::Bpffs;
-use sni_router_tests::bulk::{Pattern, receive, send};
 use sni_router_tests::daemon::Datapath;
 use sni_router_tests::netns::Namespace;
-use sni_router_tests::raw::{End, read_exactly, write};
+use sni_router_tests::raw::{read_exactly, write};
 use sni_router_tests::rig::{Pair, Rig};
 use sni_router_tests::topology::{Family, Leg};
 use sni_router_tests::wait::{SOON, until};
 
 use crate::asymmetric::{TwoLinks, address, lose, send_by_back};
+use crate::bulk::transfer;
 use crate::moves::answer_by_back;
 use crate::restart::next;
 
@@ -38,22 +35,11 @@ fn seen_of(router: &Namespace, pair: &Pair, devices: [&str; 2]) -> [u64; 2] {
     let before = devices.map(|device| sent_by(router, device));
     let [down, up] = [(&pair.server, &pair.client), (&pair.client, &pair.server)];
     for (from, to) in [up, down] {
-        pass(from, to);
+        let (sent, received) = transfer(from, to, 1, BYTES);
+        assert_eq!(sent, received);
     }
     let after = devices.map(|device| sent_by(router, device));
     [0, 1].map(|index| after[index] - before[index])
-}
-
-fn pass(from: &TcpStream, to: &TcpStream) {
-    thread::scope(|scope| {
-        let sent = scope.spawn(|| {
-            let sent = send(from, Pattern::new(BYTES), BYTES).expect("send");
-            from.shutdown(Shutdown::Write).expect("shutdown");
-            sent
-        });
-        let received = receive(to, SOON);
-        assert_eq!(received, (sent.join().expect("the sender"), End::Fin));
-    });
 }
 
 /// Both ends are in namespaces of this node here.

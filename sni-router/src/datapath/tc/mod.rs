@@ -91,8 +91,13 @@ impl Tc {
         next: Arc<dyn Datapath>,
         meter: Meter,
     ) -> Arc<Self> {
-        let (of_registry, its_ports) = (Arc::clone(&flows), Arc::clone(&ports));
-        let registry = Registry::new(of_registry, its_ports, limits, shortcuts, meter);
+        let registry = Registry::new(
+            Arc::clone(&flows),
+            Arc::clone(&ports),
+            limits,
+            shortcuts,
+            meter,
+        );
         Arc::new(Self {
             registry: Arc::new(registry),
             occupied: Occupied::default(),

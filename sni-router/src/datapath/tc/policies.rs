@@ -1,7 +1,7 @@
 //! IPsec policies of the host, which packets of flows do not meet: what leaves by
 //! `bpf_redirect_neigh()` is given to the neighbour as it is (`bpf_out_neigh_v4()`,
-//! net/core/filter.c), by `bpf_redirect_peer()` to another namespace, and what comes in never gets to where the stack asks whether it had to be
-//! encrypted. So a connection that a policy covers is left to sockets.
+//! net/core/filter.c), by `bpf_redirect_peer()` to another namespace, and what comes in never gets
+//! to where the stack asks whether it had to be encrypted. So a connection that a policy covers is left to sockets.
 
 mod selector;
 
